@@ -1,0 +1,133 @@
+"""Which implementation serves a call: Triton, C++ or the PyTorch reference."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from milkernels.kernels import cpp
+
+NAMES = ("auto", "triton", "cpp", "reference")
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_choice = "auto"
+
+
+class backend:  # noqa: N801 - called like a function, bare or in a with statement
+    """Choose the backend: called bare it sets it, in a `with` statement it sets it for the block.
+
+    `"auto"` takes Triton for CUDA tensors, C++ for CPU tensors and the reference where those are
+    missing. `"triton"` takes CPU tensors too under `TRITON_INTERPRET=1`. `"reference"` is plain
+    PyTorch. A backward pass runs where its forward pass ran.
+
+    Raises:
+        ValueError: for any other name.
+    """
+
+    def __init__(self, name: str) -> None:
+        global _choice  # noqa: PLW0603 - the one setting there is
+        if name not in NAMES:
+            raise ValueError(f"backend: expected one of {', '.join(NAMES)}, got {name!r}")
+        self._previous = _choice
+        _choice = name
+
+    def __enter__(self) -> backend:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        global _choice  # noqa: PLW0603 - the one setting there is
+        _choice = self._previous
+
+
+def resolve(device: torch.device) -> str:
+    """The backend that serves a tensor on `device`: "triton", "cpp" or "reference".
+
+    Raises:
+        RuntimeError: if the chosen backend cannot serve that device.
+    """
+    if _choice == "reference":
+        return "reference"
+    if _choice == "auto":
+        return _automatic(device.type)
+    problem = _problem(_choice, device.type)
+    if problem is not None:
+        raise RuntimeError(f"backend {_choice!r} cannot serve {device.type} tensors: {problem}")
+    return _choice
+
+
+def _automatic(device_type: str) -> str:
+    preferred = {"cuda": "triton", "cpu": "cpp"}.get(device_type, "reference")
+    return "reference" if _problem(preferred, device_type) else preferred
+
+
+def _problem(name: str, device_type: str) -> str | None:
+    """Why backend `name` cannot serve `device_type` tensors, or None if it can."""
+    if name == "triton":
+        if not _HAS_TRITON:
+            return "Triton is not installed"
+        if device_type != "cuda" and not (device_type == "cpu" and _interprets()):
+            return "Triton needs a GPU tensor, or a CPU tensor under TRITON_INTERPRET=1"
+    if name == "cpp":
+        if cpp.LOAD_ERROR is not None:
+            return f"the C++ extension is not there ({cpp.LOAD_ERROR})"
+        if device_type != "cpu":
+            return "the C++ kernels run on the CPU"
+    return None
+
+
+def _interprets() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def build_info() -> dict[str, Any]:
+    """What is compiled, which instruction set runs, which backend would serve a tensor, and why.
+
+    Returns:
+        `version`s of torch and Triton, `cpp` (the extension's compiler, instruction sets built and
+        chosen, threads), `chosen` (the backend asked for) and, for "cpu" and "cuda", `serves`: the
+        backend and the reason.
+    """
+    serves = {}
+    for device_type, preferred in (("cpu", "cpp"), ("cuda", "triton")):
+        problem = _problem(preferred, device_type)
+        serves[device_type] = {
+            "backend": "reference" if problem else preferred,
+            "why": problem or "the fastest backend for this device",
+        }
+        if _choice != "auto":
+            problem = _problem(_choice, device_type)
+            serves[device_type] = {
+                "backend": None if problem else _choice,
+                "why": problem or "chosen by milkernels.backend",
+            }
+    return {
+        "torch": torch.__version__,
+        "triton": importlib.metadata.version("triton") if _HAS_TRITON else None,
+        "cpp": cpp.describe(),
+        "chosen": _choice,
+        "serves": serves,
+    }
+
+
+def warn_if_incomplete() -> None:
+    """Say, once per process, that a compiled backend is missing and which one serves instead."""
+    missing = []
+    if cpp.LOAD_ERROR is not None:
+        missing.append(
+            f"the C++ extension is not there ({cpp.LOAD_ERROR}): "
+            "CPU tensors are served by the PyTorch reference"
+        )
+    if not _HAS_TRITON:
+        missing.append("Triton is not installed: CUDA tensors are served by the PyTorch reference")
+    if missing:
+        warnings.warn("milkernels: " + "; ".join(missing), RuntimeWarning, stacklevel=3)

@@ -1,0 +1,45 @@
+"""The weighted averages that share one formula, and the activations of their scores.
+
+Every member weighs a frame of value x by exp(a·x + b·log x + s): see `Member`.
+Kernels and wrappers read a member's coefficients here, so a new member is one row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Coefficient = Literal["none", "one", "learned"]
+
+#: Frame values at or below this weigh as if they were this, wherever a weight takes log x.
+WEIGHT_FLOOR = 1e-7
+
+#: Bound of the "clamp" activation of attention scores (PANNs' AttBlock).
+SCORE_CLAMP = 10.0
+
+SCORE_ACTIVATIONS: tuple[str | None, ...] = (None, "sigmoid", "tanh", "clamp")
+
+
+@dataclass(frozen=True)
+class Member:
+    """Coefficients of one weighted average: the weight is exp(alpha·x + power·log x + score)."""
+
+    alpha: Coefficient = "none"
+    power: Coefficient = "none"
+    scores: bool = False
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Names of the per-class parameters that the member takes, in argument order."""
+        return tuple(name for name in ("power", "alpha") if getattr(self, name) == "learned")
+
+
+WEIGHTED_AVERAGES: dict[str, Member] = {
+    "mean": Member(),
+    "linear_softmax": Member(power="one"),
+    "exp_softmax": Member(alpha="one"),
+    "auto": Member(alpha="learned"),
+    "power": Member(power="learned"),
+    "power_exp": Member(alpha="learned", power="learned"),
+    "attention": Member(scores=True),
+}

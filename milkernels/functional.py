@@ -1,0 +1,183 @@
+"""One function per pooling: check the arguments, then one call of a fused operator.
+
+Every function takes `x`, frame values as (batch, classes, frames), or (batch, frames, classes) with
+`dim=1`, in float64, float32, bfloat16 or float16, and returns the bag values (batch, classes) in
+x's dtype, computed in float32 at least. All of them take
+
+- `dim`: the frame axis, -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes);
+- `mask`: (batch, frames) bool, True for a real frame. A masked frame may hold anything, NaN too. A
+  bag without a real frame gives 0 and gets gradients of 0;
+- `from_logits`: x holds logits, and the sigmoid is part of the kernel. Prefer it for training: its
+  gradient has no pole at 0.
+
+A weighted average lies between its smallest and its largest frame: probabilities give a
+probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in its weight; from
+logits nothing is floored. Errors are ValueError or TypeError and name the argument.
+
+Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
+for sound event detection with weak labeling", 2019. [L] Liu et al., "Power pooling", 2021. [M]
+McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event detection",
+2018.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels import ops, reference, validation
+from milkernels.backends import resolve
+
+
+def mean_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """Mean of the frames: y = Σ x_i / n. Any real x. [W, table 1]"""
+    return _weighted_average("mean", x, {}, dim, mask, from_logits)
+
+
+def max_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """Largest frame: y = max x_i. Any real x. [W, table 1]
+
+    The first maximal frame takes the gradient.
+    """
+    dim = validation.frame_dim(dim)
+    bags, _, frames = validation.frame_values(x, dim)
+    validation.mask_of(mask, bags, frames, x.device)
+    chosen = resolve(x.device)
+    if chosen == "reference":
+        return reference.max_pool(x, dim=dim, mask=mask, from_logits=from_logits)
+    return ops.maximum(x, mask, dim, from_logits, chosen)
+
+
+def linear_softmax_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """Each frame weighs its own probability: y = Σ x_i² / Σ x_i. [W, table 1]
+
+    A bag of zeros gives its limit along equal frames: y = 0 with gradient 1/n.
+    """
+    return _weighted_average("linear_softmax", x, {}, dim, mask, from_logits)
+
+
+def exp_softmax_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """Exponential softmax: y = Σ x_i exp(x_i) / Σ exp(x_i). Any real x. [W, table 1]"""
+    return _weighted_average("exp_softmax", x, {}, dim, mask, from_logits)
+
+
+def auto_pool(
+    x: Tensor,
+    alpha: Tensor,
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    from_logits: bool = False,
+) -> Tensor:
+    """Auto-pool: y = Σ x_i exp(α_c x_i) / Σ exp(α_c x_i). Any real x. [M, eq. 3]
+
+    `alpha` (classes,) is learned: 0 is the mean, 1 exponential softmax, large the maximum.
+    """
+    return _weighted_average("auto", x, {"alpha": alpha}, dim, mask, from_logits)
+
+
+def power_pool(
+    x: Tensor,
+    power: Tensor,
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    from_logits: bool = False,
+) -> Tensor:
+    """Power pooling: y = Σ x_i x_i^n_c / Σ x_i^n_c. [L, eq. 4]
+
+    `power` (classes,) is the learned n ≥ 0: 0 is the mean, 1 linear softmax, large the maximum. In
+    a positive bag it raises the frames above n / (n + 1) · y and lowers the others. Values are not
+    checked, which on a GPU would wait for it: keep n ≥ 0, as `milkernels.nn.PowerPool` does.
+    """
+    return _weighted_average("power", x, {"power": power}, dim, mask, from_logits)
+
+
+def power_exp_pool(
+    x: Tensor,
+    power: Tensor,
+    alpha: Tensor,
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    from_logits: bool = False,
+) -> Tensor:
+    """Power and exponential weights together: w_i = x_i^β_c exp(α_c x_i). [W, section 4]
+
+    `power` (classes,) holds β, `alpha` (classes,) holds α; both are learned. Linear softmax is
+    (1, 0), exponential softmax (0, 1).
+    """
+    parameters = {"power": power, "alpha": alpha}
+    return _weighted_average("power_exp", x, parameters, dim, mask, from_logits)
+
+
+def attention_pool(
+    x: Tensor,
+    scores: Tensor,
+    score_activation: str | None = None,
+    normalize: str = "frames",
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    from_logits: bool = False,
+) -> Tensor:
+    """Attention: y = Σ x_i exp(a(s_i)) / Σ exp(a(s_i)). Any real x. [W, table 1]
+
+    `scores` has x's shape, dtype and device. `score_activation` is a: None [W], "sigmoid" (Deshmukh
+    et al., 2020), "tanh" (the BirdCLEF AttBlockV2 head) or "clamp" (to ±10, PANNs' AttBlock). A
+    score of -inf takes its frame out. `normalize="frames"` is the softmax over frames.
+    """
+    validation.floating("x", x)
+    validation.attention_scores(scores, x)
+    validation.score_activation(score_activation)
+    if normalize != "frames":
+        raise ValueError(f"normalize: expected 'frames', got {normalize!r}")
+    dim = validation.frame_dim(dim)
+    bags, _, frames = validation.frame_values(x, dim)
+    validation.mask_of(mask, bags, frames, x.device)
+    chosen = resolve(x.device)
+    if chosen == "reference":
+        return reference.attention_pool(
+            x, scores, score_activation, normalize, dim=dim, mask=mask, from_logits=from_logits
+        )
+    return ops.weighted_average(
+        "attention", x, scores, None, None, mask, score_activation, dim, from_logits, chosen
+    )
+
+
+def _weighted_average(
+    member: str,
+    x: Tensor,
+    parameters: dict[str, Tensor],
+    dim: int,
+    mask: Tensor | None,
+    from_logits: bool,
+) -> Tensor:
+    dim = validation.frame_dim(dim)
+    bags, classes, frames = validation.frame_values(x, dim)
+    validation.mask_of(mask, bags, frames, x.device)
+    for name, parameter in parameters.items():
+        validation.class_parameter(name, parameter, classes, x.device)
+    chosen = resolve(x.device)
+    if chosen == "reference":
+        function = getattr(reference, f"{member}_pool")
+        return function(x, *parameters.values(), dim=dim, mask=mask, from_logits=from_logits)
+    return ops.weighted_average(
+        member,
+        x,
+        None,
+        parameters.get("power"),
+        parameters.get("alpha"),
+        mask,
+        None,
+        dim,
+        from_logits,
+        chosen,
+    )

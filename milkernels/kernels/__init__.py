@@ -1,0 +1,1 @@
+"""The kernels: Triton, one file per family, and `cpp`, the C++ ones behind the same functions."""

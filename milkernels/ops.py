@@ -1,0 +1,1 @@
+"""Operators (to come with the kernels)."""
