@@ -1,0 +1,36 @@
+"""How the programs here report trouble: one line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can put right; its message says what was expected, what came, what to do."""
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a program's `main` and turn its failures into one line and an exit status.
+
+    A `UserError` or an `OSError` (disk full, no permission) exits with 1, an interrupt with 130.
+    Any other exception is a defect of the program and keeps its traceback.
+    """
+    try:
+        main()
+    except UserError as error:
+        _exit(f"error: {error}", 1)
+    except OSError as error:
+        _exit(f"error: {_describe(error)}", 1)
+    except KeyboardInterrupt:
+        _exit("interrupted: run the same command again to go on where it stopped", 130)
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{error.filename}: {reason}"
+
+
+def _exit(message: str, status: int) -> None:
+    print(" ".join(message.split()), file=sys.stderr)
+    sys.exit(status)
