@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can put right; its message says what was expected, what came, what to do."""
+    """Something the user can put right; it says what was expected, what came and what to do."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line: exit status 2, no usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        _exit(f"error: {message} (see {self.prog} --help)", 2)
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -31,6 +40,6 @@ def _describe(error: OSError) -> str:
     return reason if error.filename is None else f"{error.filename}: {reason}"
 
 
-def _exit(message: str, status: int) -> None:
+def _exit(message: str, status: int) -> NoReturn:
     print(" ".join(message.split()), file=sys.stderr)
     sys.exit(status)
