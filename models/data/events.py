@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,10 @@ from models.data.tables import kind, read_rows, shown
 from models.errors import UserError
 
 EVENT_COLUMNS = ("filename", "mid", "display_name")
-TRIM_DB = 35.0
-"""A recording begins and ends where it is within this many decibels of its loudest frame."""
+TRIM_DB = 24.0
+"""A recording begins and ends where it is within this many decibels of its loudest 10 ms."""
+LONGEST = 60.0
+"""Seconds of a recording that are used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,22 +34,25 @@ class Event:
     name: str
     source: Path | np.ndarray
 
-    def waveform(self, sample_rate: int) -> np.ndarray:
-        """The trimmed recording (samples,) float32; a synthetic one has its bank's rate.
-
-        UserError names a file that cannot be read or is silent.
-        """
-        if isinstance(self.source, np.ndarray):
-            return self.source
-        return _recording(self.source, sample_rate)
-
 
 @dataclass(frozen=True, eq=False)
 class EventBank:
     """Recordings of several classes; `digest` changes whenever their number or contents do."""
 
     events: tuple[Event, ...]
+    sample_rate: int
     digest: str
+
+    def waveform(self, event: Event) -> np.ndarray:
+        """An event's recording without its quiet ends, (samples,) float32, a minute at most.
+
+        UserError names a file that cannot be read or is silent.
+        """
+        return event.source if isinstance(event.source, np.ndarray) else self._load(event.source)
+
+    @cached_property
+    def _load(self) -> Callable[[Path], np.ndarray]:
+        return lru_cache(maxsize=128)(partial(_recording, sample_rate=self.sample_rate))
 
     @cached_property
     def classes(self) -> ClassList:
@@ -64,7 +69,7 @@ class EventBank:
         )
 
 
-def read_event_bank(directory: Path) -> EventBank:
+def read_event_bank(directory: Path, sample_rate: int = 16000) -> EventBank:
     """Read a folder of recordings listed in its `events.csv` (filename, mid, display_name).
 
     Further columns are ignored. UserError names a missing table, column or file, a value that
@@ -104,7 +109,7 @@ def read_event_bank(directory: Path) -> EventBank:
         digest.update(f"{filename}\t{mid}\t{name}\t{_header(directory / filename)}\n".encode())
     if not events:
         raise UserError(f"{table}: expected rows of recordings, found none")
-    return EventBank(tuple(events), digest.hexdigest())
+    return EventBank(tuple(events), sample_rate, digest.hexdigest())
 
 
 def synthesise_event_bank(sample_rate: int, seed: int, variants: int = 6) -> EventBank:
@@ -117,25 +122,33 @@ def synthesise_event_bank(sample_rate: int, seed: int, variants: int = 6) -> Eve
     for number, ((mid, name), sound) in enumerate(_SOUNDS.items()):
         for variant in range(variants):
             rng = np.random.default_rng([seed, number, variant])
-            samples = trim(_faded(sound(rng, sample_rate), sample_rate), sample_rate)
+            samples = trim(sound(rng, sample_rate), sample_rate)
             events.append(Event(mid, name, (samples / np.abs(samples).max()).astype(np.float32)))
-    return EventBank(tuple(events), f"synthetic sounds at {sample_rate} Hz, {variants}, {seed}")
+    digest = f"synthetic sounds: {variants} per class, seed {seed}, {sample_rate} Hz"
+    return EventBank(tuple(events), sample_rate, digest)
 
 
 def trim(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Cut the quiet ends off a recording (samples,): nothing is left of a silent one."""
+    """Cut the quiet ends off a recording (samples,) and fade what is left in and out over 5 ms.
+
+    Nothing is left of a silent recording.
+    """
     frame = max(1, sample_rate // 100)
     starts = np.arange(0, len(samples), frame)
-    level = np.maximum.reduceat(np.abs(samples), starts) if len(samples) else np.zeros(0)
-    loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-TRIM_DB / 20))
+    power = np.add.reduceat(np.square(samples), starts) if len(samples) else np.zeros(0)
+    loud = np.flatnonzero(power > power.max(initial=0) * 10 ** (-TRIM_DB / 10))
     if not len(loud):
         return samples[:0]
-    return samples[starts[loud[0]] : starts[loud[-1]] + frame]
+    kept = samples[starts[loud[0]] : starts[loud[-1]] + frame].copy()
+    edge = min(len(kept) // 2, sample_rate // 200)
+    ramp = np.linspace(0, 1, edge, endpoint=False, dtype=kept.dtype)
+    kept[:edge] *= ramp
+    kept[len(kept) - edge :] *= ramp[::-1]
+    return kept
 
 
-@lru_cache(maxsize=512)
 def _recording(path: Path, sample_rate: int) -> np.ndarray:
-    samples = trim(load_audio(path, sample_rate).numpy(), sample_rate)
+    samples = trim(load_audio(path, sample_rate, LONGEST).numpy(), sample_rate)
     if not len(samples):
         raise UserError(f"{path}: expected a sound, but the recording is silent: leave it out")
     return samples
@@ -150,13 +163,6 @@ def _header(path: Path) -> str:
             f"{path}: expected an audio file, but it cannot be read ({reason})"
         ) from error
     return f"{info.frames}/{info.samplerate}/{path.stat().st_size}"
-
-
-def _faded(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    edge = min(len(samples) // 2, sample_rate // 200)
-    ramp = np.linspace(0, 1, edge, endpoint=False)
-    envelope = np.concatenate([ramp, np.ones(len(samples) - 2 * edge), ramp[::-1]])
-    return samples * envelope
 
 
 def _time(seconds: float, sample_rate: int) -> np.ndarray:
@@ -185,12 +191,12 @@ def _beep(rng: np.random.Generator, sample_rate: int) -> np.ndarray:
 
 
 def _ding(rng: np.random.Generator, sample_rate: int) -> np.ndarray:
-    t = _time(rng.uniform(1.2, 2.0), sample_rate)
-    base = rng.uniform(600, 900)
+    t = _time(rng.uniform(1.5, 2.5), sample_rate)
+    base, damping = rng.uniform(600, 900), rng.uniform(0.6, 1.5)
     partials = ((1.0, 1.0, 3.0), (2.76, 0.6, 5.0), (5.4, 0.3, 8.0))
     return sum(
         (
-            gain * np.exp(-decay * t) * np.sin(2 * np.pi * ratio * base * t)
+            gain * np.exp(-damping * decay * t) * np.sin(2 * np.pi * ratio * base * t)
             for ratio, gain, decay in partials
             if ratio * base < 0.45 * sample_rate
         ),
