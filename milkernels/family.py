@@ -33,6 +33,11 @@ class Member:
         """Names of the per-class parameters that the member takes, in argument order."""
         return tuple(name for name in ("power", "alpha") if getattr(self, name) == "learned")
 
+    def weighs_directly(self, from_logits: bool) -> bool:
+        """Whether the weight needs no exponential: 1, or x itself where it cannot underflow."""
+        own_value = self.power == "one" and not from_logits
+        return self.alpha == "none" and not self.scores and (self.power == "none" or own_value)
+
 
 WEIGHTED_AVERAGES: dict[str, Member] = {
     "mean": Member(),

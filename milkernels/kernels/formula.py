@@ -1,0 +1,169 @@
+"""What a frame weighs, and the derivative beside it: the Triton twin of csrc/formula.h.
+
+Every function works on tiles in the arithmetic dtype, float32 or float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton
+import triton.language as tl
+
+from milkernels import family
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
+_WEIGHT_FLOOR = tl.constexpr(family.WEIGHT_FLOOR)
+_SCORE_CLAMP = tl.constexpr(family.SCORE_CLAMP)
+
+#: How a coefficient of the log-weight comes: absent, the constant 1, or one per class.
+NONE = tl.constexpr(0)
+ONE = tl.constexpr(1)
+LEARNED = tl.constexpr(2)
+_COEFFICIENTS = {"none": 0, "one": 1, "learned": 2}
+
+_SIGMOID = tl.constexpr(1)
+_TANH = tl.constexpr(2)
+_CLAMP = tl.constexpr(3)
+_ACTIVATIONS = {None: 0, "sigmoid": 1, "tanh": 2, "clamp": 3}
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What a kernel is compiled for, as one compile-time constant."""
+
+    alpha: int
+    power: int
+    scores: bool
+    activation: int
+    direct: bool
+    from_logits: bool
+    masked: bool
+    variance: bool
+    covariance: bool
+
+    @staticmethod
+    def of(
+        member: str,
+        score_activation: str | None,
+        from_logits: bool,
+        masked: bool,
+        learn: bool,
+    ) -> Formula:
+        """`learn` asks for the moments that the learned parameters' gradients need."""
+        coefficients = family.WEIGHTED_AVERAGES[member]
+        return Formula(
+            alpha=_COEFFICIENTS[coefficients.alpha],
+            power=_COEFFICIENTS[coefficients.power],
+            scores=coefficients.scores,
+            activation=_ACTIVATIONS[score_activation],
+            direct=coefficients.weighs_directly(from_logits),
+            from_logits=from_logits,
+            masked=masked,
+            variance=learn and coefficients.alpha == "learned",
+            covariance=learn and coefficients.power == "learned",
+        )
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether the gradient depends on the frame values: not for the mean of plain ones."""
+        return self.from_logits or self.scores or self.alpha != 0 or self.power != 0
+
+
+@triton.jit
+def exp(x):
+    return tl.exp2(x * _LOG2_E)
+
+
+@triton.jit
+def log(x):
+    return tl.log2(x) * _LN_2
+
+
+@triton.jit
+def probability(raw, FROM_LOGITS: tl.constexpr):
+    """Frame values x, and 1 - x (exact for logits far from 0)."""
+    if FROM_LOGITS:
+        decay = exp(-tl.abs(raw))
+        near, far = 1 / (1 + decay), decay / (1 + decay)
+        positive = raw >= 0
+        return tl.where(positive, near, far), tl.where(positive, far, near)
+    else:
+        return raw, 1 - raw
+
+
+@triton.jit
+def log_x(raw, FORMULA: tl.constexpr):
+    """log x where the formula needs it: log σ(raw) from logits, else of the floored value."""
+    if FORMULA.power == NONE or (FORMULA.direct and not FORMULA.covariance):
+        return raw
+    elif FORMULA.from_logits:
+        return tl.where(raw < 0, raw, 0.0) - log(1 + exp(-tl.abs(raw)))
+    else:
+        return log(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))
+
+
+@triton.jit
+def activate(score, ACTIVATION: tl.constexpr):
+    if ACTIVATION == _SIGMOID:
+        return probability(score, True)[0]
+    elif ACTIVATION == _TANH:
+        return 2 * probability(2 * score, True)[0] - 1
+    elif ACTIVATION == _CLAMP:
+        low = tl.where(score < -_SCORE_CLAMP, -_SCORE_CLAMP, score)
+        return tl.where(low > _SCORE_CLAMP, _SCORE_CLAMP, low)
+    else:
+        return score
+
+
+@triton.jit
+def activation_derivative(score, ACTIVATION: tl.constexpr):
+    if ACTIVATION == _SIGMOID:
+        near, far = probability(score, True)
+        return near * far
+    elif ACTIVATION == _TANH:
+        near, far = probability(2 * score, True)
+        return 4 * near * far
+    elif ACTIVATION == _CLAMP:
+        return tl.where(tl.abs(score) <= _SCORE_CLAMP, 1.0, 0.0)
+    else:
+        return tl.full(score.shape, 1.0, score.dtype)
+
+
+@triton.jit
+def log_weight(x, log_x, score, alpha, power, FORMULA: tl.constexpr):
+    """alpha·x + power·log x + a(score), of the terms that the member has."""
+    result = tl.zeros_like(x)
+    if FORMULA.alpha != NONE:
+        result += alpha * x
+    if FORMULA.power != NONE:
+        result += power * log_x
+    if FORMULA.scores:
+        result += activate(score, FORMULA.activation)
+    return result
+
+
+@triton.jit
+def direct_weight(x, FORMULA: tl.constexpr):
+    """The weight itself, of the members that need no exponential: mean and linear softmax."""
+    if FORMULA.power == NONE:
+        return tl.full(x.shape, 1.0, x.dtype)
+    else:
+        return tl.where(x < _WEIGHT_FLOOR, _WEIGHT_FLOOR, x)
+
+
+@triton.jit
+def frame_gradient(raw, x, complement, residual, alpha, power, FORMULA: tl.constexpr):
+    """(d y / d raw) / p with residual = x - y; from logits it has no pole."""
+    gradient = tl.full(x.shape, 1.0, x.dtype)
+    if FORMULA.alpha != NONE:
+        gradient += alpha * residual
+    if FORMULA.from_logits:
+        gradient *= x * complement
+        if FORMULA.power != NONE:
+            gradient += power * residual * complement
+    elif FORMULA.power != NONE:
+        floored = raw < _WEIGHT_FLOOR
+        gradient += tl.where(floored, 0.0, power * residual / tl.where(floored, 1.0, raw))
+    return gradient

@@ -1,0 +1,24 @@
+"""A kernel with its grid and arguments: run here, or compiled for a GPU that is not here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from triton.runtime.jit import JITFunction
+
+from milkernels.kernels import tiles
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch. `arguments` are by name; strides are tuples."""
+
+    kernel: JITFunction
+    programs: int
+    arguments: dict[str, Any]
+    num_warps: int = tiles.NUM_WARPS
+
+    def run(self) -> None:
+        if self.programs:
+            self.kernel[(self.programs,)](**self.arguments, num_warps=self.num_warps)

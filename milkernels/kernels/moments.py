@@ -1,0 +1,108 @@
+"""Moments of a weighted bag, part by part: a state is (peak, total, mean, variance, mean_log,
+covariance, low, high), one value per class.
+
+`peak` is the largest log-weight, `total` the sum of the weights relative to it; mean and variance
+are x's, mean_log is log x's and covariance theirs, all normalised; low and high bound x.
+"""
+
+import triton
+import triton.language as tl
+
+from milkernels.kernels import formula
+
+#: Values in a state.
+ROWS = tl.constexpr(8)
+
+#: Stands for -inf as the peak of nothing: differences of it stay numbers.
+LOWEST = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
+    zeros = tl.zeros((BLOCK,), COMPUTE)
+    infinity = zeros + float("inf")
+    return zeros + LOWEST, zeros, zeros, zeros, zeros, zeros, infinity, -infinity
+
+
+@triton.jit
+def of_tile(x, log_x, weight, peak, real, FORMULA: tl.constexpr):
+    """State of a (classes, frames) tile, of its real frames."""
+    weight = tl.where(real, weight, 0.0)
+    x = tl.where(real, x, 0.0)
+    total = tl.sum(weight, 1)
+    inverse = 1 / tl.where(total == 0, 1.0, total)
+    mean = tl.sum(weight * x, 1) * inverse
+    variance = tl.zeros_like(total)
+    mean_log = tl.zeros_like(total)
+    covariance = tl.zeros_like(total)
+    residual = x - mean[:, None]
+    if FORMULA.variance:
+        variance = tl.sum(weight * residual * residual, 1) * inverse
+    if FORMULA.covariance:
+        mean_log = tl.sum(weight * log_x, 1) * inverse
+        covariance = tl.sum(weight * residual * (log_x - mean_log[:, None]), 1) * inverse
+    low = tl.min(tl.where(real, x, float("inf")), 1)
+    high = tl.max(tl.where(real, x, -float("inf")), 1)
+    return peak, total, mean, variance, mean_log, covariance, low, high
+
+
+@triton.jit
+def merge(here, there):
+    """State of two parts together."""
+    peak, total, mean, variance, mean_log, covariance, low, high = here
+    peak_b, total_b, mean_b, variance_b, mean_log_b, covariance_b, low_b, high_b = there
+    joint_peak = tl.maximum(peak, peak_b)
+    weight = total * formula.exp(peak - joint_peak)
+    weight_b = total_b * formula.exp(peak_b - joint_peak)
+    joint_total = weight + weight_b
+    share = weight_b / tl.where(joint_total == 0, 1.0, joint_total)
+    step = mean_b - mean
+    step_log = mean_log_b - mean_log
+    between = share * (1 - share)
+    return (
+        joint_peak,
+        joint_total,
+        mean + share * step,
+        variance + share * (variance_b - variance) + between * step * step,
+        mean_log + share * step_log,
+        covariance + share * (covariance_b - covariance) + between * step * step_log,
+        tl.minimum(low, low_b),
+        tl.maximum(high, high_b),
+    )
+
+
+@triton.jit
+def store(pointer, row_stride, state, inside):
+    for row in tl.static_range(8):
+        tl.store(pointer + row * row_stride, state[row], mask=inside)
+
+
+@triton.jit
+def load(pointer, row_stride, inside):
+    return (
+        tl.load(pointer, mask=inside, other=LOWEST),
+        tl.load(pointer + row_stride, mask=inside, other=0),
+        tl.load(pointer + 2 * row_stride, mask=inside, other=0),
+        tl.load(pointer + 3 * row_stride, mask=inside, other=0),
+        tl.load(pointer + 4 * row_stride, mask=inside, other=0),
+        tl.load(pointer + 5 * row_stride, mask=inside, other=0),
+        tl.load(pointer + 6 * row_stride, mask=inside, other=0),
+        tl.load(pointer + 7 * row_stride, mask=inside, other=0),
+    )
+
+
+@triton.jit
+def average(state):
+    """Mean of x, held between its bounds; 0 where nothing had weight."""
+    _, total, mean, _, _, _, low, high = state
+    held = tl.where(mean < low, low, mean)
+    held = tl.where(held > high, high, held)
+    return tl.where(total == 0, 0.0, held)
+
+
+@triton.jit
+def normaliser(state):
+    """Peak and 1 / total, both 0 where nothing had weight."""
+    nothing = state[1] == 0
+    inverse = 1 / tl.where(nothing, 1.0, state[1])
+    return tl.where(nothing, 0.0, state[0]), tl.where(nothing, 0.0, inverse)

@@ -1,0 +1,139 @@
+"""How (bags, classes, frames) tensors of any strides are cut into tiles, for every frame kernel.
+
+Strides travel as tuples in the order (bag, class, frame).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+#: Elements of a tile: sixteen for each thread of four warps.
+TILE_ELEMENTS = 2048
+NUM_WARPS = 4
+
+#: A bag is cut into segments of this many frames when there are too few bags to fill a GPU.
+SEGMENT_FRAMES = 8192
+FEW_PROGRAMS = 512
+
+_INT32_LIMIT = 2**31
+
+
+@triton.jit
+def pointers(
+    pointer,
+    bag,
+    class_start,
+    frame_start,
+    strides,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Addresses of a (BLOCK_CLASSES, BLOCK_FRAMES) tile: its first in 64 bits, the offsets from
+    there in 64 bits only if WIDE."""
+    stride_bag, stride_class, stride_frame = strides
+    first = (
+        pointer
+        + tl.cast(bag, tl.int64) * stride_bag
+        + tl.cast(class_start, tl.int64) * stride_class
+        + tl.cast(frame_start, tl.int64) * stride_frame
+    )
+    in_class = tl.arange(0, BLOCK_CLASSES)[:, None]
+    in_frame = tl.arange(0, BLOCK_FRAMES)[None, :]
+    if WIDE:
+        in_class = in_class.to(tl.int64)
+        in_frame = in_frame.to(tl.int64)
+    return first + in_class * stride_class + in_frame * stride_frame
+
+
+@triton.jit
+def inside_and_real(
+    has_class,
+    frame_start,
+    last_frame,
+    mask_ptr,
+    bag,
+    mask_strides,
+    BLOCK_FRAMES: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """Which elements of a tile exist, and which of those are not masked."""
+    frame = frame_start + tl.arange(0, BLOCK_FRAMES)
+    has_frame = frame < last_frame
+    inside = has_class[:, None] & has_frame[None, :]
+    real = inside
+    if MASKED:
+        stride_bag, stride_frame = mask_strides
+        address = mask_ptr + tl.cast(bag, tl.int64) * stride_bag
+        address += frame.to(tl.int64) * stride_frame
+        real = inside & (tl.load(address, mask=has_frame, other=0) != 0)[None, :]
+    return inside, real
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Block sizes for one shape and layout, chosen from those alone so that results repeat."""
+
+    bags: int
+    classes: int
+    frames: int
+    block_classes: int
+    block_frames: int
+
+    @property
+    def class_blocks(self) -> int:
+        return triton.cdiv(self.classes, self.block_classes)
+
+    @property
+    def frame_blocks(self) -> int:
+        return triton.cdiv(self.frames, self.block_frames)
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames that one program of a forward pass walks through."""
+        few = self.bags * self.class_blocks < FEW_PROGRAMS
+        long = self.frames >= 2 * SEGMENT_FRAMES
+        return SEGMENT_FRAMES if few and long else max(self.frames, 1)
+
+    @property
+    def segments(self) -> int:
+        return max(triton.cdiv(self.frames, self.segment_frames), 1)
+
+    def constants(self, x: Tensor, *others: Tensor | None) -> dict[str, Any]:
+        """The kernels' compile-time arguments for the (bags, classes, frames) tensors that they
+        touch."""
+        return {
+            "WIDE": any(self._wide(tensor) for tensor in (x, *others) if tensor is not None),
+            "COMPUTE": tl.float64 if x.dtype == torch.float64 else tl.float32,
+            "BLOCK_CLASSES": self.block_classes,
+            "BLOCK_FRAMES": self.block_frames,
+        }
+
+    def _wide(self, tensor: Tensor) -> bool:
+        """Whether an offset inside a tile of the tensor can leave 32 bits."""
+        reach = self.block_classes * tensor.stride(1) + self.block_frames * tensor.stride(2)
+        return reach >= _INT32_LIMIT
+
+
+def tile(x: Tensor) -> Tiling:
+    """Tiling of a (bags, classes, frames) tensor: long along its contiguous axis."""
+    bags, classes, frames = x.shape
+    wide_classes = max(triton.next_power_of_2(classes), 1)
+    wide_frames = max(triton.next_power_of_2(frames), 16)
+    if x.stride(1) < x.stride(2):
+        block_classes = min(max(wide_classes, 16), 64)
+        block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
+    else:
+        block_frames = min(wide_frames, 1024)
+        block_classes = min(TILE_ELEMENTS // block_frames, wide_classes)
+    return Tiling(bags, classes, frames, block_classes, block_frames)
+
+
+def arithmetic_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

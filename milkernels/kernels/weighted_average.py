@@ -1,0 +1,350 @@
+"""Weighted averages in Triton: one forward and one backward kernel for the whole family."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from milkernels.kernels import formula, moments, tiles
+
+#: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
+#: The learned parameters' covariances with y follow: alpha's, then power's.
+PEAK = tl.constexpr(0)
+INVERSE_TOTAL = tl.constexpr(1)
+AVERAGE = tl.constexpr(2)
+COVARIANCES = tl.constexpr(3)
+
+#: Block of the programs that sum a parameter's gradient over the bags.
+REDUCE_BAGS = tl.constexpr(32)
+REDUCE_CLASSES = tl.constexpr(64)
+
+
+@triton.jit
+def _coefficient(pointer, class_index, has_class, KIND: tl.constexpr, COMPUTE: tl.constexpr):
+    """A coefficient of the log-weight, as a column of classes."""
+    if KIND == formula.LEARNED:
+        value = tl.load(pointer + class_index, mask=has_class, other=0).to(COMPUTE)
+        return value[:, None]
+    else:
+        return tl.full(class_index.shape, 1.0, COMPUTE)[:, None]
+
+
+@triton.jit
+def _read_tile(
+    x_ptr,
+    scores_ptr,
+    bag,
+    class_start,
+    frame_start,
+    x_strides,
+    scores_strides,
+    inside,
+    real,
+    FORMULA: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """A tile's raw values and scores, masked frames 0; without scores, the raw values again."""
+    x_tile = tiles.pointers(
+        x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+    )
+    raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+    raw = tl.where(real, raw, 0.0)
+    score = raw
+    if FORMULA.scores:
+        scores_tile = tiles.pointers(
+            scores_ptr,
+            bag,
+            class_start,
+            frame_start,
+            scores_strides,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+            WIDE,
+        )
+        score = tl.load(scores_tile, mask=inside, other=0).to(COMPUTE)
+        score = tl.where(real, score, 0.0)
+    return raw, score
+
+
+@triton.jit
+def _finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.constexpr):
+    """Write the bag value and the statistics."""
+    y = moments.average(state)
+    peak, inverse = moments.normaliser(state)
+    tl.store(y_ptr + cell, y, mask=inside)
+    row = statistics_ptr + cell
+    tl.store(row + PEAK * cells, peak, mask=inside)
+    tl.store(row + INVERSE_TOTAL * cells, inverse, mask=inside)
+    tl.store(row + AVERAGE * cells, y, mask=inside)
+    if FORMULA.variance:
+        tl.store(row + COVARIANCES * cells, state[3], mask=inside)
+    if FORMULA.covariance:
+        tl.store(row + (COVARIANCES + FORMULA.variance) * cells, state[5], mask=inside)
+
+
+@triton.jit
+def _weighted_average_forward_kernel(
+    x_ptr,
+    scores_ptr,
+    power_ptr,
+    alpha_ptr,
+    mask_ptr,
+    y_ptr,
+    statistics_ptr,
+    partial_ptr,
+    bags,
+    classes,
+    frames,
+    segment_frames,
+    x_strides,
+    scores_strides,
+    mask_strides,
+    FORMULA: tl.constexpr,
+    SEGMENTED: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """A program walks one segment of one bag's block of classes."""
+    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
+    program = tl.program_id(0)
+    class_start = program % class_blocks * BLOCK_CLASSES
+    bag = program // class_blocks % bags
+    segment = program // class_blocks // bags
+    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    has_class = class_index < classes
+    power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
+    alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+
+    state = moments.empty(BLOCK_CLASSES, COMPUTE)
+    first = segment * segment_frames
+    last = tl.minimum(first + segment_frames, frames)
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        inside, real = tiles.inside_and_real(
+            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, FORMULA.masked
+        )
+        raw, score = _read_tile(
+            x_ptr,
+            scores_ptr,
+            bag,
+            class_start,
+            frame_start,
+            x_strides,
+            scores_strides,
+            inside,
+            real,
+            FORMULA,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+            WIDE,
+            COMPUTE,
+        )
+        x, _ = formula.probability(raw, FORMULA.from_logits)
+        log_x = formula.log_x(raw, FORMULA)
+        peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
+        if FORMULA.direct:
+            weight = formula.direct_weight(x, FORMULA)
+        else:
+            log_weight = formula.log_weight(x, log_x, score, alpha, power, FORMULA)
+            peak = tl.max(tl.where(real, log_weight, -float("inf")), 1)
+            peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
+            weight = formula.exp(log_weight - peak[:, None])
+        here = moments.of_tile(x, log_x, weight, peak, real, FORMULA)
+        state = moments.merge(state, here)
+
+    cell = tl.cast(bag, tl.int64) * classes + class_index
+    cells = tl.cast(bags, tl.int64) * classes
+    if SEGMENTED:
+        part = partial_ptr + segment * cells * moments.ROWS + cell
+        moments.store(part, cells, state, has_class)
+    else:
+        _finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
+
+
+@triton.jit
+def _weighted_average_merge_kernel(
+    partial_ptr,
+    y_ptr,
+    statistics_ptr,
+    cells,
+    segments,
+    FORMULA: tl.constexpr,
+    BLOCK_CELLS: tl.constexpr,
+):
+    """Join the segments of long bags, in order."""
+    cell = tl.program_id(0).to(tl.int64) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
+    inside = cell < cells
+    row_stride = tl.cast(cells, tl.int64)
+    state = moments.load(partial_ptr + cell, row_stride, inside)
+    for segment in range(1, segments):
+        part = partial_ptr + segment * row_stride * moments.ROWS + cell
+        state = moments.merge(state, moments.load(part, row_stride, inside))
+    _finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
+
+
+@triton.jit
+def _sum_over_bags(
+    gradient_ptr,
+    covariance_ptr,
+    parameter_gradient_ptr,
+    block,
+    bags,
+    classes,
+    gradient_strides,
+    COMPUTE: tl.constexpr,
+):
+    """A parameter's gradient for one block of classes: Σ dL/dy · covariance, bag after bag."""
+    stride_bag, stride_class = gradient_strides
+    class_index = block * REDUCE_CLASSES + tl.arange(0, REDUCE_CLASSES)
+    result = tl.zeros((REDUCE_CLASSES,), COMPUTE)
+    for bag_start in range(0, bags, REDUCE_BAGS):
+        bag = (bag_start + tl.arange(0, REDUCE_BAGS)).to(tl.int64)[:, None]
+        inside = (bag < bags) & (class_index < classes)[None, :]
+        address = gradient_ptr + bag * stride_bag + class_index[None, :] * stride_class
+        gradient = tl.load(address, mask=inside, other=0).to(COMPUTE)
+        address = covariance_ptr + bag * classes + class_index[None, :]
+        result += tl.sum(gradient * tl.load(address, mask=inside, other=0), 0)
+    tl.store(parameter_gradient_ptr + class_index, result, mask=class_index < classes)
+
+
+@triton.jit
+def _weighted_average_backward_kernel(
+    gradient_ptr,
+    x_ptr,
+    scores_ptr,
+    power_ptr,
+    alpha_ptr,
+    mask_ptr,
+    statistics_ptr,
+    x_gradient_ptr,
+    scores_gradient_ptr,
+    power_gradient_ptr,
+    alpha_gradient_ptr,
+    bags,
+    classes,
+    frames,
+    gradient_strides,
+    x_strides,
+    scores_strides,
+    mask_strides,
+    x_gradient_strides,
+    scores_gradient_strides,
+    FORMULA: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """Elementwise in the frames; the last programs of the grid sum the parameters' gradients."""
+    frame_blocks = tl.cdiv(frames, BLOCK_FRAMES)
+    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
+    cells = tl.cast(bags, tl.int64) * classes
+    program = tl.program_id(0)
+    block = program - bags * class_blocks * frame_blocks
+    if block >= 0:
+        covariance_ptr = statistics_ptr + COVARIANCES * cells
+        if FORMULA.variance:
+            _sum_over_bags(
+                gradient_ptr,
+                covariance_ptr,
+                alpha_gradient_ptr,
+                block,
+                bags,
+                classes,
+                gradient_strides,
+                COMPUTE,
+            )
+        if FORMULA.covariance:
+            _sum_over_bags(
+                gradient_ptr,
+                covariance_ptr + FORMULA.variance * cells,
+                power_gradient_ptr,
+                block,
+                bags,
+                classes,
+                gradient_strides,
+                COMPUTE,
+            )
+    else:
+        frame_start = program % frame_blocks * BLOCK_FRAMES
+        class_start = program // frame_blocks % class_blocks * BLOCK_CLASSES
+        bag = program // frame_blocks // class_blocks
+        class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+        has_class = class_index < classes
+        inside, real = tiles.inside_and_real(
+            has_class,
+            frame_start,
+            frames,
+            mask_ptr,
+            bag,
+            mask_strides,
+            BLOCK_FRAMES,
+            FORMULA.masked,
+        )
+        cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
+        stride_bag, stride_class = gradient_strides
+        address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
+        gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
+        scale = gradient * tl.load(cell + INVERSE_TOTAL * cells, mask=has_class, other=0)
+        x_gradient = scale[:, None] + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
+        if FORMULA.reads_values:
+            raw, score = _read_tile(
+                x_ptr,
+                scores_ptr,
+                bag,
+                class_start,
+                frame_start,
+                x_strides,
+                scores_strides,
+                inside,
+                real,
+                FORMULA,
+                BLOCK_CLASSES,
+                BLOCK_FRAMES,
+                WIDE,
+                COMPUTE,
+            )
+            power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
+            alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+            x, complement = formula.probability(raw, FORMULA.from_logits)
+            if FORMULA.direct:
+                weight = formula.direct_weight(x, FORMULA)
+            else:
+                peak = tl.load(cell + PEAK * cells, mask=has_class, other=0)[:, None]
+                log_x = formula.log_x(raw, FORMULA)
+                log_weight = formula.log_weight(x, log_x, score, alpha, power, FORMULA)
+                weight = formula.exp(log_weight - peak)
+            weight *= scale[:, None]
+            residual = x - tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
+            x_gradient = weight * formula.frame_gradient(
+                raw, x, complement, residual, alpha, power, FORMULA
+            )
+            if FORMULA.scores:
+                slope = formula.activation_derivative(score, FORMULA.activation)
+                scores_gradient_tile = tiles.pointers(
+                    scores_gradient_ptr,
+                    bag,
+                    class_start,
+                    frame_start,
+                    scores_gradient_strides,
+                    BLOCK_CLASSES,
+                    BLOCK_FRAMES,
+                    WIDE,
+                )
+                scores_gradient = tl.where(real, weight * residual * slope, 0.0)
+                tl.store(scores_gradient_tile, scores_gradient, mask=inside)
+        x_gradient_tile = tiles.pointers(
+            x_gradient_ptr,
+            bag,
+            class_start,
+            frame_start,
+            x_gradient_strides,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+            WIDE,
+        )
+        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)

@@ -1,0 +1,147 @@
+"""What the weighted-average kernels are launched with: outputs, grid, block sizes, flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from milkernels.kernels import moments, tiles
+from milkernels.kernels import weighted_average as kernels
+from milkernels.kernels.formula import Formula
+from milkernels.kernels.launch import Launch
+
+_MERGE_CELLS = 128
+
+
+def forward(
+    member: str,
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    score_activation: str | None,
+    from_logits: bool,
+    learn: bool,
+) -> tuple[list[Launch], tuple[Tensor, Tensor]]:
+    """Launches of a forward pass, and their outputs: y (bags, classes) and the statistics.
+
+    Frame tensors are (bags, classes, frames) views. `learn` asks for the covariances that the
+    learned parameters' gradients need.
+    """
+    bags, classes, _ = x.shape
+    tiling = tiles.tile(x)
+    formula = Formula.of(member, score_activation, from_logits, mask is not None, learn)
+    compute = tiles.arithmetic_dtype(x)
+    rows = kernels.COVARIANCES.value + formula.variance + formula.covariance
+    y = x.new_empty((bags, classes))
+    statistics = x.new_empty((rows, bags, classes), dtype=compute)
+    segments = tiling.segments
+    partial = statistics
+    if segments > 1:
+        partial = x.new_empty((segments, moments.ROWS.value, bags, classes), dtype=compute)
+    outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
+    walk = Launch(
+        kernels._weighted_average_forward_kernel,
+        bags * tiling.class_blocks * segments,
+        {
+            **_inputs(x, scores, power, alpha, mask),
+            **outputs,
+            "segment_frames": tiling.segment_frames,
+            "FORMULA": formula,
+            "SEGMENTED": segments > 1,
+            **tiling.constants(x, scores),
+        },
+    )
+    if segments == 1:
+        return [walk], (y, statistics)
+    cells = bags * classes
+    merge = Launch(
+        kernels._weighted_average_merge_kernel,
+        triton.cdiv(cells, _MERGE_CELLS),
+        {
+            **outputs,
+            "cells": cells,
+            "segments": segments,
+            "FORMULA": formula,
+            "BLOCK_CELLS": _MERGE_CELLS,
+        },
+    )
+    return [walk, merge], (y, statistics)
+
+
+def backward(
+    member: str,
+    gradient: Tensor,
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    statistics: Tensor,
+    score_activation: str | None,
+    from_logits: bool,
+    x_gradient: Tensor,
+    scores_gradient: Tensor | None,
+    power_gradient: Tensor | None,
+    alpha_gradient: Tensor | None,
+) -> Launch:
+    """The launch of a backward pass, which fills the gradients that are given."""
+    tiling = tiles.tile(x)
+    learn = power_gradient is not None or alpha_gradient is not None
+    formula = Formula.of(member, score_activation, from_logits, mask is not None, learn)
+    summing = triton.cdiv(tiling.classes, kernels.REDUCE_CLASSES.value) if learn else 0
+    return Launch(
+        kernels._weighted_average_backward_kernel,
+        tiling.bags * tiling.class_blocks * tiling.frame_blocks + summing,
+        {
+            **_inputs(x, scores, power, alpha, mask),
+            "gradient_ptr": gradient,
+            "statistics_ptr": statistics,
+            "x_gradient_ptr": x_gradient,
+            "scores_gradient_ptr": _or(scores_gradient, x),
+            "power_gradient_ptr": _or(power_gradient, x),
+            "alpha_gradient_ptr": _or(alpha_gradient, x),
+            "gradient_strides": gradient.stride(),
+            "x_gradient_strides": x_gradient.stride(),
+            "scores_gradient_strides": _strides(scores_gradient),
+            "FORMULA": formula,
+            **tiling.constants(x, scores, x_gradient, scores_gradient),
+        },
+    )
+
+
+def _inputs(
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+) -> dict[str, Any]:
+    """The arguments that both directions read."""
+    bags, classes, frames = x.shape
+    return {
+        "x_ptr": x,
+        "scores_ptr": _or(scores, x),
+        "power_ptr": _or(power, x),
+        "alpha_ptr": _or(alpha, x),
+        "mask_ptr": x if mask is None else mask.view(torch.uint8),
+        "bags": bags,
+        "classes": classes,
+        "frames": frames,
+        "x_strides": x.stride(),
+        "scores_strides": _strides(scores),
+        "mask_strides": (0, 0) if mask is None else mask.stride(),
+    }
+
+
+def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A pointer for an argument that the kernel's flags leave untouched."""
+    return stand_in if tensor is None else tensor
+
+
+def _strides(tensor: Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if tensor is None else tensor.stride()
