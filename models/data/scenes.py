@@ -144,7 +144,9 @@ def _cut(
     if len(waveform) <= longest:
         return waveform
     start = rng.integers(len(waveform) - longest + 1)
-    return trim(waveform[start : start + longest], sample_rate)
+    cut = trim(waveform[start : start + longest], sample_rate)
+    # A long pause may fill the whole stretch; the recording's beginning is never silent.
+    return cut if len(cut) else trim(waveform[:longest], sample_rate)
 
 
 def _free_onset(
