@@ -1,0 +1,108 @@
+"""From probabilities to decisions: a threshold per class, and events out of frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import label as label_runs
+from scipy.ndimage import median_filter
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A detected event: onset and offset in seconds, class index, largest frame probability."""
+
+    onset: float
+    offset: float
+    label: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """How frames become events; all in seconds, and 0 leaves the step out.
+
+    Attributes:
+        median: width of a median filter over the frame decisions.
+        max_gap: events of a class no further apart are one.
+        min_duration: shorter events are dropped, after gaps were closed.
+    """
+
+    median: float = 0.0
+    max_gap: float = 0.0
+    min_duration: float = 0.0
+
+
+def find_events(
+    frame: np.ndarray,
+    thresholds: np.ndarray,
+    frame_seconds: float,
+    duration: float | None = None,
+    options: DetectionOptions | None = None,
+) -> list[Event]:
+    """Events where the frame probability is at least the class's threshold, in order of onset.
+
+    Args:
+        frame: (frames, classes) probabilities.
+        thresholds: (classes,).
+        frame_seconds: from a frame to the next; frame t covers [t, t + 1) times that.
+        duration: the clip's, in seconds: no event ends later.
+        options: smoothing.
+    """
+    options = options or DetectionOptions()
+    active = frame >= thresholds
+    width = round(options.median / frame_seconds)
+    if width > 1:
+        # An even width has no middle; the next odd one has.
+        active = median_filter(active, size=(width | 1, 1), mode="nearest")
+    limit = np.inf if duration is None else duration
+    events = []
+    for index in np.flatnonzero(active.any(axis=0)):
+        for first, last in _runs(active[:, index], options.max_gap / frame_seconds):
+            onset = first * frame_seconds
+            offset = min(last * frame_seconds, limit)
+            if offset > onset and offset - onset >= options.min_duration - 1e-9:
+                peak = float(frame[first:last, index].max())
+                events.append(Event(onset, offset, int(index), peak))
+    return sorted(events, key=lambda event: (event.onset, event.label))
+
+
+def tune_thresholds(probability: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """For each class the threshold with the largest F1, half way to the next probability below.
+
+    Args:
+        probability: (clips, classes).
+        target: (clips, classes) of 0 and 1; a class without positives gets 0.5.
+
+    Returns:
+        (classes,) float32 thresholds for `probability >= threshold`.
+    """
+    thresholds = np.full(probability.shape[1], 0.5, dtype=np.float32)
+    for index in np.flatnonzero(target.any(axis=0)):
+        order = np.argsort(-probability[:, index], kind="stable")
+        ranked = probability[order, index].astype(np.float64)
+        hits = np.cumsum(target[order, index])
+        # F1 = 2 TP / (predicted + positives), when the first n clips are predicted.
+        score = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
+        below = np.append(ranked[1:], 0.0)
+        # Equal probabilities cannot be told apart by a threshold.
+        score[ranked == below] = -1
+        if score.max() > 0:
+            best = int(score.argmax())
+            thresholds[index] = (ranked[best] + below[best]) / 2
+    return thresholds
+
+
+def _runs(active: np.ndarray, max_gap: float) -> list[tuple[int, int]]:
+    """Half-open frame ranges where `active` (frames,) holds, gaps up to `max_gap` frames closed."""
+    marks, count = label_runs(active)
+    starts = [int(np.argmax(marks == mark)) for mark in range(1, count + 1)]
+    lengths = np.bincount(marks, minlength=count + 1)[1:]
+    merged: list[tuple[int, int]] = []
+    for start, length in zip(starts, lengths, strict=True):
+        if merged and start - merged[-1][1] <= max_gap + 1e-9:
+            merged[-1] = (merged[-1][0], start + int(length))
+        else:
+            merged.append((start, start + int(length)))
+    return merged

@@ -1,0 +1,115 @@
+"""A trained system as one module, from waveform to probabilities, and as one file."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models import build_model
+from models.checkpoint import save_atomically
+from models.data.audioset import ClassList
+from models.errors import UserError
+from models.features import PRESETS, LogMel
+from models.output import DetectorOutput
+
+_FORMAT = "milkernels detector 1"
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What a detector is built from: names and plain numbers.
+
+    Attributes:
+        model: one of `models.list_models()`.
+        pooling: one of `milkernels.nn.list_poolings()`.
+        features: one of `models.features.PRESETS`.
+        options: the network's own options.
+    """
+
+    model: str
+    pooling: str
+    features: str
+    options: dict[str, object]
+
+
+class Detector(nn.Module):
+    """Features and network together.
+
+    Args:
+        spec: what to build.
+        classes: the classes, in the order of the outputs' last axis.
+    """
+
+    def __init__(self, spec: DetectorSpec, classes: ClassList) -> None:
+        super().__init__()
+        self.spec = spec
+        self.classes = classes
+        self.preset = PRESETS[spec.features]
+        self.front_end = LogMel(self.preset)
+        self.network = build_model(
+            spec.model,
+            len(classes),
+            spec.pooling,
+            **{"mels": self.preset.bands, **spec.options},
+        )
+        self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from an output frame to the next."""
+        return self.preset.frame_seconds * self.network.frame_reduction
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> DetectorOutput:
+        """Detect events in waveforms (batch, samples) of `lengths` real samples (batch,)."""
+        features, frames = self.front_end(waveform, lengths)
+        return self.network(features, frames)
+
+    def detect(self, features: Tensor, lengths: Tensor) -> DetectorOutput:
+        """As `forward`, from what `LogMel.log_mel` returned."""
+        return self.network(self.front_end.normalise(features, lengths), lengths)
+
+
+def save_detector(path: Path, detector: Detector) -> None:
+    """Write a detector, thresholds included, as tensors, numbers and strings alone."""
+    content = {
+        "format": _FORMAT,
+        **asdict(detector.spec),
+        "mids": list(detector.classes.mids),
+        "names": list(detector.classes.names),
+        "state": {name: value.cpu() for name, value in detector.state_dict().items()},
+    }
+    save_atomically(content, path)
+
+
+def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
+    """Read what `save_detector` wrote; runs no code from the file.
+
+    Raises:
+        UserError: where the file is no such thing.
+    """
+    advice = "expected a model.pt written by models.train"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: {advice}, found nothing there") from error
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: {advice}, but the file cannot be read as one") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise UserError(f"{path}: {advice}, found another kind of file")
+    try:
+        spec = DetectorSpec(
+            content["model"], content["pooling"], content["features"], content["options"]
+        )
+        classes = ClassList(tuple(content["mids"]), tuple(content["names"]))
+        detector = Detector(spec, classes)
+        detector.load_state_dict(content["state"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: {advice}, but its contents do not fit together: train it again with this "
+            "version"
+        ) from error
+    return detector.to(device).eval()

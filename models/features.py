@@ -1,0 +1,146 @@
+"""Log-mel features, computed by the model itself on its own device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import librosa
+import torch
+from torch import Tensor, nn
+
+from models.output import frame_mask
+
+
+@dataclass(frozen=True)
+class FeaturePreset:
+    """How a system hears: times in samples of `sample_rate`, frequencies in Hz."""
+
+    sample_rate: int
+    window: int
+    hop: int
+    bands: int
+    min_frequency: float
+    max_frequency: float
+    clip_seconds: float
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from a frame to the next."""
+        return self.hop / self.sample_rate
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames of so many samples: a last, incomplete hop is one too."""
+        return (samples + self.hop - 1) // self.hop
+
+
+PRESETS = {
+    "dcase2017": FeaturePreset(
+        sample_rate=16000,
+        window=1024,
+        hop=400,
+        bands=64,
+        min_frequency=0.0,
+        max_frequency=8000.0,
+        clip_seconds=10.0,
+    ),
+}
+"""Presets by name. dcase2017: Wang, Li and Metze, 2019; 10 s give 400 frames of 64 bands."""
+
+_FLOOR = 1e-8  # power below 16-bit audio's own noise, where the logarithm would run away
+_MIN_STD = 1e-3
+
+
+class LogMel(nn.Module):
+    """Waveform in, log-mel spectrogram with zero mean and unit variance in each band out.
+
+    Frame t is centred on hop t: it describes the samples [t · hop, (t + 1) · hop). Beyond its ends
+    a clip is silent. Mean and standard deviation are buffers, 0 and 1 until `fit_normalisation`.
+
+    Args:
+        preset: one of `PRESETS`, or one's own.
+    """
+
+    def __init__(self, preset: FeaturePreset) -> None:
+        super().__init__()
+        self.preset = preset
+        mel = librosa.filters.mel(
+            sr=preset.sample_rate,
+            n_fft=preset.window,
+            n_mels=preset.bands,
+            fmin=preset.min_frequency,
+            fmax=preset.max_frequency,
+        )
+        self.register_buffer("mel", torch.from_numpy(mel.T.copy()), persistent=False)
+        self.register_buffer("window", torch.hann_window(preset.window), persistent=False)
+        self.register_buffer("mean", torch.zeros(preset.bands))
+        self.register_buffer("std", torch.ones(preset.bands))
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised features.
+
+        Args:
+            waveform: (batch, samples) float, full scale ±1.
+            lengths: (batch,) real samples of each clip.
+
+        Returns:
+            (batch, frames, bands), zero past a clip's end, and (batch,) real frames.
+        """
+        features, frames = self.log_mel(waveform, lengths)
+        return self.normalise(features, frames), frames
+
+    def log_mel(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, before normalisation; frames past a clip's end are silence."""
+        preset = self.preset
+        batch, samples = waveform.shape
+        frames = -(-samples // preset.hop)
+        margin = preset.window - preset.hop
+        with torch.autocast(waveform.device.type, enabled=False):
+            padding = ~frame_mask(lengths, samples, waveform.device)
+            padded = nn.functional.pad(
+                waveform.float().masked_fill(padding, 0),
+                (margin // 2, frames * preset.hop - samples + margin - margin // 2),
+            )
+            if frames == 0:
+                return waveform.new_zeros(batch, 0, preset.bands), preset.frames(lengths)
+            spectrum = torch.stft(
+                padded,
+                preset.window,
+                preset.hop,
+                window=self.window,
+                center=False,
+                return_complex=True,
+            )
+            power = spectrum.real.square() + spectrum.imag.square()
+            mel = power.transpose(1, 2) @ self.mel
+            return mel.clamp(min=_FLOOR).log(), preset.frames(lengths)
+
+    def normalise(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """What `log_mel` returned to zero mean and unit variance per band, zero past each end."""
+        padding = ~frame_mask(lengths, features.shape[1], features.device)
+        return ((features - self.mean) / self.std).masked_fill(padding.unsqueeze(2), 0)
+
+    def fit_normalisation(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Set mean and standard deviation to those of the real frames in `batches`.
+
+        Args:
+            batches: pairs as `log_mel` returns them.
+
+        Raises:
+            ValueError: where the batches hold no frame.
+        """
+        count = 0
+        total = torch.zeros(self.preset.bands, dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        for features, lengths in batches:
+            kept = frame_mask(lengths, features.shape[1], features.device)
+            values = features[kept].double().cpu()
+            count += len(values)
+            total += values.sum(0)
+            squares += values.square().sum(0)
+        if count == 0:
+            raise ValueError("batches: expected at least one frame to fit to, got none")
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp(min=0)
+        self.mean.copy_(mean)
+        self.std.copy_(variance.sqrt().clamp(min=_MIN_STD))

@@ -1,0 +1,108 @@
+"""The folder of a training run: whose it is, whether it is finished, what it holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.checkpoint import write_text
+from models.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Files of one run; `metrics.json` is written last and marks it as finished."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The options that decide the result, and the class list."""
+        return self.path / "config.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State after the last finished epoch, from which the run goes on."""
+        return self.path / "last.ckpt"
+
+    @property
+    def history(self) -> Path:
+        """One row per epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def model(self) -> Path:
+        """The trained detector."""
+        return self.path / "model.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """The measures on the evaluation clips."""
+        return self.path / "metrics.json"
+
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.metrics.exists()
+
+    def claim(self, config: dict[str, object]) -> None:
+        """Make the folder this run's, or find that it is already.
+
+        Raises:
+            UserError: where it belongs to a run of other options or classes, or to something else.
+        """
+        config = json.loads(json.dumps(config))
+        if not self.path.exists() or self._is_empty():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.config, json.dumps(config, indent=2) + "\n")
+            return
+        if not self.config.exists():
+            raise UserError(
+                f"{self.path}: expected a new folder or one of an earlier run, found other files: "
+                "choose another --out"
+            )
+        found = self._read_config()
+        if found.get("classes") != config["classes"]:
+            raise UserError(
+                f"{self.path}: this run's class list has {_count(found)} and the corpus has "
+                f"{_count(config)}, in other names or order if as many: use the corpus that it "
+                "was started with, or another --out"
+            )
+        changed = sorted(key for key in {*found, *config} if found.get(key) != config.get(key))
+        if changed:
+            differences = ", ".join(
+                f"{key} {found.get(key)} there and {config.get(key)} here" for key in changed
+            )
+            raise UserError(
+                f"{self.path}: in use by a run of other options ({differences}): give those "
+                "options to go on with it, or another --out"
+            )
+
+    def read_metrics(self) -> dict[str, object]:
+        """What a finished run measured."""
+        return _read_json(self.metrics)
+
+    def _is_empty(self) -> bool:
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: expected a folder, found a file: choose another --out")
+        # What a run killed at its very start leaves behind.
+        leftover = self.config.with_name(f"{self.config.name}.part")
+        return all(entry == leftover for entry in self.path.iterdir())
+
+    def _read_config(self) -> dict[str, object]:
+        return _read_json(self.config)
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: cannot be read ({error}): choose another --out") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object: choose another --out")
+    return content
+
+
+def _count(config: dict[str, object]) -> str:
+    classes = config.get("classes")
+    return f"{len(classes)} classes" if isinstance(classes, list) else "no classes"
