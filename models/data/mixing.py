@@ -42,8 +42,15 @@ def mix_corpus(options: MixOptions, progress: bool = True) -> Path:
     options.check()
     bank = _bank(options)
     record = _record(options, bank)
-    if _begin(options.out, record):
+    begun = _claim(options.out, record)
+    if is_finished(options.out):
         return options.out
+    if not begun:
+        # A recording that cannot be used should show before anything is written.
+        for event in tqdm(bank.events, desc="recordings", disable=not progress, leave=False):
+            bank.waveform(event)
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_whole(options.out / INCOMPLETE, _json(record))
     total = options.train + options.evaluation
     with tqdm(total=total, desc="mixing", unit="clip", disable=not progress) as bar:
         segments: dict[str, list[Segment]] = {}
@@ -104,8 +111,8 @@ def _record(options: MixOptions, bank: EventBank) -> dict[str, Any]:
     }
 
 
-def _begin(out: Path, record: dict[str, Any]) -> bool:
-    """Claim the output folder; True where the corpus is there already."""
+def _claim(out: Path, record: dict[str, Any]) -> bool:
+    """Whether this corpus is in `out` already, in part or whole; UserError where another is."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: expected a folder to write to, found {kind(out)}")
     marker = out / INCOMPLETE
@@ -118,8 +125,6 @@ def _begin(out: Path, record: dict[str, Any]) -> bool:
             "there before: choose another --out"
         )
     if found is None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(marker, _json(record))
         return False
     before = _read_record(found)
     # Clips of two versions may differ, so only the version that began a corpus goes on with it.
@@ -130,7 +135,7 @@ def _begin(out: Path, record: dict[str, Any]) -> bool:
             f"{out}: output folder in use by a corpus mixed differently ({changed}): repeat its "
             "options, choose another --out or remove the folder"
         )
-    return found != marker
+    return True
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -1,0 +1,255 @@
+"""Reading AudioSet's own files: what is found, what is left out, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from models.data.audioset import (
+    INCOMPLETE,
+    Segment,
+    StrongLabel,
+    open_corpus,
+    read_segments,
+    read_strong_labels,
+    write_segments,
+    write_strong_labels,
+)
+from models.data.classes import ClassList
+from models.errors import UserError
+
+CLASSES = ClassList(("/m/09x0r", "/t/dd00135", "/m/0bt9lr"), ("Speech", "Children shouting", "Dog"))
+HEADER = "# Segments csv created\n# num_ytids=1, num_segs=1\n# YTID, start_seconds, end_seconds\n"
+ROW = '--PJHxphWEs, 30.000, 40.000, "/m/0bt9lr,/m/09x0r"\n'
+STRONG_HEADER = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
+
+
+def write_audio(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(1600, 0.1), 16000)
+    return path
+
+
+def write_segment_csv(folder: Path, rows: str, header: str = HEADER) -> Path:
+    path = folder / "segments.csv"
+    path.write_text(header + rows)
+    return path
+
+
+@pytest.fixture
+def audio(tmp_path: Path) -> Path:
+    """A folder with the audio of ROW."""
+    return write_audio(tmp_path / "audio" / "--PJHxphWEs.flac").parent
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, audio: Path) -> Path:
+    """A complete corpus folder."""
+    CLASSES.write(tmp_path / "class_labels_indices.csv")
+    for split in ("train", "eval"):
+        (tmp_path / f"{split}_segments.csv").write_text(HEADER + ROW)
+    return tmp_path
+
+
+def test_a_row_becomes_a_segment_named_as_strong_labels_name_it(
+    tmp_path: Path, audio: Path
+) -> None:
+    segments = read_segments(write_segment_csv(tmp_path, ROW), audio, CLASSES)
+    path = audio / "--PJHxphWEs.flac"
+    assert list(segments) == [Segment("--PJHxphWEs_30000", path, 30.0, 40.0, (0, 2))]
+    assert segments.labels == [(0, 2)]
+    assert segments.missing == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "--PJHxphWEs.wav",
+        "Y--PJHxphWEs.flac",
+        "--PJHxphWEs_30.wav",
+        "--PJHxphWEs_30.000.ogg",
+        "--PJHxphWEs_30000.WAV",
+        "--PJHxphWEs_30_40.mp3",
+        "--PJHxphWEs_30000_40000.aiff",
+        "deep/er/--PJHxphWEs.au",
+    ],
+)
+def test_audio_is_found_under_the_names_in_use(name: str, tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "audio" / name)
+    segments = read_segments(write_segment_csv(tmp_path, ROW), tmp_path / "audio", CLASSES)
+    assert segments[0].path == path
+
+
+def test_two_segments_of_a_recording_own_the_files_with_their_starts(tmp_path: Path) -> None:
+    paths = [write_audio(tmp_path / "audio" / f"abc_{start}.wav") for start in (0, 10)]
+    rows = 'abc, 0.000, 10.000, "/m/09x0r"\nabc, 10.000, 20.000, "/m/0bt9lr"\n'
+    segments = read_segments(write_segment_csv(tmp_path, rows), tmp_path / "audio", CLASSES)
+    assert [segment.path for segment in segments] == paths
+
+
+def test_files_that_are_not_audio_are_passed_over(tmp_path: Path, audio: Path) -> None:
+    (audio / "Y--PJHxphWEs.json").write_text("{}")
+    (audio / "--PJHxphWEs_30.part").write_text("")
+    segments = read_segments(write_segment_csv(tmp_path, ROW), audio, CLASSES)
+    assert segments[0].path.suffix == ".flac"
+
+
+def test_rows_without_audio_are_counted_with_one_warning(
+    tmp_path: Path, audio: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = 'gone, 0.000, 10.000, "/m/09x0r"\n' + ROW + 'lost, 0.000, 10.000, "/m/09x0r"\n'
+    segments = read_segments(write_segment_csv(tmp_path, rows), audio, CLASSES)
+    assert (len(segments), segments.missing) == (1, 2)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "left out 2 of 3 segments" in caplog.text
+    assert "(first: gone_0)" in caplog.text
+
+
+def test_a_row_may_have_no_label(tmp_path: Path, audio: Path) -> None:
+    path = write_segment_csv(tmp_path, '--PJHxphWEs, 30.000, 40.000, ""\n')
+    assert read_segments(path, audio, CLASSES)[0].labels == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('--PJHxphWEs, 30.0, 40.0, "/m/nope"\n', "line 4: the label /m/nope is not in the class"),
+        ("--PJHxphWEs, 30.0, 40.0\n", "line 4: expected YTID, start_seconds, end_seconds"),
+        (ROW + '--PJHxphWEs, 30.0, 40.0, /m/09x0r, "x"\n', "line 5: expected YTID"),
+        ('--PJHxphWEs, thirty, 40.0, "/m/09x0r"\n', "line 4: expected 0 <= start < end"),
+        ('--PJHxphWEs, 40.0, 30.0, "/m/09x0r"\n', "line 4: .*found 40.0 and 30.0"),
+        ('--PJHxphWEs, nan, 30.0, "/m/09x0r"\n', "line 4: .*found nan and 30.0"),
+        ("", "expected rows of segments, found none"),
+        ('gone, 30.0, 40.0, "/m/09x0r"\n', r"none of its 1 segments \(first: gone_30000\)"),
+        (ROW.replace("00,", "00\0,"), "after line|line 4"),
+    ],
+)
+def test_a_faulty_segment_list_is_refused_by_file_and_line(
+    rows: str, message: str, tmp_path: Path, audio: Path
+) -> None:
+    path = write_segment_csv(tmp_path, rows)
+    with pytest.raises(UserError, match=rf"segments\.csv.*{message}"):
+        read_segments(path, audio, CLASSES)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00a, 1, 2, 3\n"], ids=["empty", "not text"])
+def test_a_file_that_is_no_segment_list_is_refused(
+    content: bytes, tmp_path: Path, audio: Path
+) -> None:
+    (tmp_path / "segments.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"segments\.csv.*expected"):
+        read_segments(tmp_path / "segments.csv", audio, CLASSES)
+
+
+def test_a_missing_list_and_a_missing_audio_folder_are_named(tmp_path: Path, audio: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.csv: expected a file, found nothing there"):
+        read_segments(tmp_path / "gone.csv", audio, CLASSES)
+    with pytest.raises(UserError, match="nowhere: expected a folder of audio files"):
+        read_segments(write_segment_csv(tmp_path, ROW), tmp_path / "nowhere", CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "expected the header index,mid,display_name in line 1, found nothing"),
+        ("mid,index\n", "expected the header index,mid,display_name in line 1, found mid,index"),
+        ("index,mid,display_name\n", "expected at least one class"),
+        ("index,mid,display_name\n1,/m/1,A\n", "line 2: expected 0,mid,display_name"),
+        ("index,mid,display_name\n0,/m/1\n", "line 2: expected 0,mid,display_name"),
+        ("index,mid,display_name\n0,/m/1,A\n1,/m/1,B\n", "line 3: /m/1 is listed twice"),
+    ],
+)
+def test_a_faulty_class_list_is_refused_by_line(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.csv").write_text(content)
+    with pytest.raises(UserError, match=rf"classes\.csv.*{message}"):
+        ClassList.read(tmp_path / "classes.csv")
+
+
+def test_classes_keep_their_order_and_names_through_a_file(tmp_path: Path) -> None:
+    names = ("Bee, wasp, etc.", 'A "quoted" name', "Ö")
+    classes = ClassList(("/m/01h3n", "/m/2", "/m/3"), names)
+    classes.write(tmp_path / "classes.csv")
+    assert ClassList.read(tmp_path / "classes.csv") == classes
+    assert classes.index("/m/2") == 1
+    with pytest.raises(KeyError):
+        classes.index("/m/4")
+
+
+def test_segments_and_strong_labels_pass_through_their_files(tmp_path: Path, audio: Path) -> None:
+    segment = Segment("--PJHxphWEs_30000", audio / "--PJHxphWEs.flac", 30.0, 40.0, (0, 2))
+    write_segments(tmp_path / "s.csv", [segment], CLASSES)
+    assert list(read_segments(tmp_path / "s.csv", audio, CLASSES)) == [segment]
+    labels = [StrongLabel("a_0", 0.25, 1.5, 2), StrongLabel("a_0", 1.0, 2.0, 0)]
+    write_strong_labels(tmp_path / "s.tsv", labels, CLASSES)
+    assert read_strong_labels(tmp_path / "s.tsv", CLASSES) == {"a_0": labels}
+
+
+def test_strong_labels_of_unlisted_classes_are_left_out_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "a_0\t0.0\t1.0\t/m/0bt9lr\na_0\t0.0\t1.0\t/m/x\nb_0\t0.0\t1.0\t/m/y\n"
+    (tmp_path / "strong.tsv").write_text(STRONG_HEADER + rows)
+    strong = read_strong_labels(tmp_path / "strong.tsv", CLASSES)
+    assert strong == {"a_0": [StrongLabel("a_0", 0.0, 1.0, 2)]}
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "left out 2 strong labels" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "expected the tab-separated header"),
+        ("a_0\t0.0\t1.0\t/m/09x0r\n", "expected the tab-separated header"),
+        (STRONG_HEADER + "a_0\t0.0\t/m/09x0r\n", "line 2: expected four tab-separated values"),
+        (STRONG_HEADER + "a_0\t2.0\t1.0\t/m/09x0r\n", "line 2: expected 0 <= start < end"),
+        (STRONG_HEADER + "a_0\t0.0\t1.0\tDog\n", r"none of its labels \(first: Dog\)"),
+    ],
+)
+def test_faulty_strong_labels_are_refused_by_file_and_line(
+    content: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "strong.tsv").write_text(content)
+    with pytest.raises(UserError, match=rf"strong\.tsv.*{message}"):
+        read_strong_labels(tmp_path / "strong.tsv", CLASSES)
+
+
+def test_a_corpus_opens_with_and_without_strong_labels(corpus: Path) -> None:
+    assert open_corpus(corpus).strong == {}
+    write_strong_labels(
+        corpus / "eval_strong.tsv", [StrongLabel("--PJHxphWEs_30000", 0.0, 1.0, 0)], CLASSES
+    )
+    opened = open_corpus(corpus)
+    assert opened.classes == CLASSES
+    assert list(opened.strong) == [segment.clip_id for segment in opened.evaluation]
+
+
+def test_audiosets_two_training_lists_are_taken_together(corpus: Path) -> None:
+    (corpus / "train_segments.csv").rename(corpus / "balanced_train_segments.csv")
+    assert len(open_corpus(corpus).train) == 1
+    write_audio(corpus / "audio" / "Yabc.wav")
+    rows = 'abc, 0.000, 10.000, "/m/09x0r"\ngone, 0.000, 10.000, "/m/09x0r"\n'
+    (corpus / "unbalanced_train_segments.csv").write_text(HEADER + rows)
+    train = open_corpus(corpus).train
+    assert [segment.clip_id for segment in train] == ["--PJHxphWEs_30000", "abc_0"]
+    assert train.missing == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["class_labels_indices.csv", "train_segments.csv", "eval_segments.csv"]
+)
+def test_a_corpus_without_one_of_its_files_names_it(name: str, corpus: Path) -> None:
+    (corpus / name).unlink()
+    with pytest.raises(UserError, match=name):
+        open_corpus(corpus)
+
+
+def test_a_corpus_that_is_not_there_or_half_written_is_refused(corpus: Path) -> None:
+    with pytest.raises(UserError, match="gone: expected a corpus folder, found nothing there"):
+        open_corpus(corpus / "gone")
+    (corpus / INCOMPLETE).touch()
+    with pytest.raises(UserError, match=r"half written: run the mix command .* again"):
+        open_corpus(corpus)
