@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -105,8 +106,12 @@ def _members(labels: Labels) -> list[np.ndarray]:
             raise ValueError(f"targets: expected shape (N, num_classes), got {tuple(labels.shape)}")
         clips, classes = (part.cpu().numpy() for part in torch.nonzero(labels, as_tuple=True))
     else:
-        pairs = [(clip, label) for clip, row in enumerate(labels) for label in set(row)]
-        clips, classes = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        sizes = np.fromiter((len(row) for row in labels), np.int64, len(labels))
+        classes = np.fromiter(chain.from_iterable(labels), np.int64, sizes.sum())
+        clips = np.repeat(np.arange(len(labels)), sizes)
+    # Ordered by class, then clip; a label given twice counts once.
+    keys = np.unique(classes * max(1, len(labels)) + clips)
+    classes, clips = np.divmod(keys, max(1, len(labels)))
+    groups = np.split(clips, np.flatnonzero(np.diff(classes)) + 1) if len(clips) else []
     unlabelled = np.setdiff1d(np.arange(len(labels)), clips)
-    groups = [clips[classes == label] for label in np.unique(classes)]
     return [*groups, unlabelled] if len(unlabelled) else groups
