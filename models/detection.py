@@ -20,6 +20,15 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """One recording: clip (classes,) and frame (frames, classes) probabilities, and events."""
+
+    clip: np.ndarray
+    frame: np.ndarray
+    events: list[Event]
+
+
+@dataclass(frozen=True)
 class DetectionOptions:
     """How frames become events; all in seconds, and 0 leaves the step out.
 

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from models.checkpoint import write_atomically
-from models.detection import Event
+from models.detection import Prediction
 from models.features import FeaturePreset
 from models.metrics import TimedLabel
 
@@ -22,7 +22,8 @@ TRUTH = "#f3c969"
 PROBABILITY = "#2f6c9e"
 DETECTED = "#b5402c"
 CURVES = ("#2f6c9e", "#d98c2b", "#3f8f5b", "#b5402c", "#7d5ba6", "#6b6b6b", "#c76da2", "#2aa7a7")
-_ROWS = 8
+_FEWEST_ROWS = 4
+_MOST_ROWS = 8
 _KILOHERTZ = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -32,22 +33,18 @@ class DetectionPicture:
 
     Attributes:
         features: (frames, bands) log-mel spectrogram.
-        frame: (frames, classes) probabilities.
-        frame_seconds: from a frame of `frame` to the next.
-        clip: (classes,) probabilities.
+        prediction: probabilities and events.
+        frame_seconds: from a frame of the prediction to the next.
         thresholds: (classes,).
-        events: detected.
         names: of the classes.
         title: above the picture.
         truth: true events, where known.
     """
 
     features: np.ndarray
-    frame: np.ndarray
+    prediction: Prediction
     frame_seconds: float
-    clip: np.ndarray
     thresholds: np.ndarray
-    events: Sequence[Event]
     names: Sequence[str]
     title: str
     truth: Sequence[TimedLabel] | None = None
@@ -56,7 +53,7 @@ class DetectionPicture:
 def draw_detection(path: Path, picture: DetectionPicture, preset: FeaturePreset) -> None:
     """Draw spectrogram, frame probabilities and events of one clip into one picture.
 
-    Up to eight classes have a row: those with events, then those the clip most likely holds.
+    Four to eight classes have a row: those with events, then those the clip most likely holds.
     """
     rows = _rows(picture)
     seconds = len(picture.features) * preset.frame_seconds
@@ -89,7 +86,7 @@ def draw_training(path: Path, histories: Mapping[str, Sequence[Mapping[str, floa
         ("held_out_mAP", "held-out mean average precision"),
     )
     for axes, (column, label) in zip(figure.subplots(1, 3), panels, strict=True):
-        for colour, (name, history) in zip(_colours(), histories.items(), strict=False):
+        for colour, (name, history) in zip(CURVES, histories.items(), strict=False):
             epochs = [row["epoch"] for row in history]
             axes.plot(epochs, [row[column] for row in history], color=colour, label=name)
         axes.set_xlabel("epoch")
@@ -116,10 +113,11 @@ def image_suffixes() -> list[str]:
 
 def _rows(picture: DetectionPicture) -> list[int]:
     true = [] if picture.truth is None else sorted({label.label for label in picture.truth})
-    found = [event.label for event in picture.events]
-    likely = np.argsort(-picture.clip, kind="stable").tolist()
-    first = [*true, *sorted(set(found), key=lambda label: -picture.clip[label])]
-    return list(dict.fromkeys([*first, *likely]))[: max(_ROWS, len(true))]
+    found = [event.label for event in picture.prediction.events]
+    likely = np.argsort(-picture.prediction.clip, kind="stable").tolist()
+    found = sorted({*found} - {*true}, key=lambda label: -picture.prediction.clip[label])
+    count = min(max(_FEWEST_ROWS, len(true) + len(found)), max(_MOST_ROWS, len(true)))
+    return list(dict.fromkeys([*true, *found, *likely]))[:count]
 
 
 def _spectrogram(axes: Axes, features: np.ndarray, preset: FeaturePreset, seconds: float) -> None:
@@ -144,7 +142,7 @@ def _spectrogram(axes: Axes, features: np.ndarray, preset: FeaturePreset, second
 
 
 def _probabilities(axes: Axes, picture: DetectionPicture, rows: Sequence[int]) -> None:
-    times = (np.arange(len(picture.frame)) + 0.5) * picture.frame_seconds
+    times = (np.arange(len(picture.prediction.frame)) + 0.5) * picture.frame_seconds
     height = 0.72
     for row, label in enumerate(rows):
         base = len(rows) - 1 - row
@@ -152,19 +150,22 @@ def _probabilities(axes: Axes, picture: DetectionPicture, rows: Sequence[int]) -
             if true.label == label:
                 span = true.offset - true.onset
                 axes.broken_barh([(true.onset, span)], (base, height), color=TRUTH, alpha=0.7)
-        curve = base + height * picture.frame[:, label]
+        curve = base + height * picture.prediction.frame[:, label]
         axes.fill_between(times, base, curve, color=PROBABILITY, alpha=0.35, linewidth=0)
         axes.plot(times, curve, color=PROBABILITY, linewidth=1.2)
         level = base + height * picture.thresholds[label]
         axes.axhline(level, color="0.35", linestyle="--", linewidth=0.7)
         axes.axhline(base, color="0.8", linewidth=0.6)
-        for event in picture.events:
+        for event in picture.prediction.events:
             if event.label == label:
                 bar = [(event.onset, event.offset - event.onset)]
                 axes.broken_barh(bar, (base - 0.14, 0.11), color=DETECTED)
     axes.set_yticks(
         [len(rows) - 1 - row + height / 2 for row in range(len(rows))],
-        [f"{_short(picture.names[label])}\nclip {picture.clip[label]:.2f}" for label in rows],
+        [
+            f"{_short(picture.names[label])}\nclip {picture.prediction.clip[label]:.2f}"
+            for label in rows
+        ],
         fontsize=9,
     )
     axes.tick_params(axis="y", length=0)
@@ -174,7 +175,3 @@ def _probabilities(axes: Axes, picture: DetectionPicture, rows: Sequence[int]) -
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:22]}…"
-
-
-def _colours() -> Sequence[str]:
-    return CURVES

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.data.clips import load_audio
-from models.detection import DetectionOptions, Event, find_events
+from models.detection import DetectionOptions, Prediction, find_events
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
 from models.plots import DetectionPicture, draw_detection, image_suffixes
@@ -35,15 +35,6 @@ class PredictOptions:
     device: str = "cpu"
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One recording: clip (classes,) and frame (frames, classes) probabilities, and events."""
-
-    clip: np.ndarray
-    frame: np.ndarray
-    events: list[Event]
-
-
 def main() -> None:
     """Read the command line and print the events of every file that can be read."""
     options = parse()
@@ -63,7 +54,15 @@ def main() -> None:
         prediction = predict(detector, waveform, smoothing)
         print_prediction(path, prediction, detector)
         if pictures:
-            _draw(pictures[index], path, waveform, prediction, detector)
+            picture = DetectionPicture(
+                log_mel_of(detector, waveform),
+                prediction,
+                detector.frame_seconds,
+                detector.thresholds.cpu().numpy(),
+                detector.classes.names,
+                path.name,
+            )
+            draw_detection(pictures[index], picture, detector.preset)
     if failed:
         sys.exit(1)
 
@@ -106,6 +105,15 @@ def predict(
         options,
     )
     return Prediction(np.concatenate(clips).max(axis=0), frame, events)
+
+
+def log_mel_of(detector: Detector, waveform: Tensor) -> np.ndarray:
+    """(frames, bands): what the detector hears of a waveform (samples,), before normalisation."""
+    with torch.no_grad():
+        features, _ = detector.front_end.log_mel(
+            waveform[None].to(detector.thresholds.device), torch.tensor([len(waveform)])
+        )
+    return features[0].cpu().numpy()
 
 
 def print_prediction(path: Path, prediction: Prediction, detector: Detector) -> None:
@@ -165,30 +173,6 @@ def _pictures(options: PredictOptions) -> list[Path]:
             path = plot / f"{audio.stem}-{number}.png"
         pictures.append(path)
     return pictures
-
-
-def _draw(
-    picture: Path, path: Path, waveform: Tensor, prediction: Prediction, detector: Detector
-) -> None:
-    device = detector.thresholds.device
-    with torch.no_grad():
-        features, _ = detector.front_end.log_mel(
-            waveform[None].to(device), torch.tensor([len(waveform)])
-        )
-    draw_detection(
-        picture,
-        DetectionPicture(
-            features[0].cpu().numpy(),
-            prediction.frame,
-            detector.frame_seconds,
-            prediction.clip,
-            detector.thresholds.cpu().numpy(),
-            prediction.events,
-            detector.classes.names,
-            path.name,
-        ),
-        detector.preset,
-    )
 
 
 def parse() -> PredictOptions:

@@ -244,6 +244,12 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Read what `write_history` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
 def parse() -> TrainOptions:
     """The options on the command line."""
     parser = CommandParser(prog="python -m models.train", description=DESCRIPTION)
