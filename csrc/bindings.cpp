@@ -1,0 +1,144 @@
+// The Python module: turns addresses, sizes and strides into a problem and runs its kernel. The
+// caller has checked them.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <memory>
+
+#include "dispatch.h"
+
+namespace py = pybind11;
+
+namespace milkernels {
+namespace {
+
+using Address = std::uintptr_t;
+using Size3 = std::array<int64_t, 3>;
+
+// An address and its strides.
+using Frames = std::tuple<Address, int64_t, int64_t, int64_t>;
+using Mask = std::tuple<Address, int64_t, int64_t>;
+
+// How frame tensors lie in memory: sizes, whether frames are contiguous (else classes are), threads.
+using Layout = std::tuple<Size3, bool, int>;
+
+template <class T = void>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+FrameTensor frame_tensor(const Frames& frames) {
+  const auto& [address, stride_bag, stride_class, stride_frame] = frames;
+  return {pointer(address), stride_bag, stride_class, stride_frame};
+}
+
+void set_problem(Problem& problem, const Layout& layout, const Mask& mask, bool from_logits) {
+  const auto& [sizes, frames_contiguous, threads] = layout;
+  problem.bags = sizes[0];
+  problem.classes = sizes[1];
+  problem.frames = sizes[2];
+  problem.frames_contiguous = frames_contiguous;
+  problem.threads = threads;
+  problem.from_logits = from_logits;
+  const auto& [address, stride_bag, stride_frame] = mask;
+  problem.mask = pointer<const uint8_t>(address);
+  problem.mask_stride_bag = stride_bag;
+  problem.mask_stride_frame = stride_frame;
+}
+
+const Kernels& kernels(int element) {
+  static const std::string instruction_set = chosen_instruction_set();
+  return kernels_for(instruction_set, static_cast<Element>(element));
+}
+
+void weighted_average_forward(int element, int member, int activation, bool from_logits,
+                              bool learn, const Layout& layout, const Frames& x,
+                              const Frames& scores, const Mask& mask, Address power, Address alpha,
+                              Address y, Address statistics) {
+  AverageProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.member = static_cast<Member>(member);
+  problem.activation = static_cast<Activation>(activation);
+  problem.learn = learn;
+  problem.x = frame_tensor(x);
+  problem.scores = frame_tensor(scores);
+  problem.power = pointer(power);
+  problem.alpha = pointer(alpha);
+  problem.y = pointer(y);
+  problem.statistics = pointer(statistics);
+  const int64_t segments = segments_of(problem.frames);
+  std::unique_ptr<double[]> partial;
+  if (segments > 1) {
+    constexpr int64_t kMomentRows = 8;
+    partial = std::make_unique<double[]>(
+        static_cast<size_t>(segments * kMomentRows * problem.bags * problem.classes));
+    problem.partial = partial.get();
+  }
+  kernels(element).average_forward(problem);
+}
+
+void weighted_average_backward(int element, int member, int activation, bool from_logits,
+                               const Layout& layout, const Frames& x, const Frames& scores,
+                               const Mask& mask, Address power, Address alpha, Address gradient,
+                               Address statistics, const Frames& x_gradient,
+                               const Frames& scores_gradient, Address power_gradient,
+                               Address alpha_gradient) {
+  AverageProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.member = static_cast<Member>(member);
+  problem.activation = static_cast<Activation>(activation);
+  problem.x = frame_tensor(x);
+  problem.scores = frame_tensor(scores);
+  problem.power = pointer(power);
+  problem.alpha = pointer(alpha);
+  problem.gradient = pointer(gradient);
+  problem.statistics = pointer(statistics);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
+  problem.power_gradient = pointer(power_gradient);
+  problem.alpha_gradient = pointer(alpha_gradient);
+  kernels(element).average_backward(problem);
+}
+
+void maximum_forward(int element, bool from_logits, const Layout& layout, const Frames& x,
+                     const Mask& mask, Address y, Address index) {
+  MaximumProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.x = frame_tensor(x);
+  problem.y = pointer(y);
+  problem.index = pointer<int64_t>(index);
+  kernels(element).maximum_forward(problem);
+}
+
+void maximum_backward(int element, bool from_logits, const Layout& layout, const Frames& x,
+                      Address gradient, Address index, const Frames& x_gradient) {
+  MaximumProblem problem;
+  set_problem(problem, layout, Mask{}, from_logits);
+  problem.x = frame_tensor(x);
+  problem.gradient = pointer(gradient);
+  problem.index = pointer<int64_t>(index);
+  problem.x_gradient = frame_tensor(x_gradient);
+  kernels(element).maximum_backward(problem);
+}
+
+}  // namespace
+}  // namespace milkernels
+
+PYBIND11_MODULE(_C, module) {
+  using namespace milkernels;
+  module.doc() = "C++ pooling kernels";
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  module.def("weighted_average_forward", &weighted_average_forward, released);
+  module.def("weighted_average_backward", &weighted_average_backward, released);
+  module.def("maximum_forward", &maximum_forward, released);
+  module.def("maximum_backward", &maximum_backward, released);
+  module.def("usable_instruction_sets", &usable_instruction_sets);
+  module.def("chosen_instruction_set", &chosen_instruction_set);
+#ifdef _OPENMP
+  module.attr("openmp") = true;
+#else
+  module.attr("openmp") = false;
+#endif
+  module.attr("compiler") = __VERSION__;
+}

@@ -1,0 +1,171 @@
+// The maximum over frames, forward and backward, in the two layouts of weighted_average.h.
+#pragma once
+
+#include "weighted_average.h"
+
+namespace milkernels {
+namespace MILKERNELS_INSTRUCTION_SET {
+
+// The largest value of each lane so far and its frame, the first of equals; NaN is larger than any
+// number. A frame of -1 marks the maximum of nothing.
+template <class T>
+struct Largest {
+  Vector<T> value{};
+  Integer<T> frame = Integer<T>{} - 1;
+
+  inline void take(Vector<T> other, Integer<T> other_frame, Integer<T> real) {
+    const Integer<T> larger = (other > value) | ((other != other) & (value == value));
+    const Integer<T> taken = real & ((frame < 0) | larger);
+    value = taken ? other : value;
+    frame = taken ? other_frame : frame;
+  }
+};
+
+template <class E>
+inline void write_largest(const MaximumProblem& problem, int64_t cell, Arithmetic<E> value,
+                          int64_t frame) {
+  using T = Arithmetic<E>;
+  Vector<T> y = broadcast(value);
+  if (problem.from_logits) y = sigmoid<T, false>(y).value;
+  if (frame < 0) y = Vector<T>{};
+  store_first(static_cast<E*>(problem.y) + cell, y, 1);
+  problem.index[cell] = frame;
+}
+
+// Whether (value, frame) comes before (best, best_frame): larger, or equal and earlier.
+template <class T>
+inline bool comes_first(T value, int64_t frame, T best, int64_t best_frame) {
+  if (frame < 0) return false;
+  if (best_frame < 0) return true;
+  const bool value_nan = value != value;
+  const bool best_nan = best != best;
+  if (value_nan != best_nan) return value_nan;
+  if (value == best || value_nan) return frame < best_frame;
+  return value > best;
+}
+
+template <class E>
+void largest_of_row(const MaximumProblem& problem, int64_t bag, int64_t class_index) {
+  using T = Arithmetic<E>;
+  constexpr int64_t kStep = kLanes<T>;
+  const E* x = at<E>(problem.x, bag, class_index, 0);
+  const uint8_t* mask = mask_row(problem, bag);
+  T best = 0;
+  int64_t best_frame = -1;
+  // Lanes hold frames relative to a stretch that 32 bits can count.
+  for (int64_t start = 0; start < problem.frames; start += kSegmentFrames) {
+    const int64_t rest = problem.frames - start;
+    const int64_t end = rest < kSegmentFrames ? rest : kSegmentFrames;
+    Largest<T> largest;
+    for (int64_t frame = 0; frame < end; frame += kStep) {
+      const int64_t count = end - frame < kStep ? end - frame : kStep;
+      Integer<T> real = first_lanes<T>(count);
+      if (mask != nullptr) {
+        for (int64_t lane = 0; lane < count; ++lane)
+          if (!mask[(start + frame + lane) * problem.mask_stride_frame]) real[lane] = 0;
+      }
+      largest.take(load_lanes(x + start + frame, count),
+                   lane_numbers<T>() + static_cast<typename Simd<T>::Lane>(frame), real);
+    }
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      const int64_t frame = largest.frame[lane] < 0 ? -1 : start + largest.frame[lane];
+      if (!comes_first<T>(largest.value[lane], frame, best, best_frame)) continue;
+      best = largest.value[lane];
+      best_frame = frame;
+    }
+  }
+  write_largest<E>(problem, bag * problem.classes + class_index, best, best_frame);
+}
+
+template <class E>
+void largest_of_classes(const MaximumProblem& problem, int64_t bag, int64_t class_start,
+                        int64_t class_end) {
+  using T = Arithmetic<E>;
+  constexpr int64_t kStep = kLanes<T>;
+  const uint8_t* mask = mask_row(problem, bag);
+  T best[kClassVectors * kStep];
+  int64_t best_frame[kClassVectors * kStep];
+  for (int64_t lane = 0; lane < kClassVectors * kStep; ++lane) {
+    best[lane] = 0;
+    best_frame[lane] = -1;
+  }
+  for (int64_t start = 0; start < problem.frames; start += kSegmentFrames) {
+    const int64_t rest = problem.frames - start;
+    const int64_t end = rest < kSegmentFrames ? rest : kSegmentFrames;
+    Largest<T> largest[kClassVectors];
+    for (int64_t frame = 0; frame < end; ++frame) {
+      if (mask != nullptr && !mask[(start + frame) * problem.mask_stride_frame]) continue;
+      const E* x = at<E>(problem.x, bag, 0, start + frame);
+      const Integer<T> number = Integer<T>{} + static_cast<typename Simd<T>::Lane>(frame);
+      for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
+        const int64_t count = class_end - index < kStep ? class_end - index : kStep;
+        largest[block].take(load_lanes(x + index, count), number, Integer<T>{} - 1);
+      }
+    }
+    for (int64_t index = class_start; index < class_end; ++index) {
+      const int64_t slot = index - class_start;
+      const Largest<T>& block = largest[slot / kStep];
+      const int64_t lane = slot % kStep;
+      const int64_t frame = block.frame[lane] < 0 ? -1 : start + block.frame[lane];
+      if (!comes_first<T>(block.value[lane], frame, best[slot], best_frame[slot])) continue;
+      best[slot] = block.value[lane];
+      best_frame[slot] = frame;
+    }
+  }
+  for (int64_t index = class_start; index < class_end; ++index) {
+    const int64_t slot = index - class_start;
+    write_largest<E>(problem, bag * problem.classes + index, best[slot], best_frame[slot]);
+  }
+}
+
+template <class E>
+void maximum_forward(const MaximumProblem& problem) {
+  const int64_t elements = problem.bags * problem.classes * problem.frames;
+  if (problem.frames_contiguous) {
+    parallel_for(problem.bags * problem.classes, elements, problem.threads, [&](int64_t row) {
+      largest_of_row<E>(problem, row / problem.classes, row % problem.classes);
+    });
+  } else {
+    constexpr int64_t kBlock = kClassVectors * kLanes<Arithmetic<E>>;
+    const int64_t blocks = (problem.classes + kBlock - 1) / kBlock;
+    parallel_for(problem.bags * blocks, elements, problem.threads, [&](int64_t task) {
+      const int64_t start = task % blocks * kBlock;
+      const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
+      largest_of_classes<E>(problem, task / blocks, start, end);
+    });
+  }
+}
+
+// Every frame of a bag is written as 0, then the maxima's: x is read there alone.
+template <class E>
+void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
+  using T = Arithmetic<E>;
+  const bool by_row = problem.frames_contiguous;
+  const int64_t lines = by_row ? problem.classes : problem.frames;
+  const int64_t length = by_row ? problem.frames : problem.classes;
+  for (int64_t line = 0; line < lines; ++line) {
+    E* to = at_mutable<E>(problem.x_gradient, bag, by_row ? line : 0, by_row ? 0 : line);
+    std::memset(to, 0, static_cast<size_t>(length) * sizeof(E));
+  }
+  for (int64_t index = 0; index < problem.classes; ++index) {
+    const int64_t cell = bag * problem.classes + index;
+    const int64_t frame = problem.index[cell];
+    if (frame < 0) continue;
+    Vector<T> gradient = load_first(static_cast<const E*>(problem.gradient) + cell, 1);
+    if (problem.from_logits) {
+      const Sigmoid<T> peak = sigmoid<T, false>(load_first(at<E>(problem.x, bag, index, frame), 1));
+      gradient *= peak.value * peak.complement;
+    }
+    store_first(at_mutable<E>(problem.x_gradient, bag, index, frame), gradient, 1);
+  }
+}
+
+template <class E>
+void maximum_backward(const MaximumProblem& problem) {
+  const int64_t elements = problem.bags * problem.classes * problem.frames;
+  parallel_for(problem.bags, elements, problem.threads,
+               [&](int64_t bag) { scatter_maxima<E>(problem, bag); });
+}
+
+}  // namespace MILKERNELS_INSTRUCTION_SET
+}  // namespace milkernels
