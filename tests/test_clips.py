@@ -78,6 +78,12 @@ def test_a_clip_is_cropped_and_never_padded(
     assert clip.waveform.shape == (samples,)
 
 
+@pytest.mark.parametrize(("rate", "seconds"), [(8000, 0.3333), (44100, 0.3333), (16000, 0.33331)])
+def test_a_crop_is_right_to_the_sample(rate: int, seconds: float, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(1, rate), rate)
+    assert len(load_audio(tmp_path / "clip.wav", RATE, seconds)) == round(seconds * RATE)
+
+
 def test_a_clip_carries_its_target_and_name(tmp_path: Path) -> None:
     path = tmp_path / "abc.wav"
     soundfile.write(path, tone(0.1), RATE)

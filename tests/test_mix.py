@@ -42,7 +42,8 @@ def write_bank(folder: Path, table: str | None = None) -> Path:
     """Two classes: two tones with quiet ends and a burst of noise of 3 s."""
     folder.mkdir(parents=True)
     t = np.arange(RATE) / RATE
-    tone = np.concatenate([np.zeros(RATE // 4), 0.5 * np.sin(880 * np.pi * t), np.zeros(RATE // 2)])
+    tone = np.pad(0.5 * np.sin(880 * np.pi * t), (RATE // 4, RATE // 2))
+    tone += np.random.default_rng(1).normal(0, 0.001, len(tone))
     soundfile.write(folder / "tone.wav", tone, RATE)
     soundfile.write(folder / "high.flac", np.stack([tone, tone], axis=1), RATE)
     noise = np.random.default_rng(0).normal(0, 0.1, 3 * RATE)
@@ -103,6 +104,11 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(
     other = contents(mix_corpus(small(tmp_path / "other", seed=1), progress=False))
     assert again == contents(corpus_folder)
     assert other["audio/train/train-000000.flac"] != again["audio/train/train-000000.flac"]
+
+
+def test_no_clip_is_mixed_twice(corpus_folder: Path) -> None:
+    clips = [path.read_bytes() for path in corpus_folder.rglob("*.flac")]
+    assert len(set(clips)) == len(clips) == 10
 
 
 def test_more_clips_leave_the_first_ones_as_they_are(corpus_folder: Path, tmp_path: Path) -> None:
