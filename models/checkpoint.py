@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from models.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -53,4 +56,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: object = None,
         weights_only: bool | None = True,
     ) -> dict[str, object]:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{path}: expected a checkpoint, but it cannot be read: delete it to start the run "
+                "again"
+            ) from error

@@ -21,8 +21,8 @@ from models.features import PRESETS
 from models.metrics import TimedLabel
 from models.plots import DetectionPicture, draw_detection, draw_training
 from models.predict import log_mel_of, predict
-from models.run_folder import RunFolder
-from models.train import MEASURES, TrainOptions, read_history, train
+from models.run_folder import RunFolder, read_history
+from models.train import MEASURES, TrainOptions, train
 from models.training_data import cache_features
 
 POOLINGS = ("max", "mean", "attention", "linear_softmax", "power")

@@ -64,7 +64,7 @@ def find_events(
     width = round(options.median / frame_seconds)
     if width > 1:
         # An even width has no middle; the next odd one has.
-        active = median_filter(active, size=(width | 1, 1), mode="nearest")
+        active = median_filter(active, size=(width | 1, 1), mode="constant")
     limit = np.inf if duration is None else duration
     events = []
     for index in np.flatnonzero(active.any(axis=0)):

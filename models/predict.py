@@ -39,7 +39,7 @@ def main() -> None:
     """Read the command line and print the events of every file that can be read."""
     options = parse()
     pictures = _pictures(options)
-    detector = load_detector(options.checkpoint, options.device)
+    detector = _load(options)
     if options.threshold is not None:
         detector.thresholds.fill_(options.threshold)
     smoothing = DetectionOptions(options.median, options.max_gap, options.min_duration)
@@ -65,6 +65,16 @@ def main() -> None:
             draw_detection(pictures[index], picture, detector.preset)
     if failed:
         sys.exit(1)
+
+
+def _load(options: PredictOptions) -> Detector:
+    try:
+        return load_detector(options.checkpoint, options.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {options.device}: expected cpu or a device that is there ({reason})"
+        ) from error
 
 
 def predict(
@@ -197,7 +207,10 @@ def parse() -> PredictOptions:
     add("--max-gap", type=float, default=0.0, metavar="S", help="join events this close")
     add("--min-duration", type=float, default=0.0, metavar="S", help="drop events shorter")
     add("--device", default="cpu", help="cpu (default) or cuda")
-    return PredictOptions(**vars(parser.parse_args()))
+    options = PredictOptions(**vars(parser.parse_args()))
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        parser.error(f"--threshold: expected a probability, got {options.threshold:g}")
+    return options
 
 
 DESCRIPTION = """Print one event a line: file, onset and offset in seconds, label, largest frame

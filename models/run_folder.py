@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +66,8 @@ class RunFolder:
         found = self._read_config()
         if found.get("classes") != config["classes"]:
             raise UserError(
-                f"{self.path}: this run's class list has {_count(found)} and the corpus has "
-                f"{_count(config)}, in other names or order if as many: use the corpus that it "
+                f"{self.path}: this run has another class list than the corpus "
+                f"({_difference(found.get('classes'), config['classes'])}): use the corpus that it "
                 "was started with, or another --out"
             )
         changed = sorted(key for key in {*found, *config} if found.get(key) != config.get(key))
@@ -93,6 +95,21 @@ class RunFolder:
         return _read_json(self.config)
 
 
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Write one row per epoch as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Read what `write_history` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
 def _read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -103,6 +120,11 @@ def _read_json(path: Path) -> dict[str, object]:
     return content
 
 
-def _count(config: dict[str, object]) -> str:
-    classes = config.get("classes")
-    return f"{len(classes)} classes" if isinstance(classes, list) else "no classes"
+def _difference(there: object, here: list[str]) -> str:
+    if not isinstance(there, list) or len(there) != len(here):
+        count = len(there) if isinstance(there, list) else 0
+        return f"{count} classes there and {len(here)} here"
+    index = next(
+        index for index, pair in enumerate(zip(there, here, strict=True)) if len({*pair}) > 1
+    )
+    return f"class {index} is {there[index]} there and {here[index]} here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import dataclass, replace
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import functional
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from models.data.clips import ClipBatch
 from models.detector import Detector
+from models.errors import UserError
 from models.feature_cache import FeatureBatch
 from models.metrics import tagging_metrics
 from models.output import DetectorOutput
@@ -86,6 +87,11 @@ class DetectorTraining(LightningModule):
         clip, target = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out.clear()
         held_out_loss = clip_loss(clip, target).item()
+        if not math.isfinite(held_out_loss):
+            raise UserError(
+                f"the loss of epoch {len(self.history) + 1} is not finite: choose a lower "
+                "--learning-rate and another --out"
+            )
         thresholds = np.full(target.shape[1], 0.5)
         scores = tagging_metrics(clip.numpy(), target.numpy(), thresholds)
         self.history.append(
@@ -142,6 +148,7 @@ def clip_loss(clip: Tensor, target: Tensor) -> Tensor:
         clip: (batch, classes) probabilities of any floating type.
         target: (batch, classes) of 0 and 1.
     """
-    with torch.autocast(clip.device.type, enabled=False):
-        clip = clip.float().clamp(_EPSILON, 1 - _EPSILON)
-        return functional.binary_cross_entropy(clip, target.float())
+    # Written out: PyTorch's own stops the program at NaN, before the trainer can say what happened.
+    clip = clip.float().clamp(_EPSILON, 1 - _EPSILON)
+    target = target.float()
+    return -(target * clip.log() + (1 - target) * torch.log1p(-clip)).mean()

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
-import logging
-import sys
-import warnings
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch import seed_everything
 from tqdm import tqdm
 
 from milkernels.nn import list_poolings
 from models import list_models
-from models.checkpoint import AtomicCheckpointIO, write_text
+from models.checkpoint import write_text
 from models.data.audioset import Corpus, open_corpus
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import CommandParser, UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
 from models.features import PRESETS
-from models.run_folder import RunFolder
+from models.run_folder import RunFolder, write_history
 from models.system import DetectorTraining, TrainingOptions
+from models.trainer import TrainerOptions, fit
 from models.training_data import CachedFeatures, LoadingOptions, TrainingData, cache_features
 
 MEASURES = ("mAP", "mAUC", "d_prime", "clip_f1", "segment_f1", "segment_er", "event_f1")
@@ -81,10 +76,16 @@ def main() -> None:
     options = parse()
     run = RunFolder(options.out)
     finished = run.is_finished()
-    metrics = train(options)
+    try:
+        metrics = train(options)
+    except UserError as error:
+        # A process that reads audio puts its traceback before the message.
+        message = str(error).strip().splitlines()[-1]
+        raise UserError(message.removeprefix("models.errors.UserError: ")) from error
     if finished:
         print(f"{options.out}: this run is finished already")
-    print("  ".join(f"{name} {_shown(metrics[name])}" for name in MEASURES))
+    if metrics:
+        print("  ".join(f"{name} {_shown(metrics[name])}" for name in MEASURES))
 
 
 def train(
@@ -104,13 +105,13 @@ def train(
         UserError: for what the user can put right.
     """
     corpus = corpus or open_corpus(options.data)
+    seed_everything(options.seed, verbose=False)
+    spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
+    detector = _build(spec, corpus)
     run = RunFolder(options.out)
     run.claim(options.deciding(corpus))
     if run.is_finished():
         return run.read_metrics()
-    seed_everything(options.seed, verbose=False)
-    spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
-    detector = _build(spec, corpus)
     if cache is None and options.cache_features:
         cache = cache_features(corpus, detector.preset, options.workers)
     data = TrainingData(
@@ -118,7 +119,6 @@ def train(
         detector.preset,
         LoadingOptions(
             options.batch_size,
-            options.epoch_batches,
             options.held_out,
             options.seed,
             options.workers,
@@ -134,7 +134,12 @@ def train(
     system = DetectorTraining(
         detector, TrainingOptions(learning_rate=options.learning_rate, seed=options.seed)
     )
-    trainer = _fit(system, data, options, run)
+    trainer = fit(
+        system,
+        data,
+        TrainerOptions(options.epochs, options.epoch_batches, options.devices, options.accelerator),
+        run,
+    )
     if not trainer.is_global_zero:
         return {}
     detector.to(trainer.strategy.root_device)
@@ -158,98 +163,6 @@ def _build(spec: DetectorSpec, corpus: Corpus) -> Detector:
         raise UserError(f"the network cannot be built: {error}") from error
 
 
-def _fit(
-    system: DetectorTraining, data: TrainingData, options: TrainOptions, run: RunFolder
-) -> Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    trainer = Trainer(
-        accelerator=options.accelerator,
-        devices=int(options.devices) if options.devices.isdigit() else options.devices,
-        precision=_precision(options.accelerator),
-        max_epochs=options.epochs,
-        limit_train_batches=options.epoch_batches,
-        reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        callbacks=[
-            _EpochEnd(run, options.epochs),
-            *([_Bar()] if sys.stderr.isatty() else []),
-        ],
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_checkpointing=True,
-        plugins=[AtomicCheckpointIO()],
-        logger=False,
-        enable_model_summary=False,
-        # PyTorch counts the backward of max pooling on CUDA as not deterministic, because windows
-        # may overlap; where they do not, each value gets one addition.
-        deterministic="warn",
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*max_pool2d_with_indices_backward_cuda.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-            trainer.fit(system, data, ckpt_path=run.checkpoint if run.checkpoint.exists() else None)
-    except SystemExit:
-        # The trainer has ended in good order after Ctrl-C and left in its own way.
-        raise UserError(
-            f"interrupted: {len(system.history)} of {options.epochs} epochs are in {options.out}; "
-            "run the same command again to go on"
-        ) from None
-    return trainer
-
-
-def _precision(accelerator: str) -> str:
-    if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "32-true"
-
-
-class _EpochEnd(Checkpoint):
-    """After each epoch: checkpoint, history.csv and one line on stderr."""
-
-    def __init__(self, run: RunFolder, epochs: int) -> None:
-        self.run = run
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
-        trainer.save_checkpoint(self.run.checkpoint)
-        if not trainer.is_global_zero:
-            return
-        write_history(self.run.history, pl_module.history)
-        row = pl_module.history[-1]
-        tqdm.write(
-            f"epoch {row['epoch']}/{self.epochs}  training loss {row['train_loss']:.4f}  "
-            f"held-out loss {row['held_out_loss']:.4f}  held-out mAP {row['held_out_mAP']:.3f}  "
-            f"{row['seconds']:.1f} s",
-            file=sys.stderr,
-        )
-
-
-class _Bar(TQDMProgressBar):
-    """Lightning's bar, without the version number."""
-
-    def get_metrics(self, *args: object, **kwargs: object) -> dict[str, object]:
-        items = super().get_metrics(*args, **kwargs)
-        items.pop("v_num", None)
-        return items
-
-
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write one row per epoch as CSV, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(path, text.getvalue())
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """Read what `write_history` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 def parse() -> TrainOptions:
     """The options on the command line."""
     parser = CommandParser(prog="python -m models.train", description=DESCRIPTION)
@@ -267,11 +180,11 @@ def parse() -> TrainOptions:
         metavar="N",
         help="mini-batches in an epoch; default: as many as the clips fill",
     )
-    add("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default 0.001")
-    add("--seed", type=int, default=0, metavar="N", help="default 0")
+    add("--learning-rate", type=_rate, default=1e-3, metavar="RATE", help="default 0.001")
+    add("--seed", type=_natural, default=0, metavar="N", help="default 0")
     add(
         "--held-out",
-        type=float,
+        type=_part,
         default=0.1,
         metavar="PART",
         help="part of the training clips that thresholds and learning rate are set by, default 0.1",
@@ -292,8 +205,14 @@ def parse() -> TrainOptions:
         help="an option of the network, the value in JSON: gru_width=48, channels=[8,16,32]",
     )
     add("--devices", default="auto", help="how many, or auto")
-    add("--accelerator", default="auto", help="cpu, gpu or auto")
-    add("--workers", type=int, default=0, metavar="N", help="processes that read audio, default 0")
+    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
+    add(
+        "--workers",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="processes that read audio, default 0",
+    )
     add("--cache-features", action="store_true", help="compute features once, hold them in memory")
     add("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
     given = vars(parser.parse_args())
@@ -302,9 +221,35 @@ def parse() -> TrainOptions:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
+    return _whole(text, 1)
+
+
+def _natural(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    return _between(text, math.inf)
+
+
+def _part(text: str) -> float:
+    return _between(text, 1.0)
+
+
+def _between(text: str, limit: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < limit:
+        upper = "" if math.isinf(limit) else f" and below {limit:g}"
+        raise argparse.ArgumentTypeError(f"expected a number above 0{upper}, got {text}")
     return number
 
 

@@ -25,7 +25,6 @@ class LoadingOptions:
 
     Attributes:
         batch_size: clips in a mini-batch.
-        epoch_batches: mini-batches in an epoch; None for as many as the clips fill.
         held_out: part of the training clips that thresholds and learning rate are set by.
         seed: of the split and the order.
         workers: processes that read audio.
@@ -33,7 +32,6 @@ class LoadingOptions:
     """
 
     batch_size: int = 32
-    epoch_batches: int | None = None
     held_out: float = 0.1
     seed: int = 0
     workers: int = 0

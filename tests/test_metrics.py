@@ -1,0 +1,115 @@
+"""Each measure against a case worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from models.detection import Event
+from models.metrics import class_scores, d_prime, localisation_metrics, tagging_metrics
+
+
+def event(onset, offset, label):
+    return Event(onset, offset, label, 1.0)
+
+
+def test_average_precision_and_auc_of_a_ranking():
+    # Ranked: positive, negative, positive, negative. AP = (1/1 + 2/3) / 2; of the four pairs of a
+    # positive and a negative three are in order.
+    probability = np.array([[0.9], [0.8], [0.7], [0.1]])
+    target = np.array([[1], [0], [1], [0]])
+    precision, area = class_scores(probability, target)
+    assert precision[0] == pytest.approx((1 + 2 / 3) / 2)
+    assert area[0] == pytest.approx(3 / 4)
+
+
+def test_classes_without_positives_are_left_out_of_the_means():
+    probability = np.array([[0.9, 0.5], [0.8, 0.6], [0.7, 0.1], [0.1, 0.2]])
+    target = np.array([[1, 0], [0, 0], [1, 0], [0, 0]])
+    scores = tagging_metrics(probability, target, np.array([0.5, 0.5]))
+    assert scores["mAP"] == pytest.approx(5 / 6)
+    assert scores["mAUC"] == pytest.approx(3 / 4)
+
+
+def test_clip_f1_is_micro_averaged_with_each_class_at_its_threshold():
+    probability = np.array([[0.9, 0.3], [0.4, 0.2], [0.6, 0.1]])
+    target = np.array([[1, 1], [1, 0], [0, 0]])
+    # Predicted: class 0 in clips 0 and 2, class 1 in clips 0 and 1; 2 of 4 right, 3 to be found.
+    scores = tagging_metrics(probability, target, np.array([0.5, 0.2]))
+    assert scores["clip_f1"] == pytest.approx(2 * 2 / (4 + 3))
+
+
+def test_d_prime_is_the_distance_of_two_unit_normals():
+    # Two normals one unit apart: AUC = Φ(1/√2).
+    area = 0.5 * (1 + math.erf(1 / math.sqrt(2) / math.sqrt(2)))
+    assert d_prime(area) == pytest.approx(1.0)
+    assert d_prime(0.5) == pytest.approx(0.0)
+    assert d_prime(1.0) is None
+    assert d_prime(None) is None
+
+
+def test_no_positives_at_all_give_no_score():
+    scores = tagging_metrics(np.full((2, 1), 0.9), np.zeros((2, 1)), np.array([0.5]))
+    assert scores["mAP"] is None
+    assert scores["mAUC"] is None
+    assert scores["d_prime"] is None
+
+
+def test_segments_and_events_of_two_clips():
+    reference = {"a": [event(0, 2, 0), event(3, 4, 1)], "b": [event(1, 3, 1)]}
+    estimated = {"a": [event(0.1, 2.1, 0)], "b": [event(1, 3.9, 0)]}
+    scores = localisation_metrics(reference, estimated, {"a": 5.0, "b": 4.0}, 2)
+    # Segments: 5 true, 6 found, 2 of them right (clip a, class 0, seconds 0 and 1).
+    assert scores["segment_f1"] == pytest.approx(2 * 2 / (5 + 6))
+    # Insertions: a second 2, b second 3; deletion: a second 3; substitutions: b seconds 1 and 2.
+    assert scores["segment_er"] == pytest.approx((2 + 1 + 2) / 5)
+    # Events: 3 true, 2 found, 1 right: 100 ms late at both ends.
+    assert scores["event_f1"] == pytest.approx(2 * 1 / (3 + 2))
+
+
+@pytest.mark.parametrize(
+    ("onset", "offset", "right"),
+    [
+        (1.19, 2.0, True),
+        (1.21, 2.0, False),
+        (1.0, 2.19, True),
+        (1.0, 2.21, False),
+    ],
+)
+def test_an_event_is_right_within_200_ms(onset, offset, right):
+    scores = localisation_metrics(
+        {"a": [event(1, 2, 0)]}, {"a": [event(onset, offset, 0)]}, {"a": 5.0}, 1
+    )
+    assert scores["event_f1"] == (1.0 if right else 0.0)
+
+
+@pytest.mark.parametrize(("offset", "right"), [(5.9, True), (6.1, False)])
+def test_a_long_events_offset_may_err_by_a_fifth_of_its_length(offset, right):
+    scores = localisation_metrics(
+        {"a": [event(0, 5, 0)]}, {"a": [event(0, offset, 0)]}, {"a": 10.0}, 1
+    )
+    assert scores["event_f1"] == (1.0 if right else 0.0)
+
+
+def test_finding_nothing_scores_zero():
+    scores = localisation_metrics({"a": [event(0, 1, 0)]}, {}, {"a": 2.0}, 1)
+    assert scores == pytest.approx({"segment_f1": 0.0, "segment_er": 1.0, "event_f1": 0.0})
+
+
+def test_false_alarms_in_a_clip_without_events_count():
+    scores = localisation_metrics(
+        {"a": [event(0, 1, 0)]},
+        {"a": [event(0, 1, 0)], "b": [event(0, 2, 0)]},
+        {"a": 2.0, "b": 2.0},
+        1,
+    )
+    assert scores["segment_er"] == pytest.approx(2.0)
+    assert scores["segment_f1"] == pytest.approx(2 * 1 / (1 + 3))
+
+
+def test_without_strong_labels_there_is_no_localisation():
+    assert localisation_metrics({}, {}, {}, 3) == {
+        "segment_f1": None,
+        "segment_er": None,
+        "event_f1": None,
+    }
