@@ -16,7 +16,7 @@ from models.data.clips import load_audio
 from models.data.mixing import MixOptions, is_finished, mix_corpus
 from models.demo_page import PageContent, Panel, Timing, table_text, write_page
 from models.detector import load_detector
-from models.errors import CommandParser, run_command
+from models.errors import CommandParser, UserError, run_command
 from models.features import PRESETS
 from models.metrics import TimedLabel
 from models.plots import DetectionPicture, draw_detection, draw_training
@@ -112,6 +112,7 @@ def run_demo(options: DemoOptions) -> dict[str, dict[str, float | None]]:
 
 
 def _corpus(options: DemoOptions, timing: Timing) -> Corpus:
+    _check_folder(options.out)
     mix = MixOptions(
         out=options.out / "corpus",
         train=options.train_clips,
@@ -126,6 +127,17 @@ def _corpus(options: DemoOptions, timing: Timing) -> Corpus:
         with timing.measure("mixing"):
             mix_corpus(mix)
     return open_corpus(mix.out)
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder, found a file: choose another --out")
+    # The corpus is what a demo writes first.
+    if out.exists() and any(out.iterdir()) and not (out / "corpus").is_dir():
+        raise UserError(
+            f"{out}: expected a new folder or one of an earlier demo, found other files: choose "
+            "another --out"
+        )
 
 
 def _training(options: DemoOptions, pooling: str) -> TrainOptions:

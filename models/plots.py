@@ -88,7 +88,9 @@ def draw_training(path: Path, histories: Mapping[str, Sequence[Mapping[str, floa
     for axes, (column, label) in zip(figure.subplots(1, 3), panels, strict=True):
         for colour, (name, history) in zip(CURVES, histories.items(), strict=False):
             epochs = [row["epoch"] for row in history]
-            axes.plot(epochs, [row[column] for row in history], color=colour, label=name)
+            axes.plot(
+                epochs, [row[column] for row in history], color=colour, label=name, marker="."
+            )
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.get_major_locator().set_params(integer=True)

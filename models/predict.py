@@ -137,6 +137,8 @@ def print_prediction(path: Path, prediction: Prediction, detector: Detector) -> 
         name = detector.classes.names[event.label]
         print(f"{path}\t{event.onset:.3f}\t{event.offset:.3f}\t{name}\t{event.probability:.3f}")
     sys.stdout.flush()
+    if not prediction.events:
+        print(f"{path}: no frame reaches its class's threshold", file=sys.stderr)
 
 
 def _windows(detector: Detector, samples: int) -> list[tuple[int, int, int, int | None]]:

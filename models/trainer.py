@@ -122,9 +122,15 @@ class _EpochEnd(Checkpoint):
 
 
 class _Bar(TQDMProgressBar):
-    """Lightning's bar, without the version number."""
+    """Lightning's bar, with epochs counted as in history.csv."""
 
-    def get_metrics(self, *args: object, **kwargs: object) -> dict[str, object]:
-        items = super().get_metrics(*args, **kwargs)
+    def on_train_epoch_start(self, trainer: Trainer, *rest: object) -> None:
+        super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        )
+
+    def get_metrics(self, *rest: object) -> dict[str, object]:
+        items = super().get_metrics(*rest)
         items.pop("v_num", None)
         return items

@@ -73,8 +73,9 @@ def test_one_event_a_line_and_tags_as_comments(monkeypatch, capsys, checkpoint, 
 def test_one_threshold_for_all_classes(monkeypatch, capsys, checkpoint, audio):
     _, out, _ = run(monkeypatch, capsys, checkpoint, audio, "--threshold", "0")
     assert {line.split("\t")[3] for line in out if not line.startswith("#")} == {*CLASSES.names}
-    _, out, _ = run(monkeypatch, capsys, checkpoint, audio, "--threshold", "1")
-    assert out == []
+    status, out, err = run(monkeypatch, capsys, checkpoint, audio, "--threshold", "1")
+    assert (status, out) == (0, [])
+    assert err == [f"{audio}: no frame reaches its class's threshold"]
 
 
 def test_a_bad_file_does_not_keep_the_others(monkeypatch, capsys, checkpoint, audio, tmp_path):
