@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milkernels.nn import PowerPool
 from models.checkpoint import write_text
 from models.data.audioset import Corpus, Segment, open_corpus
 from models.data.clips import load_audio
 from models.data.mixing import MixOptions, is_finished, mix_corpus
 from models.demo_page import PageContent, Panel, Timing, table_text, write_page
-from models.detector import load_detector
+from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
 from models.features import PRESETS
 from models.metrics import TimedLabel
@@ -171,7 +172,7 @@ def _choose_clip(corpus: Corpus) -> Segment:
 def _draw(options: DemoOptions, corpus: Corpus, runs: dict[str, RunFolder]) -> list[Panel]:
     draw_training(
         options.out / "training_curves.png",
-        {pooling: read_history(run.history) for pooling, run in runs.items()},
+        {pooling.replace("_", " "): read_history(run.history) for pooling, run in runs.items()},
     )
     segment = _choose_clip(corpus)
     truth = corpus.strong.get(segment.clip_id, [])
@@ -189,12 +190,13 @@ def _draw(options: DemoOptions, corpus: Corpus, runs: dict[str, RunFolder]) -> l
                 detector.frame_seconds,
                 detector.thresholds.numpy(),
                 detector.classes.names,
-                title=f"{pooling} pooling, clip {segment.clip_id}",
+                title=f"{pooling.replace('_', ' ')} pooling, clip {segment.clip_id}",
                 truth=truth,
             ),
             detector.preset,
         )
-        panels.append(Panel(pooling, picture, *_overlap(prediction.events, truth)))
+        overlap = _overlap(prediction.events, truth)
+        panels.append(Panel(pooling, picture, *overlap, _learned_powers(detector)))
     return panels
 
 
@@ -209,6 +211,19 @@ def _overlap(found: Sequence[TimedLabel], truth: Sequence[TimedLabel]) -> tuple[
     true = sum(event.offset - event.onset for event in truth)
     marked = sum(event.offset - event.onset for event in found)
     return common / true if true else 0.0, common / marked if marked else 0.0
+
+
+def _learned_powers(detector: Detector) -> str:
+    pool = detector.network.pool
+    if not isinstance(pool, PowerPool):
+        return ""
+    powers = pool.constrained_power().detach()
+    low, high = int(powers.argmin()), int(powers.argmax())
+    names = detector.classes.names
+    return (
+        f"The powers began at 1 and ended between {powers[low]:.2f} ({names[low]}) and "
+        f"{powers[high]:.2f} ({names[high]})."
+    )
 
 
 def _facts(options: DemoOptions, corpus: Corpus) -> dict[str, object]:

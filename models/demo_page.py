@@ -34,7 +34,7 @@ EXPLANATIONS = {
     "max": "Only a clip's largest frame learns from it: look for events found in part, or one of "
     "several repetitions missed.",
     "mean": "Every frame is pushed towards the clip's label alike, whether the event is there or "
-    "not: look for probability beside the events, and for thresholds far below one half.",
+    "not: look for probability far beside the events, and for low thresholds.",
     "attention": "Learned weights choose the frames, so a frame without weight may say anything: "
     "look for probability outside the events, and events that were given no attention.",
     "linear_softmax": "Frames above half of the clip's probability rise, the others fall: look for "
@@ -46,12 +46,16 @@ EXPLANATIONS = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A pooling's picture, how much of the true time it found and how much of the found is true."""
+    """A pooling's picture, how much of the true time it found and how much of the found is true.
+
+    `note` is one more sentence, or empty.
+    """
 
     pooling: str
     picture: Path
     recall: float
     precision: float
+    note: str = ""
 
     @property
     def explanation(self) -> str:

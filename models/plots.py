@@ -66,7 +66,7 @@ def draw_detection(path: Path, picture: DetectionPicture, preset: FeaturePreset)
     lower.set_xlim(0, seconds)
     lower.set_xlabel("time (s)")
     handles = [
-        Patch(color=PROBABILITY, alpha=0.6, label="frame probability, 0 to 1 in each row"),
+        Patch(color=PROBABILITY, alpha=0.45, label="frame probability, 0 to 1 in each row"),
         Line2D([], [], color="0.35", linestyle="--", linewidth=1, label="threshold"),
         Patch(color=DETECTED, label="detected event"),
     ]
@@ -153,7 +153,7 @@ def _probabilities(axes: Axes, picture: DetectionPicture, rows: Sequence[int]) -
                 span = true.offset - true.onset
                 axes.broken_barh([(true.onset, span)], (base, height), color=TRUTH, alpha=0.7)
         curve = base + height * picture.prediction.frame[:, label]
-        axes.fill_between(times, base, curve, color=PROBABILITY, alpha=0.35, linewidth=0)
+        axes.fill_between(times, base, curve, color=PROBABILITY, alpha=0.28, linewidth=0)
         axes.plot(times, curve, color=PROBABILITY, linewidth=1.2)
         level = base + height * picture.thresholds[label]
         axes.axhline(level, color="0.35", linestyle="--", linewidth=0.7)
