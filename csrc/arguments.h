@@ -42,9 +42,11 @@ struct Problem {
   int64_t mask_stride_frame = 0;
 };
 
-// Rows of the statistics (rows, bags, classes), in the arithmetic type; alpha's covariance with the
-// bag value and then power's follow for the parameters that learn.
-enum StatisticsRow : int { kPeak, kInverseTotal, kAverage, kCovariances };
+// Rows of the statistics (rows, bags, classes), in the arithmetic type.
+enum StatisticsRow : int { kPeak, kInverseTotal, kAverage };
+
+// Rows of a part's sums in scratch memory.
+constexpr int kMomentRows = 5;
 
 // Frames that one task of a forward pass walks through: fixed, so that results do not depend on the
 // number of threads.
@@ -53,23 +55,22 @@ constexpr int64_t kSegmentFrames = 16384;
 struct AverageProblem : Problem {
   Member member = Member::kMean;
   Activation activation = Activation::kNone;
-  bool learn = false;
   FrameTensor x;
   FrameTensor scores;
   // (classes,) in the arithmetic type, null for the constant 1.
   const void* power = nullptr;
   const void* alpha = nullptr;
   void* statistics = nullptr;
-  // Forward: the bag values (bags, classes); with more than one segment, (segments, 8, bags,
-  // classes) of scratch.
+  // Forward: the bag values (bags, classes).
   void* y = nullptr;
-  void* partial = nullptr;
   // Backward: the bag values' gradient (bags, classes), and what to fill.
   const void* gradient = nullptr;
   FrameTensor x_gradient;
   FrameTensor scores_gradient;
   void* power_gradient = nullptr;
   void* alpha_gradient = nullptr;
+  // forward_scratch or backward_scratch values in the arithmetic type.
+  void* scratch = nullptr;
 };
 
 struct MaximumProblem : Problem {
@@ -89,8 +90,33 @@ struct Kernels {
   void (*maximum_backward)(const MaximumProblem&);
 };
 
-inline int64_t segments_of(int64_t frames) {
+// Internal to each file that includes this: a copy compiled for one instruction set must not serve
+// another.
+static inline int64_t segments_of(int64_t frames) {
   return frames > kSegmentFrames ? (frames + kSegmentFrames - 1) / kSegmentFrames : 1;
+}
+
+// Frames of a backward task: enough elements to be worth handing out.
+static inline int64_t frames_of_task(const Problem& problem) {
+  constexpr int64_t kTaskElements = 32768;
+  const int64_t width = problem.frames_contiguous ? 1 : problem.classes;
+  const int64_t frames = kTaskElements / (width > 0 ? width : 1);
+  return frames > 0 ? frames : 1;
+}
+
+static inline int64_t parts_of(const Problem& problem) {
+  const int64_t frames = frames_of_task(problem);
+  return (problem.frames + frames - 1) / frames;
+}
+
+// Values of scratch that a pass needs: the sums of each segment, forward; each part's share of two
+// parameters' gradients, backward.
+static inline int64_t forward_scratch(const Problem& problem) {
+  const int64_t segments = segments_of(problem.frames);
+  return segments > 1 ? segments * kMomentRows * problem.bags * problem.classes : 0;
+}
+static inline int64_t backward_scratch(const Problem& problem) {
+  return 2 * parts_of(problem) * problem.bags * problem.classes;
 }
 
 }  // namespace milkernels

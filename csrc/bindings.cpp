@@ -28,6 +28,8 @@ T* pointer(Address address) {
   return reinterpret_cast<T*>(address);
 }
 
+size_t size(int64_t count) { return static_cast<size_t>(count); }
+
 FrameTensor frame_tensor(const Frames& frames) {
   const auto& [address, stride_bag, stride_class, stride_frame] = frames;
   return {pointer(address), stride_bag, stride_class, stride_frame};
@@ -53,28 +55,21 @@ const Kernels& kernels(int element) {
 }
 
 void weighted_average_forward(int element, int member, int activation, bool from_logits,
-                              bool learn, const Layout& layout, const Frames& x,
-                              const Frames& scores, const Mask& mask, Address power, Address alpha,
-                              Address y, Address statistics) {
+                              const Layout& layout, const Frames& x, const Frames& scores,
+                              const Mask& mask, Address power, Address alpha, Address y,
+                              Address statistics) {
   AverageProblem problem;
   set_problem(problem, layout, mask, from_logits);
   problem.member = static_cast<Member>(member);
   problem.activation = static_cast<Activation>(activation);
-  problem.learn = learn;
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
   problem.power = pointer(power);
   problem.alpha = pointer(alpha);
   problem.y = pointer(y);
   problem.statistics = pointer(statistics);
-  const int64_t segments = segments_of(problem.frames);
-  std::unique_ptr<double[]> partial;
-  if (segments > 1) {
-    constexpr int64_t kMomentRows = 8;
-    partial = std::make_unique<double[]>(
-        static_cast<size_t>(segments * kMomentRows * problem.bags * problem.classes));
-    problem.partial = partial.get();
-  }
+  const auto scratch = std::make_unique<double[]>(size(forward_scratch(problem)));
+  problem.scratch = scratch.get();
   kernels(element).average_forward(problem);
 }
 
@@ -98,6 +93,9 @@ void weighted_average_backward(int element, int member, int activation, bool fro
   problem.scores_gradient = frame_tensor(scores_gradient);
   problem.power_gradient = pointer(power_gradient);
   problem.alpha_gradient = pointer(alpha_gradient);
+  const bool learns = power_gradient != 0 || alpha_gradient != 0;
+  const auto scratch = std::make_unique<double[]>(size(learns ? backward_scratch(problem) : 0));
+  problem.scratch = scratch.get();
   kernels(element).average_backward(problem);
 }
 

@@ -13,21 +13,28 @@ template <class T>
 struct Sigmoid {
   Vector<T> value;
   Vector<T> complement;
-  Vector<T> log_value;
-  // log_value = min(raw, 0) - log(1 + exp(-|raw|)): 1 / (1 + exp(-|raw|)), for weights of σ itself.
+  // exp(-|raw|) and 1 / (1 + exp(-|raw|)): the larger of the two above.
+  Vector<T> decay;
   Vector<T> larger;
 };
 
-template <class T, bool kLog>
+template <class T>
 inline Sigmoid<T> sigmoid(Vector<T> raw) {
   const Vector<T> zero{};
-  const Vector<T> decay = exponential(raw < zero ? raw : -raw);
+  const Vector<T> decay = exp2((raw < zero ? raw : -raw) * T(kLog2E));
   const Vector<T> larger = T(1) / (T(1) + decay);
   const Vector<T> smaller = decay * larger;
   const auto positive = raw >= zero;
-  Sigmoid<T> result{positive ? larger : smaller, positive ? smaller : larger, zero, larger};
-  if constexpr (kLog) result.log_value = (raw < zero ? raw : zero) - logarithm(T(1) + decay);
-  return result;
+  return {positive ? larger : smaller, positive ? smaller : larger, decay, larger};
+}
+
+// log(1 + decay), with what the sum loses put back.
+template <class T>
+inline Vector<T> log_of_one_plus(const Sigmoid<T>& at) {
+  const Vector<T> sum = T(1) + at.decay;
+  const Vector<T> lost = at.decay - (sum - T(1));
+  const Logarithm<T> log = logarithm(sum);
+  return log.whole * T(kLn2) + log.rest + lost * at.larger;
 }
 
 template <class T>
@@ -35,9 +42,9 @@ inline Vector<T> activate(Vector<T> score, Activation activation) {
   const Vector<T> bound = broadcast(T(kScoreClamp));
   switch (activation) {
     case Activation::kSigmoid:
-      return sigmoid<T, false>(score).value;
+      return sigmoid<T>(score).value;
     case Activation::kTanh:
-      return T(2) * sigmoid<T, false>(T(2) * score).value - T(1);
+      return T(2) * sigmoid<T>(T(2) * score).value - T(1);
     case Activation::kClamp:
       score = score < -bound ? -bound : score;
       return score > bound ? bound : score;
@@ -52,11 +59,11 @@ inline Vector<T> activation_derivative(Vector<T> score, Activation activation) {
   const Vector<T> one = broadcast(T(1));
   switch (activation) {
     case Activation::kSigmoid: {
-      const Sigmoid<T> at = sigmoid<T, false>(score);
+      const Sigmoid<T> at = sigmoid<T>(score);
       return at.value * at.complement;
     }
     case Activation::kTanh: {
-      const Sigmoid<T> at = sigmoid<T, false>(T(2) * score);
+      const Sigmoid<T> at = sigmoid<T>(T(2) * score);
       return T(4) * at.value * at.complement;
     }
     case Activation::kClamp:
@@ -66,14 +73,25 @@ inline Vector<T> activation_derivative(Vector<T> score, Activation activation) {
   }
 }
 
-// A frame's value x and what it weighs: factor · exp(log_weight).
+// alpha and power of each lane, and in units of base 2.
 template <class T>
-struct Weighed {
+struct Coefficients {
+  Vector<T> alpha;
+  Vector<T> power;
+  Vector<T> alpha2 = alpha * T(kLog2E);
+  Vector<T> power2 = power * T(kLog2E);
+};
+
+// A frame's value x, log x in two parts, the score after its activation, and the factor that its
+// weight has beside the exponential.
+template <class T>
+struct Frame {
   Vector<T> x;
-  Vector<T> complement;
-  Vector<T> log_x;
-  Vector<T> log_weight;
-  Vector<T> factor;
+  Vector<T> complement{};
+  Vector<T> log_whole{};
+  Vector<T> log_rest{};
+  Vector<T> score{};
+  Vector<T> factor = broadcast(T(1));
 };
 
 template <Member kMember, bool kFromLogits>
@@ -88,47 +106,66 @@ struct Formula {
   static constexpr bool kReadsValues = kMember != Member::kMean || kFromLogits;
 
   template <class T>
-  static Weighed<T> weigh(Vector<T> raw, Vector<T> score, Vector<T> alpha, Vector<T> power,
-                          Activation activation) {
+  static Frame<T> read(Vector<T> raw, Vector<T> score, Activation activation) {
     const Vector<T> zero{};
-    const Vector<T> one = broadcast(T(1));
-    Weighed<T> frame{raw, zero, zero, zero, one};
+    Frame<T> frame{raw};
     if constexpr (kFromLogits) {
-      const Sigmoid<T> at = sigmoid<T, kPower>(raw);
+      const Sigmoid<T> at = sigmoid<T>(raw);
       frame.x = at.value;
       frame.complement = at.complement;
-      frame.log_x = at.log_value;
-      if constexpr (kLinear) {
-        frame.log_weight = raw < zero ? raw : zero;
-        frame.factor = at.larger;
-      }
+      // log σ(raw) = min(raw, 0) - log(1 + exp(-|raw|)).
+      if constexpr (kPower || kLinear) frame.log_whole = raw < zero ? raw : zero;
+      if constexpr (kPower) frame.log_rest = -log_of_one_plus<T>(at);
+      if constexpr (kLinear) frame.factor = at.larger;
     } else if constexpr (kPower || kLinear) {
       const Vector<T> floor = broadcast(T(kWeightFloor));
       const Vector<T> floored = raw < floor ? floor : raw;
-      if constexpr (kPower) frame.log_x = logarithm(floored);
       if constexpr (kLinear) frame.factor = floored;
+      if constexpr (kPower) {
+        const Logarithm<T> log = logarithm(floored);
+        frame.log_whole = log.whole;
+        frame.log_rest = log.rest;
+      }
     }
-    if constexpr (kAlpha) frame.log_weight += alpha * frame.x;
-    if constexpr (kPower) frame.log_weight += power * frame.log_x;
-    if constexpr (kScores) frame.log_weight += activate<T>(score, activation);
+    if constexpr (kScores) frame.score = activate<T>(score, activation);
     return frame;
+  }
+
+  // start + log2 of the weight without its factor. Starting at minus the peak keeps the sum small
+  // from its first term on, and so exact.
+  template <class T>
+  static Vector<T> log2_weight(const Frame<T>& frame, const Coefficients<T>& coefficients,
+                               Vector<T> start) {
+    if constexpr (kPower && kFromLogits) start += coefficients.power2 * frame.log_whole;
+    if constexpr (kPower && !kFromLogits) start += coefficients.power * frame.log_whole;
+    if constexpr (kPower) start += coefficients.power2 * frame.log_rest;
+    if constexpr (kLinear && kFromLogits) start += T(kLog2E) * frame.log_whole;
+    if constexpr (kAlpha) start += coefficients.alpha2 * frame.x;
+    if constexpr (kScores) start += T(kLog2E) * frame.score;
+    return start;
+  }
+
+  // log x, of a member with a power.
+  template <class T>
+  static Vector<T> log_x(const Frame<T>& frame) {
+    return (kFromLogits ? frame.log_whole : frame.log_whole * T(kLn2)) + frame.log_rest;
   }
 
   // (d y / d raw) / p with residual = x - y; from logits it has no pole.
   template <class T>
-  static Vector<T> frame_gradient(Vector<T> raw, const Weighed<T>& frame, Vector<T> residual,
-                                  Vector<T> alpha, Vector<T> power) {
+  static Vector<T> frame_gradient(Vector<T> raw, const Frame<T>& frame, Vector<T> residual,
+                                  const Coefficients<T>& coefficients) {
     Vector<T> gradient = broadcast(T(1));
-    if constexpr (kAlpha) gradient += alpha * residual;
+    if constexpr (kAlpha) gradient += coefficients.alpha * residual;
     if constexpr (kFromLogits) {
       gradient *= frame.x * frame.complement;
-      if constexpr (kPower) gradient += power * residual * frame.complement;
+      if constexpr (kPower) gradient += coefficients.power * residual * frame.complement;
       if constexpr (kLinear) gradient += residual * frame.complement;
     } else if constexpr (kPower || kLinear) {
       const Vector<T> floor = broadcast(T(kWeightFloor));
       const auto floored = raw < floor;
       const Vector<T> quotient = residual / (floored ? floor : raw);
-      const Vector<T> slope = kPower ? power * quotient : quotient;
+      const Vector<T> slope = kPower ? coefficients.power * quotient : quotient;
       gradient += floored ? Vector<T>{} : slope;
     }
     return gradient;

@@ -10,17 +10,17 @@ using Element = MILKERNELS_ELEMENT;
 
 template <Member kMember, bool kFromLogits>
 void forward(const AverageProblem& problem) {
-  using F = Formula<kMember, kFromLogits>;
-  constexpr bool kCanLearn = F::kAlpha || F::kPower;
-  if (kCanLearn && problem.learn)
-    average_forward<Element, F, kCanLearn>(problem);
-  else
-    average_forward<Element, F, false>(problem);
+  average_forward<Element, Formula<kMember, kFromLogits>>(problem);
 }
 
 template <Member kMember, bool kFromLogits>
 void backward(const AverageProblem& problem) {
-  average_backward<Element, Formula<kMember, kFromLogits>>(problem);
+  using F = Formula<kMember, kFromLogits>;
+  const bool learn = problem.power_gradient != nullptr || problem.alpha_gradient != nullptr;
+  if (learn)
+    average_backward<Element, F, F::kAlpha || F::kPower>(problem);
+  else
+    average_backward<Element, F, false>(problem);
 }
 
 using Average = void (*)(const AverageProblem&);

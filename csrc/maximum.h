@@ -26,7 +26,7 @@ inline void write_largest(const MaximumProblem& problem, int64_t cell, Arithmeti
                           int64_t frame) {
   using T = Arithmetic<E>;
   Vector<T> y = broadcast(value);
-  if (problem.from_logits) y = sigmoid<T, false>(y).value;
+  if (problem.from_logits) y = sigmoid<T>(y).value;
   if (frame < 0) y = Vector<T>{};
   store_first(static_cast<E*>(problem.y) + cell, y, 1);
   problem.index[cell] = frame;
@@ -59,11 +59,7 @@ void largest_of_row(const MaximumProblem& problem, int64_t bag, int64_t class_in
     Largest<T> largest;
     for (int64_t frame = 0; frame < end; frame += kStep) {
       const int64_t count = end - frame < kStep ? end - frame : kStep;
-      Integer<T> real = first_lanes<T>(count);
-      if (mask != nullptr) {
-        for (int64_t lane = 0; lane < count; ++lane)
-          if (!mask[(start + frame + lane) * problem.mask_stride_frame]) real[lane] = 0;
-      }
+      const Integer<T> real = real_lanes<T>(problem, mask, start + frame, count);
       largest.take(load_lanes(x + start + frame, count),
                    lane_numbers<T>() + static_cast<typename Simd<T>::Lane>(frame), real);
     }
@@ -153,7 +149,7 @@ void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
     if (frame < 0) continue;
     Vector<T> gradient = load_first(static_cast<const E*>(problem.gradient) + cell, 1);
     if (problem.from_logits) {
-      const Sigmoid<T> peak = sigmoid<T, false>(load_first(at<E>(problem.x, bag, index, frame), 1));
+      const Sigmoid<T> peak = sigmoid<T>(load_first(at<E>(problem.x, bag, index, frame), 1));
       gradient *= peak.value * peak.complement;
     }
     store_first(at_mutable<E>(problem.x_gradient, bag, index, frame), gradient, 1);

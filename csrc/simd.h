@@ -125,32 +125,53 @@ inline T largest_lane(Vector<T> vector) {
   return lanes[0];
 }
 
-// exp of a value that is at most a rounding above 0: relative error below 2e-7, 0 below -87.3.
-inline Vector<float> exponential(Vector<float> x) {
-  const Vector<float> to_integer = broadcast(12582912.0f);  // 1.5 * 2^23
-  const Vector<float> power = (x * 1.44269504088896341f + to_integer) - to_integer;
-  const Vector<float> rest = (x - power * 0.693359375f) - power * -2.12194440e-4f;
+// 2^x for x up to 1: relative error below 1.2e-7, exact for whole x, 0 below -126.
+inline Vector<float> exp2(Vector<float> x) {
+  const Vector<float> to_whole = broadcast(12582912.0f);  // 1.5 * 2^23
+  const Vector<float> whole = (x + to_whole) - to_whole;
+  const Vector<float> rest = (x - whole) * 0.693147180559945309f;
   Vector<float> series = rest * 1.9875691500e-4f + 1.3981999507e-3f;
   series = series * rest + 8.3334519073e-3f;
   series = series * rest + 4.1665795894e-2f;
   series = series * rest + 1.6666665459e-1f;
   series = series * rest + 5.0000001201e-1f;
   series = series * (rest * rest) + rest + 1.0f;
-  const Integer<float> scale = (__builtin_convertvector(power, Integer<float>) + 127) << 23;
+  const Integer<float> scale = (__builtin_convertvector(whole, Integer<float>) + 127) << 23;
   const Vector<float> result = series * bit_cast<Vector<float>>(scale);
-  return x < broadcast(-87.3f) ? Vector<float>{} : result;
+  return x < broadcast(-126.0f) ? Vector<float>{} : result;
 }
 
-inline Vector<double> exponential(Vector<double> x) {
-  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
+inline Vector<double> exp2(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp2(x[lane]);
   return x;
 }
 
-inline float exponential(float x) { return std::exp(x); }
-inline double exponential(double x) { return std::exp(x); }
+constexpr double kLog2E = 1.44269504088896340736;
+constexpr double kLn2 = 0.69314718055994530942;
 
-// log of a positive normal number: absolute error below 1e-7 near 1, relative below 2e-7 elsewhere.
-inline Vector<float> logarithm(Vector<float> x) {
+// The smallest whole number at least x.
+inline Vector<float> ceiling(Vector<float> x) {
+  const Vector<float> to_whole = broadcast(12582912.0f);
+  const Vector<float> near = (x + to_whole) - to_whole;
+  const Vector<float> up = near < x ? near + 1.0f : near;
+  // Beyond 2^22 the rounding above fails, and exactness no longer matters.
+  return (x < broadcast(4194304.0f)) & (x > broadcast(-4194304.0f)) ? up : x;
+}
+
+inline Vector<double> ceiling(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::ceil(x[lane]);
+  return x;
+}
+
+// log x = whole · ln 2 + rest: kept apart, the two lose nothing to each other's rounding.
+template <class T>
+struct Logarithm {
+  Vector<T> whole;
+  Vector<T> rest;
+};
+
+// Of a positive normal number; |rest| is at most 0.35, its error below 4e-8.
+inline Logarithm<float> logarithm(Vector<float> x) {
   const Integer<float> bits = bit_cast<Integer<float>>(x);
   Vector<float> mantissa = bit_cast<Vector<float>>((bits & 0x007fffff) | 0x3f000000);
   Vector<float> exponent = __builtin_convertvector((bits >> 23) - 126, Vector<float>);
@@ -166,14 +187,13 @@ inline Vector<float> logarithm(Vector<float> x) {
   series = series * t + 2.0000714765e-1f;
   series = series * t - 2.4999993993e-1f;
   series = series * t + 3.3333331174e-1f;
-  const Vector<float> correction = series * (t * square) + exponent * -2.12194440e-4f;
-  const Vector<float> result = t + (correction - 0.5f * square) + exponent * 0.693359375f;
-  return x == x ? result : x;
+  const Vector<float> rest = t + (series * (t * square) - 0.5f * square);
+  return {exponent, x == x ? rest : x};
 }
 
-inline Vector<double> logarithm(Vector<double> x) {
+inline Logarithm<double> logarithm(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::log(x[lane]);
-  return x;
+  return {Vector<double>{}, x};
 }
 
 // Element types in memory, and loads and stores that widen and round them.

@@ -60,7 +60,7 @@ inline const uint8_t* mask_row(const Problem& problem, int64_t bag) {
 }
 
 // Write `count` bags' values, one per lane, from `cell` on in the (bags, classes) order.
-template <class E, class F, bool kLearn>
+template <class E>
 inline void write_finished(const AverageProblem& problem, int64_t cell, int64_t count,
                            Moments<Arithmetic<E>> moments) {
   using T = Arithmetic<E>;
@@ -69,31 +69,36 @@ inline void write_finished(const AverageProblem& problem, int64_t cell, int64_t 
   store_lanes(statistics_row<T>(problem, kPeak) + cell, finished.peak, count);
   store_lanes(statistics_row<T>(problem, kInverseTotal) + cell, finished.inverse_total, count);
   store_lanes(statistics_row<T>(problem, kAverage) + cell, finished.y, count);
-  if constexpr (kLearn) {
-    int row = kCovariances;
-    if constexpr (F::kAlpha)
-      store_lanes(statistics_row<T>(problem, row++) + cell, moments.variance(), count);
-    if constexpr (F::kPower)
-      store_lanes(statistics_row<T>(problem, row) + cell, moments.covariance(), count);
-  }
 }
 
-template <class E, class F, bool kLearn>
+template <class E>
 inline void write_moments(const AverageProblem& problem, int64_t segments, int64_t segment,
                           int64_t cell, int64_t count, Moments<Arithmetic<E>> moments) {
   using T = Arithmetic<E>;
   if (segments == 1) {
-    write_finished<E, F, kLearn>(problem, cell, count, moments);
+    write_finished<E>(problem, cell, count, moments);
     return;
   }
   const int64_t cells = problem.bags * problem.classes;
-  T* part = static_cast<T*>(problem.partial) + segment * kMomentRows * cells + cell;
+  T* part = static_cast<T*>(problem.scratch) + segment * kMomentRows * cells + cell;
   for (int row = 0; row < kMomentRows; ++row)
     store_lanes(part + row * cells, moments.rows[row], count);
 }
 
+// Lanes of a row of frames that are real.
+template <class T>
+inline Integer<T> real_lanes(const Problem& problem, const uint8_t* mask, int64_t frame,
+                             int64_t count) {
+  Integer<T> real = first_lanes<T>(count);
+  if (mask == nullptr) return real;
+  if (problem.mask_stride_frame == 1) return real & load_flags<T>(mask + frame, count);
+  for (int64_t lane = 0; lane < count; ++lane)
+    if (!mask[(frame + lane) * problem.mask_stride_frame]) real[lane] = 0;
+  return real;
+}
+
 // A row of contiguous frames.
-template <class E, class F, bool kLearn>
+template <class E, class F>
 Moments<Arithmetic<E>> gather_row(const AverageProblem& problem, int64_t bag, int64_t class_index,
                                   int64_t first, int64_t last) {
   using T = Arithmetic<E>;
@@ -101,12 +106,11 @@ Moments<Arithmetic<E>> gather_row(const AverageProblem& problem, int64_t bag, in
   const E* x = at<E>(problem.x, bag, class_index, 0);
   const E* scores = F::kScores ? at<E>(problem.scores, bag, class_index, 0) : x;
   const uint8_t* mask = mask_row(problem, bag);
-  const Vector<T> alpha = broadcast_coefficient<T>(problem.alpha, class_index);
-  const Vector<T> power = broadcast_coefficient<T>(problem.power, class_index);
-  Gatherer<T, F, kLearn> gatherer;
+  const Coefficients<T> coefficients{broadcast_coefficient<T>(problem.alpha, class_index),
+                                     broadcast_coefficient<T>(problem.power, class_index)};
+  Gatherer<T, F> gatherer;
   Vector<T> raw[kGroup];
   Vector<T> score[kGroup];
-  Integer<T> real[kGroup];
   int64_t frame = first;
   if (mask == nullptr) {
     for (; frame + kGroup * kStep <= last; frame += kGroup * kStep) {
@@ -114,40 +118,28 @@ Moments<Arithmetic<E>> gather_row(const AverageProblem& problem, int64_t bag, in
         raw[k] = load(x + frame + k * kStep);
         score[k] = F::kScores ? load(scores + frame + k * kStep) : raw[k];
       }
-      gatherer.template gather<kGroup, true>(raw, score, real, alpha, power, problem.activation);
-    }
-    for (; frame + kStep <= last; frame += kStep) {
-      raw[0] = load(x + frame);
-      score[0] = F::kScores ? load(scores + frame) : raw[0];
-      gatherer.template gather<1, true>(raw, score, real, alpha, power, problem.activation);
+      gatherer.template gather<kGroup, true>(raw, score, nullptr, coefficients,
+                                             problem.activation);
     }
   }
   for (; frame < last; frame += kStep) {
     const int64_t count = last - frame < kStep ? last - frame : kStep;
     raw[0] = load_lanes(x + frame, count);
     score[0] = F::kScores ? load_lanes(scores + frame, count) : raw[0];
-    real[0] = first_lanes<T>(count);
-    if (mask != nullptr) {
-      if (problem.mask_stride_frame == 1) {
-        real[0] &= load_flags<T>(mask + frame, count);
-      } else {
-        for (int64_t lane = 0; lane < count; ++lane)
-          if (!mask[(frame + lane) * problem.mask_stride_frame]) real[0][lane] = 0;
-      }
-    }
-    gatherer.template gather<1, false>(raw, score, real, alpha, power, problem.activation);
+    const Integer<T> real = real_lanes<T>(problem, mask, frame, count);
+    gatherer.template gather<1, false>(raw, score, &real, coefficients, problem.activation);
   }
-  return merge_lanes<T, kLearn>(gatherer.moments());
+  return merge_lanes<T>(gatherer.moments());
 }
 
 // A block of contiguous classes.
-template <class E, class F, bool kLearn>
+template <class E, class F>
 void gather_classes(const AverageProblem& problem, int64_t segments, int64_t bag, int64_t segment,
                     int64_t class_start, int64_t class_end, int64_t first, int64_t last) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   const uint8_t* mask = mask_row(problem, bag);
-  Gatherer<T, F, kLearn> gatherers[kClassVectors];
+  Gatherer<T, F> gatherers[kClassVectors];
   int64_t frame = first;
   while (frame < last) {
     // Masked frames are passed over whole: in this layout a frame is real for every class.
@@ -163,8 +155,8 @@ void gather_classes(const AverageProblem& problem, int64_t segments, int64_t bag
     }
     for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
       const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-      const Vector<T> alpha = load_coefficient<T>(problem.alpha, index, lanes);
-      const Vector<T> power = load_coefficient<T>(problem.power, index, lanes);
+      const Coefficients<T> coefficients{load_coefficient<T>(problem.alpha, index, lanes),
+                                         load_coefficient<T>(problem.power, index, lanes)};
       Vector<T> raw[kGroup];
       Vector<T> score[kGroup];
       for (int k = 0; k < count; ++k) {
@@ -172,24 +164,24 @@ void gather_classes(const AverageProblem& problem, int64_t segments, int64_t bag
         score[k] = F::kScores ? load_lanes(scores[k] + index, lanes) : raw[k];
       }
       if (count == kGroup) {
-        gatherers[block].template gather<kGroup, true>(raw, score, nullptr, alpha, power,
+        gatherers[block].template gather<kGroup, true>(raw, score, nullptr, coefficients,
                                                        problem.activation);
       } else {
         for (int k = 0; k < count; ++k)
-          gatherers[block].template gather<1, true>(raw + k, score + k, nullptr, alpha, power,
+          gatherers[block].template gather<1, true>(raw + k, score + k, nullptr, coefficients,
                                                     problem.activation);
       }
     }
   }
   for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
     const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-    write_moments<E, F, kLearn>(problem, segments, segment, bag * problem.classes + index, lanes,
-                                gatherers[block].moments());
+    write_moments<E>(problem, segments, segment, bag * problem.classes + index, lanes,
+                     gatherers[block].moments());
   }
 }
 
 // Join the segments of long bags, in order.
-template <class E, class F, bool kLearn>
+template <class E>
 void merge_segments(const AverageProblem& problem, int64_t segments) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
@@ -199,32 +191,33 @@ void merge_segments(const AverageProblem& problem, int64_t segments) {
     Moments<T> whole{};
     for (int64_t segment = 0; segment < segments; ++segment) {
       const T* part =
-          static_cast<const T*>(problem.partial) + segment * kMomentRows * cells + cell;
+          static_cast<const T*>(problem.scratch) + segment * kMomentRows * cells + cell;
       Moments<T> moments;
       for (int row = 0; row < kMomentRows; ++row)
         moments.rows[row] = load_lanes(part + row * cells, count);
       whole = segment == 0 ? moments : merge<T>(whole, moments);
     }
-    write_finished<E, F, kLearn>(problem, cell, count, whole);
+    write_finished<E>(problem, cell, count, whole);
   }
 }
 
-template <class E, class F, bool kLearn>
+template <class E, class F>
 void average_forward(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const int64_t segments = segments_of(problem.frames);
   const int64_t elements = problem.bags * problem.classes * problem.frames;
+  const auto last_of = [&](int64_t segment) {
+    return segment + 1 == segments ? problem.frames : (segment + 1) * kSegmentFrames;
+  };
   if (problem.frames_contiguous) {
     const int64_t rows = problem.bags * problem.classes;
     parallel_for(rows * segments, elements, problem.threads, [&](int64_t task) {
       const int64_t cell = task / segments;
       const int64_t segment = task % segments;
-      const int64_t first = segment * kSegmentFrames;
-      const int64_t last =
-          segment + 1 == segments ? problem.frames : first + kSegmentFrames;
-      const Moments<T> moments = gather_row<E, F, kLearn>(
-          problem, cell / problem.classes, cell % problem.classes, first, last);
-      write_moments<E, F, kLearn>(problem, segments, segment, cell, 1, moments);
+      const Moments<T> moments =
+          gather_row<E, F>(problem, cell / problem.classes, cell % problem.classes,
+                           segment * kSegmentFrames, last_of(segment));
+      write_moments<E>(problem, segments, segment, cell, 1, moments);
     });
   } else {
     constexpr int64_t kBlock = kClassVectors * kLanes<T>;
@@ -233,14 +226,11 @@ void average_forward(const AverageProblem& problem) {
       const int64_t start = task % blocks * kBlock;
       const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
       const int64_t segment = task / blocks % segments;
-      const int64_t first = segment * kSegmentFrames;
-      const int64_t last =
-          segment + 1 == segments ? problem.frames : first + kSegmentFrames;
-      gather_classes<E, F, kLearn>(problem, segments, task / blocks / segments, segment, start,
-                                   end, first, last);
+      gather_classes<E, F>(problem, segments, task / blocks / segments, segment, start, end,
+                           segment * kSegmentFrames, last_of(segment));
     });
   }
-  if (segments > 1) merge_segments<E, F, kLearn>(problem, segments);
+  if (segments > 1) merge_segments<E>(problem, segments);
 }
 
 // What the backward pass reads for each bag and class, in one vector's lanes.
@@ -248,150 +238,200 @@ template <class T>
 struct BagConstants {
   Vector<T> scale;
   Vector<T> y;
-  Vector<T> peak;
-  Vector<T> alpha;
-  Vector<T> power;
+  Vector<T> minus_peak;
+  Coefficients<T> coefficients;
+  Vector<T> log_y{};
 };
 
-template <class E, class F, bool kBroadcast>
+template <class E, bool kLogY>
 inline BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, int64_t bag,
                                                  int64_t class_index, int64_t count) {
   using T = Arithmetic<E>;
   const int64_t cell = bag * problem.classes + class_index;
-  const E* gradient = static_cast<const E*>(problem.gradient) + cell;
-  const T* inverse = statistics_row<T>(problem, kInverseTotal) + cell;
-  const T* y = statistics_row<T>(problem, kAverage) + cell;
-  const T* peak = statistics_row<T>(problem, kPeak) + cell;
-  if constexpr (kBroadcast) {
-    return {broadcast(load_first(gradient, 1)[0] * *inverse), broadcast(*y), broadcast(*peak),
-            broadcast_coefficient<T>(problem.alpha, class_index),
-            broadcast_coefficient<T>(problem.power, class_index)};
-  } else {
-    return {load_lanes(gradient, count) * load_lanes(inverse, count), load_lanes(y, count),
-            load_lanes(peak, count), load_coefficient<T>(problem.alpha, class_index, count),
-            load_coefficient<T>(problem.power, class_index, count)};
+  const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+  BagConstants<T> constants{
+      gradient * load_lanes(statistics_row<T>(problem, kInverseTotal) + cell, count),
+      load_lanes(statistics_row<T>(problem, kAverage) + cell, count),
+      -load_lanes(statistics_row<T>(problem, kPeak) + cell, count),
+      {load_coefficient<T>(problem.alpha, class_index, count),
+       load_coefficient<T>(problem.power, class_index, count)}};
+  if constexpr (kLogY) {
+    const Vector<T> floor = broadcast(T(kWeightFloor));
+    const Logarithm<T> log = logarithm(constants.y < floor ? floor : constants.y);
+    constants.log_y = log.whole * T(kLn2) + log.rest;
   }
+  return constants;
 }
 
-// The gradients of one vector of frames; the scores' goes to scores_gradient.
-template <class T, class F>
+// The first lane's constants in every lane.
+template <class T>
+inline BagConstants<T> spread(const BagConstants<T>& one) {
+  return {broadcast(one.scale[0]),
+          broadcast(one.y[0]),
+          broadcast(one.minus_peak[0]),
+          {broadcast(one.coefficients.alpha[0]), broadcast(one.coefficients.power[0])},
+          broadcast(one.log_y[0])};
+}
+
+// A task's share of the parameters' gradients: Σ g p r x and Σ g p r log x with r = x - y. As r sums
+// to 0 under p, constants may be taken off x and log x, so that the sums do not cancel.
+template <class T>
+struct ParameterSums {
+  Vector<T> alpha{};
+  Vector<T> power{};
+};
+
+// The gradient of one vector of frames; the scores' goes to scores_gradient.
+template <class T, class F, bool kLearn>
 inline Vector<T> vector_gradient(const AverageProblem& problem, const BagConstants<T>& bag,
-                                 Vector<T> raw, Vector<T> score, Vector<T>& scores_gradient) {
-  const Weighed<T> frame =
-      F::template weigh<T>(raw, score, bag.alpha, bag.power, problem.activation);
+                                 Vector<T> raw, Vector<T> score, Integer<T> real,
+                                 Vector<T>& scores_gradient, ParameterSums<T>& sums) {
+  const Vector<T> zero{};
+  const Frame<T> frame = F::template read<T>(raw, score, problem.activation);
   Vector<T> weight = bag.scale * frame.factor;
-  if constexpr (!F::kDirect) weight *= exponential(frame.log_weight - bag.peak);
+  if constexpr (!F::kDirect)
+    weight *= exp2(F::template log2_weight<T>(frame, bag.coefficients, bag.minus_peak));
   const Vector<T> residual = frame.x - bag.y;
-  if constexpr (F::kScores)
-    scores_gradient =
-        weight * residual * activation_derivative<T>(score, problem.activation);
-  return weight * F::template frame_gradient<T>(raw, frame, residual, bag.alpha, bag.power);
+  if constexpr (F::kScores) {
+    const Vector<T> slope = activation_derivative<T>(score, problem.activation);
+    scores_gradient = real ? weight * residual * slope : zero;
+  }
+  if constexpr (kLearn && F::kAlpha) sums.alpha += real ? weight * residual * residual : zero;
+  if constexpr (kLearn && F::kPower) {
+    const Vector<T> log_ratio = F::template log_x<T>(frame) - bag.log_y;
+    sums.power += real ? weight * residual * log_ratio : zero;
+  }
+  const Vector<T> slope =
+      F::template frame_gradient<T>(raw, frame, residual, bag.coefficients);
+  return real ? weight * slope : zero;
 }
 
-template <class E, class F>
-void scatter_row(const AverageProblem& problem, int64_t bag, int64_t class_index, int64_t first,
-                 int64_t last) {
+template <class T>
+inline T* parameter_part(const AverageProblem& problem, int64_t parameter, int64_t part) {
+  const int64_t cells = problem.bags * problem.classes;
+  return static_cast<T*>(problem.scratch) + (parameter * parts_of(problem) + part) * cells;
+}
+
+template <class E, class F, bool kLearn>
+void scatter_row(const AverageProblem& problem, int64_t bag, int64_t class_index, int64_t part,
+                 int64_t first, int64_t last) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const BagConstants<T> constants = bag_constants<E, F, true>(problem, bag, class_index, 1);
+  const BagConstants<T> constants = spread(bag_constants<E, kLearn && F::kPower>(problem, bag, class_index, 1));
   const E* x = at<E>(problem.x, bag, class_index, 0);
   E* x_gradient = at_mutable<E>(problem.x_gradient, bag, class_index, 0);
   const E* scores = F::kScores ? at<E>(problem.scores, bag, class_index, 0) : x;
   E* scores_gradient =
       F::kScores ? at_mutable<E>(problem.scores_gradient, bag, class_index, 0) : x_gradient;
   const uint8_t* mask = mask_row(problem, bag);
+  ParameterSums<T> sums;
   for (int64_t frame = first; frame < last; frame += kStep) {
     const int64_t count = last - frame < kStep ? last - frame : kStep;
+    const Integer<T> real = real_lanes<T>(problem, mask, frame, count);
     Vector<T> to_scores{};
-    Vector<T> to_x = constants.scale;
+    Vector<T> to_x = real ? constants.scale : Vector<T>{};
     if constexpr (F::kReadsValues) {
       const Vector<T> raw = load_lanes(x + frame, count);
       const Vector<T> score = F::kScores ? load_lanes(scores + frame, count) : raw;
-      to_x = vector_gradient<T, F>(problem, constants, raw, score, to_scores);
-    }
-    if (mask != nullptr) {
-      for (int64_t lane = 0; lane < count; ++lane) {
-        if (mask[(frame + lane) * problem.mask_stride_frame]) continue;
-        to_x[lane] = 0;
-        to_scores[lane] = 0;
-      }
+      to_x = vector_gradient<T, F, kLearn>(problem, constants, raw, score, real, to_scores, sums);
     }
     store_lanes(x_gradient + frame, to_x, count);
     if constexpr (F::kScores) store_lanes(scores_gradient + frame, to_scores, count);
   }
+  if constexpr (kLearn) {
+    const int64_t cell = bag * problem.classes + class_index;
+    parameter_part<T>(problem, 0, part)[cell] = sum_of_lanes<T>(sums.alpha);
+    parameter_part<T>(problem, 1, part)[cell] = sum_of_lanes<T>(sums.power);
+  }
 }
 
-template <class E, class F>
-void scatter_classes(const AverageProblem& problem, int64_t bag, int64_t first, int64_t last) {
+template <class E, class F, bool kLearn>
+void scatter_classes(const AverageProblem& problem, int64_t bag, int64_t part, int64_t first,
+                     int64_t last) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
+  constexpr int64_t kBlock = kClassVectors * kStep;
   const uint8_t* mask = mask_row(problem, bag);
-  for (int64_t frame = first; frame < last; ++frame) {
-    const bool real = mask == nullptr || mask[frame * problem.mask_stride_frame];
-    const E* x = at<E>(problem.x, bag, 0, frame);
-    E* x_gradient = at_mutable<E>(problem.x_gradient, bag, 0, frame);
-    const E* scores = F::kScores ? at<E>(problem.scores, bag, 0, frame) : x;
-    E* scores_gradient =
-        F::kScores ? at_mutable<E>(problem.scores_gradient, bag, 0, frame) : x_gradient;
-    for (int64_t index = 0; index < problem.classes; index += kStep) {
-      const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
-      Vector<T> to_scores{};
-      Vector<T> to_x{};
-      if (real) {
-        const BagConstants<T> constants =
-            bag_constants<E, F, false>(problem, bag, index, count);
-        to_x = constants.scale;
+  for (int64_t start = 0; start < problem.classes; start += kBlock) {
+    const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
+    BagConstants<T> constants[kClassVectors];
+    ParameterSums<T> sums[kClassVectors];
+    for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
+      const int64_t count = end - index < kStep ? end - index : kStep;
+      constants[block] = bag_constants<E, kLearn && F::kPower>(problem, bag, index, count);
+    }
+    for (int64_t frame = first; frame < last; ++frame) {
+      const bool is_real = mask == nullptr || mask[frame * problem.mask_stride_frame];
+      const Integer<T> real = Integer<T>{} - (is_real ? 1 : 0);
+      const E* x = at<E>(problem.x, bag, 0, frame);
+      E* x_gradient = at_mutable<E>(problem.x_gradient, bag, 0, frame);
+      const E* scores = F::kScores ? at<E>(problem.scores, bag, 0, frame) : x;
+      E* scores_gradient =
+          F::kScores ? at_mutable<E>(problem.scores_gradient, bag, 0, frame) : x_gradient;
+      for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
+        const int64_t count = end - index < kStep ? end - index : kStep;
+        Vector<T> to_scores{};
+        Vector<T> to_x = real ? constants[block].scale : Vector<T>{};
         if constexpr (F::kReadsValues) {
           const Vector<T> raw = load_lanes(x + index, count);
           const Vector<T> score = F::kScores ? load_lanes(scores + index, count) : raw;
-          to_x = vector_gradient<T, F>(problem, constants, raw, score, to_scores);
+          to_x = vector_gradient<T, F, kLearn>(problem, constants[block], raw, score, real,
+                                               to_scores, sums[block]);
         }
+        store_lanes(x_gradient + index, to_x, count);
+        if constexpr (F::kScores) store_lanes(scores_gradient + index, to_scores, count);
       }
-      store_lanes(x_gradient + index, to_x, count);
-      if constexpr (F::kScores) store_lanes(scores_gradient + index, to_scores, count);
+    }
+    if constexpr (kLearn) {
+      for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
+        const int64_t count = end - index < kStep ? end - index : kStep;
+        const int64_t cell = bag * problem.classes + index;
+        store_lanes(parameter_part<T>(problem, 0, part) + cell, sums[block].alpha, count);
+        store_lanes(parameter_part<T>(problem, 1, part) + cell, sums[block].power, count);
+      }
     }
   }
 }
 
-// A learned parameter's gradient: Σ over bags of dL/dy times its covariance, bag after bag.
-template <class E>
-void sum_over_bags(const AverageProblem& problem, int row, void* result) {
-  using T = Arithmetic<E>;
+// A learned parameter's gradient: the parts' shares over all bags, in order.
+template <class T>
+void sum_parts(const AverageProblem& problem, int64_t parameter, void* result) {
   constexpr int64_t kStep = kLanes<T>;
+  const int64_t parts = parts_of(problem);
   for (int64_t index = 0; index < problem.classes; index += kStep) {
     const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
-    Vector<T> sum{};
-    for (int64_t bag = 0; bag < problem.bags; ++bag) {
-      const int64_t cell = bag * problem.classes + index;
-      sum += load_lanes(static_cast<const E*>(problem.gradient) + cell, count) *
-             load_lanes(statistics_row<T>(problem, row) + cell, count);
+    LongSum<T> sum;
+    for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t bag = 0; bag < problem.bags; ++bag) {
+        const int64_t cell = bag * problem.classes + index;
+        sum.block = load_lanes(parameter_part<T>(problem, parameter, part) + cell, count);
+        sum.close_block();
+      }
     }
-    store_lanes(static_cast<T*>(result) + index, sum, count);
+    store_lanes(static_cast<T*>(result) + index, sum.total + sum.lost, count);
   }
 }
 
-template <class E, class F>
+template <class E, class F, bool kLearn>
 void average_backward(const AverageProblem& problem) {
-  // Frames of a task: enough of them to be worth handing out.
-  constexpr int64_t kTaskElements = 32768;
-  const int64_t width = problem.frames_contiguous ? 1 : problem.classes;
-  const int64_t share = kTaskElements / (width > 0 ? width : 1);
-  const int64_t frames = share < 1 ? 1 : share;
-  const int64_t parts = (problem.frames + frames - 1) / frames;
+  using T = Arithmetic<E>;
+  const int64_t frames = frames_of_task(problem);
+  const int64_t parts = parts_of(problem);
   const int64_t rows = problem.frames_contiguous ? problem.bags * problem.classes : problem.bags;
   const int64_t elements = problem.bags * problem.classes * problem.frames;
   parallel_for(rows * parts, elements, problem.threads, [&](int64_t task) {
     const int64_t row = task / parts;
-    const int64_t first = task % parts * frames;
+    const int64_t part = task % parts;
+    const int64_t first = part * frames;
     const int64_t last = first + frames < problem.frames ? first + frames : problem.frames;
     if (problem.frames_contiguous)
-      scatter_row<E, F>(problem, row / problem.classes, row % problem.classes, first, last);
+      scatter_row<E, F, kLearn>(problem, row / problem.classes, row % problem.classes, part, first,
+                                last);
     else
-      scatter_classes<E, F>(problem, row, first, last);
+      scatter_classes<E, F, kLearn>(problem, row, part, first, last);
   });
-  int row = kCovariances;
-  if (problem.alpha_gradient != nullptr) sum_over_bags<E>(problem, row++, problem.alpha_gradient);
-  if (problem.power_gradient != nullptr) sum_over_bags<E>(problem, row, problem.power_gradient);
+  if (problem.alpha_gradient != nullptr) sum_parts<T>(problem, 0, problem.alpha_gradient);
+  if (problem.power_gradient != nullptr) sum_parts<T>(problem, 1, problem.power_gradient);
 }
 
 }  // namespace MILKERNELS_INSTRUCTION_SET

@@ -213,15 +213,15 @@ def _weighted_average_fake(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     bags, classes = x.shape[0], x.shape[3 - dim]
-    rows = statistics_rows(member, learn)
+    rows = _statistics_rows(member, learn, backend)
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     y = x.new_empty((bags, classes))
     return y, x.new_empty((rows, bags, classes), dtype=compute)
 
 
-def statistics_rows(member: str, learn: bool) -> int:
-    """Peak, 1 / total and average, and a covariance for each parameter that learns."""
-    return 3 + (len(WEIGHTED_AVERAGES[member].learned) if learn else 0)
+def _statistics_rows(member: str, learn: bool, backend: str) -> int:
+    """Peak, 1 / total and average; Triton's forward pass adds a covariance for each parameter."""
+    return 3 + (len(WEIGHTED_AVERAGES[member].learned) if learn and backend == "triton" else 0)
 
 
 def _empty_gradients(

@@ -29,6 +29,10 @@ _ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float1
 #: Values of the C++ enum Member, by the terms of the log-weight.
 _MEAN, _LINEAR, _EXPONENTIAL, _POWER, _POWER_EXPONENTIAL, _ATTENTION = range(6)
 
+#: Rows of the statistics: peak, 1 / total and average. What learned parameters need is summed in
+#: the backward pass.
+STATISTICS_ROWS = 3
+
 _NO_MASK = (0, 0, 0)
 _NO_FRAMES = (0, 0, 0, 0)
 
@@ -61,15 +65,13 @@ def weighted_average_forward(
     axis = _lane_axis(x)
     x, scores = _along(x, axis), _along(scores, axis)
     power, alpha = _in_arithmetic(power, x), _in_arithmetic(alpha, x)
-    learned = len(WEIGHTED_AVERAGES[member].learned) if learn else 0
     y = x.new_empty(x.shape[:2])
-    statistics = x.new_empty((3 + learned, *x.shape[:2]), dtype=_arithmetic(x))
+    statistics = x.new_empty((STATISTICS_ROWS, *x.shape[:2]), dtype=_arithmetic(x))
     _kernels.weighted_average_forward(
         _ELEMENTS[x.dtype],
         _member(member),
         SCORE_ACTIVATIONS.index(score_activation),
         from_logits,
-        learn,
         _layout(x, axis),
         _frames(x),
         _frames(scores),

@@ -13,7 +13,7 @@ import triton.language as tl
 from milkernels import family
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
-_LN_2 = tl.constexpr(0.6931471805599453)
+LN_2 = tl.constexpr(0.6931471805599453)
 _WEIGHT_FLOOR = tl.constexpr(family.WEIGHT_FLOOR)
 _SCORE_CLAMP = tl.constexpr(family.SCORE_CLAMP)
 
@@ -72,20 +72,10 @@ class Formula:
 
 
 @triton.jit
-def exp(x):
-    return tl.exp2(x * _LOG2_E)
-
-
-@triton.jit
-def log(x):
-    return tl.log2(x) * _LN_2
-
-
-@triton.jit
 def probability(raw, FROM_LOGITS: tl.constexpr):
     """Frame values x, and 1 - x (exact for logits far from 0)."""
     if FROM_LOGITS:
-        decay = exp(-tl.abs(raw))
+        decay = tl.exp2(-tl.abs(raw) * _LOG2_E)
         near, far = 1 / (1 + decay), decay / (1 + decay)
         positive = raw >= 0
         return tl.where(positive, near, far), tl.where(positive, far, near)
@@ -94,14 +84,15 @@ def probability(raw, FROM_LOGITS: tl.constexpr):
 
 
 @triton.jit
-def log_x(raw, FORMULA: tl.constexpr):
-    """log x where the formula needs it: log σ(raw) from logits, else of the floored value."""
+def log2_x(raw, FORMULA: tl.constexpr):
+    """log2 x where the formula needs it: log2 σ(raw) from logits, else of the floored value."""
     if FORMULA.power == NONE or (FORMULA.direct and not FORMULA.covariance):
         return raw
     elif FORMULA.from_logits:
-        return tl.where(raw < 0, raw, 0.0) - log(1 + exp(-tl.abs(raw)))
+        decay = tl.exp2(-tl.abs(raw) * _LOG2_E)
+        return tl.where(raw < 0, raw, 0.0) * _LOG2_E - tl.log2(1 + decay)
     else:
-        return log(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))
+        return tl.log2(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))
 
 
 @triton.jit
@@ -132,15 +123,17 @@ def activation_derivative(score, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def log_weight(x, log_x, score, alpha, power, FORMULA: tl.constexpr):
-    """alpha·x + power·log x + a(score), of the terms that the member has."""
-    result = tl.zeros_like(x)
-    if FORMULA.alpha != NONE:
-        result += alpha * x
+def log2_weight(start, x, log2_x, score, alpha, power, FORMULA: tl.constexpr):
+    """start + log2 of the weight exp(alpha·x + power·log x + a(score)). Starting at minus the peak
+    keeps the sum small from its first term on, and so exact."""
+    result = start + tl.zeros_like(x)
     if FORMULA.power != NONE:
-        result += power * log_x
+        result = tl.fma(power + tl.zeros_like(x), log2_x, result)
+    if FORMULA.alpha != NONE:
+        result = tl.fma(alpha * _LOG2_E + tl.zeros_like(x), x, result)
     if FORMULA.scores:
-        result += activate(score, FORMULA.activation)
+        scale = tl.full(x.shape, _LOG2_E, x.dtype)
+        result = tl.fma(scale, activate(score, FORMULA.activation), result)
     return result
 
 

@@ -1,14 +1,13 @@
 """Moments of a weighted bag, part by part: a state is (peak, total, mean, variance, mean_log,
 covariance, low, high), one value per class.
 
-`peak` is the largest log-weight, `total` the sum of the weights relative to it; mean and variance
-are x's, mean_log is log x's and covariance theirs, all normalised; low and high bound x.
+`peak` bounds the weights' log2 from above by less than 1, and is whole so that changing it rounds
+nothing; `total` sums the weights relative to 2^peak. Mean and variance are x's, mean_log is log2
+x's and covariance theirs, all normalised; low and high bound x.
 """
 
 import triton
 import triton.language as tl
-
-from milkernels.kernels import formula
 
 #: Values in a state.
 ROWS = tl.constexpr(8)
@@ -25,7 +24,7 @@ def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def of_tile(x, log_x, weight, peak, real, FORMULA: tl.constexpr):
+def of_tile(x, log2_x, weight, peak, real, FORMULA: tl.constexpr):
     """State of a (classes, frames) tile, of its real frames."""
     weight = tl.where(real, weight, 0.0)
     x = tl.where(real, x, 0.0)
@@ -39,8 +38,8 @@ def of_tile(x, log_x, weight, peak, real, FORMULA: tl.constexpr):
     if FORMULA.variance:
         variance = tl.sum(weight * residual * residual, 1) * inverse
     if FORMULA.covariance:
-        mean_log = tl.sum(weight * log_x, 1) * inverse
-        covariance = tl.sum(weight * residual * (log_x - mean_log[:, None]), 1) * inverse
+        mean_log = tl.sum(weight * log2_x, 1) * inverse
+        covariance = tl.sum(weight * residual * (log2_x - mean_log[:, None]), 1) * inverse
     low = tl.min(tl.where(real, x, float("inf")), 1)
     high = tl.max(tl.where(real, x, -float("inf")), 1)
     return peak, total, mean, variance, mean_log, covariance, low, high
@@ -52,8 +51,8 @@ def merge(here, there):
     peak, total, mean, variance, mean_log, covariance, low, high = here
     peak_b, total_b, mean_b, variance_b, mean_log_b, covariance_b, low_b, high_b = there
     joint_peak = tl.maximum(peak, peak_b)
-    weight = total * formula.exp(peak - joint_peak)
-    weight_b = total_b * formula.exp(peak_b - joint_peak)
+    weight = total * tl.exp2(peak - joint_peak)
+    weight_b = total_b * tl.exp2(peak_b - joint_peak)
     joint_total = weight + weight_b
     share = weight_b / tl.where(joint_total == 0, 1.0, joint_total)
     step = mean_b - mean

@@ -82,7 +82,8 @@ def _finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.const
     if FORMULA.variance:
         tl.store(row + COVARIANCES * cells, state[3], mask=inside)
     if FORMULA.covariance:
-        tl.store(row + (COVARIANCES + FORMULA.variance) * cells, state[5], mask=inside)
+        covariance = state[5] * formula.LN_2
+        tl.store(row + (COVARIANCES + FORMULA.variance) * cells, covariance, mask=inside)
 
 
 @triton.jit
@@ -144,16 +145,19 @@ def _weighted_average_forward_kernel(
             COMPUTE,
         )
         x, _ = formula.probability(raw, FORMULA.from_logits)
-        log_x = formula.log_x(raw, FORMULA)
+        log2_x = formula.log2_x(raw, FORMULA)
         peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
         if FORMULA.direct:
             weight = formula.direct_weight(x, FORMULA)
         else:
-            log_weight = formula.log_weight(x, log_x, score, alpha, power, FORMULA)
-            peak = tl.max(tl.where(real, log_weight, -float("inf")), 1)
+            log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
+            peak = tl.ceil(tl.max(tl.where(real, log2_weight, -float("inf")), 1))
             peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
-            weight = formula.exp(log_weight - peak[:, None])
-        here = moments.of_tile(x, log_x, weight, peak, real, FORMULA)
+            log2_weight = formula.log2_weight(
+                -peak[:, None], x, log2_x, score, alpha, power, FORMULA
+            )
+            weight = tl.exp2(log2_weight)
+        here = moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
         state = moments.merge(state, here)
 
     cell = tl.cast(bag, tl.int64) * classes + class_index
@@ -315,9 +319,9 @@ def _weighted_average_backward_kernel(
                 weight = formula.direct_weight(x, FORMULA)
             else:
                 peak = tl.load(cell + PEAK * cells, mask=has_class, other=0)[:, None]
-                log_x = formula.log_x(raw, FORMULA)
-                log_weight = formula.log_weight(x, log_x, score, alpha, power, FORMULA)
-                weight = formula.exp(log_weight - peak)
+                log2_x = formula.log2_x(raw, FORMULA)
+                log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
+                weight = tl.exp2(log2_weight)
             weight *= scale[:, None]
             residual = x - tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
             x_gradient = weight * formula.frame_gradient(

@@ -1,0 +1,55 @@
+"""The poolings as people write them in eager PyTorch: what the kernels must not be less exact than.
+
+Straight from the papers' formulas in the tensors' own dtype, for (batch, classes, frames) without
+masks; no guard that the formula does not have but the floor under log x.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-7
+
+
+def mean(x: Tensor) -> Tensor:
+    return x.mean(-1)
+
+
+def max(x: Tensor) -> Tensor:  # noqa: A001 - the pooling's name
+    return x.amax(-1)
+
+
+def linear_softmax(x: Tensor) -> Tensor:
+    return _weighted(x, x.clamp(min=FLOOR))
+
+
+def exp_softmax(x: Tensor) -> Tensor:
+    return (torch.softmax(x, -1) * x).sum(-1)
+
+
+def auto(x: Tensor, alpha: Tensor) -> Tensor:
+    return (torch.softmax(alpha[:, None] * x, -1) * x).sum(-1)
+
+
+def power(x: Tensor, power: Tensor) -> Tensor:
+    return _weighted(x, x.clamp(min=FLOOR) ** power[:, None])
+
+
+def power_exp(x: Tensor, power: Tensor, alpha: Tensor) -> Tensor:
+    weight = x.clamp(min=FLOOR) ** power[:, None] * torch.exp(alpha[:, None] * x)
+    return _weighted(x, weight)
+
+
+def attention(x: Tensor, scores: Tensor, score_activation: str | None = None) -> Tensor:
+    activations = {
+        None: lambda score: score,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "clamp": lambda score: score.clamp(-10, 10),
+    }
+    return (torch.softmax(activations[score_activation](scores), -1) * x).sum(-1)
+
+
+def _weighted(x: Tensor, weight: Tensor) -> Tensor:
+    return (weight * x).sum(-1) / weight.sum(-1)
