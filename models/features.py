@@ -95,14 +95,14 @@ class LogMel(nn.Module):
         batch, samples = waveform.shape
         frames = -(-samples // preset.hop)
         margin = preset.window - preset.hop
+        if batch == 0 or frames == 0:
+            return waveform.new_zeros(batch, frames, preset.bands), preset.frames(lengths)
         with torch.autocast(waveform.device.type, enabled=False):
             padding = ~frame_mask(lengths, samples, waveform.device)
             padded = nn.functional.pad(
                 waveform.float().masked_fill(padding, 0),
                 (margin // 2, frames * preset.hop - samples + margin - margin // 2),
             )
-            if frames == 0:
-                return waveform.new_zeros(batch, 0, preset.bands), preset.frames(lengths)
             spectrum = torch.stft(
                 padded,
                 preset.window,

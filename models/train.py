@@ -41,6 +41,7 @@ class TrainOptions:
     batch_size: int = 32
     epoch_batches: int | None = None
     learning_rate: float = 1e-3
+    patience: int = 3
     seed: int = 0
     held_out: float = 0.1
     normalisation_clips: int = 2000
@@ -62,6 +63,7 @@ class TrainOptions:
             "batch_size": self.batch_size,
             "epoch_batches": self.epoch_batches,
             "learning_rate": self.learning_rate,
+            "patience": self.patience,
             "seed": self.seed,
             "held_out": self.held_out,
             "normalisation_clips": self.normalisation_clips,
@@ -132,7 +134,10 @@ def train(
             tqdm(batches, "normalisation", unit="batch", disable=None, leave=False)
         )
     system = DetectorTraining(
-        detector, TrainingOptions(learning_rate=options.learning_rate, seed=options.seed)
+        detector,
+        TrainingOptions(
+            learning_rate=options.learning_rate, patience=options.patience, seed=options.seed
+        ),
     )
     trainer = fit(
         system,
@@ -181,6 +186,13 @@ def parse() -> TrainOptions:
         help="mini-batches in an epoch; default: as many as the clips fill",
     )
     add("--learning-rate", type=_rate, default=1e-3, metavar="RATE", help="default 0.001")
+    add(
+        "--patience",
+        type=_natural,
+        default=3,
+        metavar="N",
+        help="epochs without a lower held-out loss before the learning rate halves, default 3",
+    )
     add("--seed", type=_natural, default=0, metavar="N", help="default 0")
     add(
         "--held-out",

@@ -36,6 +36,12 @@ def test_an_incomplete_hop_is_a_frame(front_end):
     assert frames.tolist() == [3]
 
 
+def test_an_empty_batch_has_no_frames(front_end):
+    features, frames = front_end(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64))
+    assert features.shape == (0, 0, 64)
+    assert frames.tolist() == []
+
+
 def test_a_frame_is_centred_on_its_hop(front_end):
     waveform = torch.zeros(1, 16_000)
     waveform[0, 10 * PRESET.hop + PRESET.hop // 2] = 1

@@ -114,7 +114,7 @@ def test_a_run_interrupted_and_killed_ends_as_if_it_had_not_been(data, corpus, t
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     command = [
         *(sys.executable, "-W", "ignore", "-m", "models.train"),
-        *arguments(data, stopped, "--epochs", "8"),
+        *arguments(data, stopped, "--epochs", "8", "--learning-rate", "0.05", "--patience", "0"),
     ]
     status, message = _stop(command, stopped / "history.csv", 1, signal.SIGINT)
     assert status == 130
@@ -123,11 +123,13 @@ def test_a_run_interrupted_and_killed_ends_as_if_it_had_not_been(data, corpus, t
     status, _ = _stop(command, stopped / "history.csv", 4, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert not (stopped / "metrics.json").exists()
-    metrics = [train(options(data, out, epochs=8), corpus) for out in (stopped, whole)]
+    decaying = {"epochs": 8, "learning_rate": 0.05, "patience": 0}
+    metrics = [train(options(data, out, **decaying), corpus) for out in (stopped, whole)]
     assert metrics[0] == metrics[1]
     histories = [without_time(read_history(run / "history.csv")) for run in (stopped, whole)]
     assert histories[0] == histories[1]
     assert [row["epoch"] for row in histories[0]] == list(range(1, 9))
+    assert histories[0][-1]["learning_rate"] < 0.05
 
 
 def _stop(command, history, epochs, number):
