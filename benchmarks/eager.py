@@ -1,0 +1,55 @@
+"""The poolings as people write them in eager PyTorch, for both layouts: what the kernels race.
+
+Plain and without waste: no loop, no copy, no guard that the formula does not have but the floor
+under log x. `dim` is the frame axis, -1 for (batch, classes, frames) and 1 for (batch, frames,
+classes).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-7
+
+
+def mean(x: Tensor, *, dim: int) -> Tensor:
+    return x.mean(dim)
+
+
+def max(x: Tensor, *, dim: int) -> Tensor:
+    # amax is the fast one forward, but its gradient shares out ties, slowly.
+    return x.max(dim).values if x.requires_grad else x.amax(dim)
+
+
+def linear_softmax(x: Tensor, *, dim: int) -> Tensor:
+    return (x * x).sum(dim) / x.clamp(min=FLOOR).sum(dim)
+
+
+def exp_softmax(x: Tensor, *, dim: int) -> Tensor:
+    return (torch.softmax(x, dim) * x).sum(dim)
+
+
+def auto(x: Tensor, alpha: Tensor, *, dim: int) -> Tensor:
+    return (torch.softmax(_per_class(alpha, dim) * x, dim) * x).sum(dim)
+
+
+def power(x: Tensor, power: Tensor, *, dim: int) -> Tensor:
+    return _weighted(x, x.clamp(min=FLOOR) ** _per_class(power, dim), dim)
+
+
+def power_exp(x: Tensor, power: Tensor, alpha: Tensor, *, dim: int) -> Tensor:
+    powers = x.clamp(min=FLOOR) ** _per_class(power, dim)
+    return _weighted(x, powers * torch.exp(_per_class(alpha, dim) * x), dim)
+
+
+def attention(x: Tensor, scores: Tensor, *, dim: int) -> Tensor:
+    return (torch.softmax(scores, dim) * x).sum(dim)
+
+
+def _per_class(parameter: Tensor, dim: int) -> Tensor:
+    return parameter if dim == 1 else parameter[:, None]
+
+
+def _weighted(x: Tensor, weight: Tensor, dim: int) -> Tensor:
+    return (weight * x).sum(dim) / weight.sum(dim)

@@ -1,0 +1,254 @@
+"""Time the kernels: `python -m benchmarks.run [--quick]`. See benchmarks/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import itertools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import milkernels
+from benchmarks import cases, checking, machine, results, summary, timing
+from benchmarks.cases import Case, Inputs, Pooling
+from benchmarks.results import Row
+
+KERNELS = "milkernels"
+EAGER = "eager"
+COMPILED = "compile"
+FLOOR = "floor"
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Options:
+    """One run."""
+
+    device: torch.device
+    cases: list[Case]
+    modes: list[str]
+    compile: bool
+    budget: float
+    out: Path
+    resume: bool
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks. Returns the process's exit code: 1 if a kernel was wrong."""
+    try:
+        options = parse(arguments)
+        described = machine.describe(options.device)
+        table = results.Table(options.out)
+        measured = _run(options, described, table)
+    except ValueError as error:
+        print(f"benchmarks.run: {error}", file=sys.stderr)
+        return 2
+    for line in summary.lines(measured):
+        print(line)
+    wrong = [row for row in measured if row["status"] == results.FAILED]
+    for row in wrong:
+        setting = " ".join(row[name] for name in results.KEY[4:])
+        print(f"benchmarks.run: {setting}: {row['note']}", file=sys.stderr)
+    return int(any(row["implementation"] == KERNELS for row in wrong))
+
+
+def parse(arguments: list[str] | None) -> Options:
+    """Options from the command line.
+
+    Raises:
+        ValueError: if they name nothing that can be timed here.
+    """
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--quick", action="store_true", help="two small shapes, without torch.compile")
+    add("--filter", nargs="+", metavar="NAME", help="operations, as patterns such as 'power*'")
+    add("--layout", nargs="+", choices=cases.LAYOUTS, default=list(cases.LAYOUTS))
+    add("--kind", nargs="+", choices=cases.KINDS, default=list(cases.KINDS))
+    add("--mode", nargs="+", choices=cases.MODES, default=list(cases.MODES))
+    add("--dtype", nargs="+", choices=cases.DTYPES, help="float32; on a GPU bfloat16 too")
+    add("--shape", nargs="+", choices=cases.SHAPES)
+    add("--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too")
+    add("--budget", type=float, help="seconds for each case and mode (1; with --quick 0.1)")
+    add("--threads", type=int, help="CPU threads (PyTorch's default)")
+    add("--out", type=Path, help="CSV file (benchmarks/results/DEVICE.csv)")
+    add("--resume", action="store_true", help="leave out what this commit has timed already")
+    chosen = parser.parse_args(arguments)
+    device = _device(chosen.device)
+    if chosen.threads is not None:
+        if chosen.threads < 1:
+            raise ValueError(f"--threads: expected 1 or more, got {chosen.threads}")
+        torch.set_num_threads(chosen.threads)
+    dtypes = chosen.dtype or (["float32", "bfloat16"] if device.type == "cuda" else ["float32"])
+    shapes = chosen.shape or list(cases.QUICK_SHAPES if chosen.quick else cases.SHAPES)
+    selected = cases.select(
+        _operations(chosen.filter),
+        chosen.layout,
+        dtypes,
+        chosen.kind,
+        [cases.SHAPES[name] for name in shapes],
+    )
+    budget = chosen.budget if chosen.budget is not None else (0.1 if chosen.quick else 1.0)
+    name = f"quick_{device.type}.csv" if chosen.quick else f"{device.type}.csv"
+    return Options(
+        device=device,
+        cases=list(selected),
+        modes=chosen.mode,
+        compile=not chosen.quick if chosen.compile is None else chosen.compile,
+        budget=budget,
+        out=chosen.out or _RESULTS / name,
+        resume=chosen.resume,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: PyTorch finds no GPU")
+    serves = milkernels.build_info()["serves"][name]
+    if serves["backend"] in (None, "reference"):
+        raise ValueError(f"--device: no kernels serve {name} tensors: {serves['why']}")
+    return torch.device(name)
+
+
+def _operations(patterns: list[str] | None) -> list[cases.Operation]:
+    chosen: dict[str, cases.Operation] = {}
+    for pattern in patterns or ["*"]:
+        names = fnmatch.filter(cases.OPERATIONS, pattern)
+        if not names:
+            known = ", ".join(cases.OPERATIONS)
+            raise ValueError(f"--filter: no operation matches {pattern!r}; there are {known}")
+        chosen.update({name: cases.OPERATIONS[name] for name in names})
+    return list(chosen.values())
+
+
+def _run(options: Options, described: Row, table: results.Table) -> list[Row]:
+    """Measure the cases into the table; what an interrupted run has measured stays."""
+    measured: list[Row] = []
+    progress = tqdm(options.cases, unit="case", disable=None)
+    try:
+        for case in progress:
+            progress.set_postfix_str(f"{case.operation.name} {case.shape.name} {case.layout}")
+            kept = _measured_before(case, options, described, table) if options.resume else None
+            rows = kept if kept is not None else measure(case, options, described)
+            if kept is None:
+                table.add(rows)
+            measured += rows
+    except KeyboardInterrupt:
+        print(f"benchmarks.run: interrupted; {table.path} keeps {len(measured)} rows")
+    finally:
+        progress.close()
+        table.close()
+    return measured
+
+
+def _measured_before(
+    case: Case, options: Options, described: Row, table: results.Table
+) -> list[Row] | None:
+    """The case's rows in the table, if this commit and these versions have measured them all."""
+    rows: list[Row] = []
+    names = (KERNELS, EAGER, *((COMPILED,) if options.compile else ()), FLOOR)
+    for mode, name in itertools.product(options.modes, names):
+        row = table.rows.get(results.key_of(_row(case, mode, name, described)))
+        if row is None or any(row[column] != value for column, value in described.items()):
+            return None
+        rows.append(row)
+    return rows
+
+
+def measure(case: Case, options: Options, described: Row) -> list[Row]:
+    """Check the case's implementations and time those that are right."""
+    cache = timing.last_level_cache_bytes(options.device)
+    sets = 1 if case.shape.cached else timing.copies_to_rotate(case.frame_bytes, cache)
+    generator = torch.Generator(options.device).manual_seed(0)
+    inputs = [cases.make_inputs(case, options.device, generator) for _ in range(sets)]
+    expected = checking.truth(case, inputs[0])
+    kernel = cases.kernel(case)
+    described = {**described, "input_sets": str(sets)}
+    problem = checking.problem_of_kernel(case, kernel, inputs[0], expected)
+    if problem is not None:
+        failed = {"status": results.FAILED, "note": problem}
+        return [{**_row(case, mode, KERNELS, described), **failed} for mode in options.modes]
+    baselines = {EAGER: cases.eager_form(case)}
+    if options.compile:
+        baselines[COMPILED] = cases.compiled_form(case)
+    verdicts = {
+        name: _verdict(function, inputs[0], expected) for name, function in baselines.items()
+    }
+    right = {name: baselines[name] for name, verdict in verdicts.items() if verdict is None}
+    rows = [
+        {**_row(case, mode, name, described), **verdict}
+        for mode in options.modes
+        for name, verdict in verdicts.items()
+        if verdict is not None
+    ]
+    for mode in options.modes:
+        timings = _time(mode, {KERNELS: kernel, **right}, inputs, options)
+        rows += [
+            {**_row(case, mode, name, described), **_timed(taken)}
+            for name, taken in timings.items()
+        ]
+    return rows
+
+
+def _verdict(function: Pooling, inputs: Inputs, expected: checking.Truth) -> Row | None:
+    """Why a baseline is not timed, or None."""
+    try:
+        problem = checking.problem_of_baseline(function, inputs, expected)
+        cases.step(function, inputs.requiring_gradients(True))
+    except Exception as error:
+        note = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"status": results.UNAVAILABLE, "note": note[:200]}
+    return None if problem is None else {"status": results.FAILED, "note": problem}
+
+
+def _time(
+    mode: str, poolings: dict[str, Pooling], inputs: list[Inputs], options: Options
+) -> dict[str, timing.Timing]:
+    with_gradients = mode != cases.MODES[0]
+    marked = itertools.cycle([item.requiring_gradients(with_gradients) for item in inputs])
+    calls: dict[str, timing.Call] = {
+        name: lambda pooling=pooling: cases.step(pooling, next(marked))
+        for name, pooling in poolings.items()
+    }
+    calls[FLOOR] = lambda: cases.floor(next(marked))
+    return timing.interleaved(calls, timing.clock_for(options.device), options.budget)
+
+
+def _row(case: Case, mode: str, implementation: str, described: Row) -> Row:
+    return {
+        **dict.fromkeys(results.COLUMNS, ""),
+        **described,
+        "operation": case.operation.name,
+        "mode": mode,
+        "layout": case.layout,
+        "dtype": case.dtype,
+        "kind": case.kind,
+        "shape": case.shape.name,
+        "implementation": implementation,
+        "batch": str(case.shape.batch),
+        "classes": str(case.shape.classes),
+        "frames": str(case.shape.frames),
+        "cached": str(case.shape.cached).lower(),
+        "frame_bytes": str(case.frame_bytes),
+    }
+
+
+def _timed(taken: timing.Timing) -> Row:
+    return {
+        "status": results.TIMED,
+        "median_seconds": f"{taken.median:.4g}",
+        "lower_quartile_seconds": f"{taken.lower_quartile:.4g}",
+        "upper_quartile_seconds": f"{taken.upper_quartile:.4g}",
+        "samples": str(taken.samples),
+        "calls_per_sample": str(taken.calls),
+        "host_seconds": "" if taken.host is None else f"{taken.host:.4g}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

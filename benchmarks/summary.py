@@ -1,0 +1,77 @@
+"""Ratios between implementations, and the table of their geometric means."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from benchmarks import results
+from benchmarks.results import Row
+
+_SETTING = tuple(name for name in results.KEY if name != "implementation")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One setting: the kernel's row, and the medians of all that were timed, by implementation."""
+
+    row: Row
+    medians: dict[str, float]
+
+    def ratio(self, slower: str, faster: str = "milkernels") -> float | None:
+        """How many times as long `slower` takes; None where one was not timed."""
+        if slower not in self.medians or faster not in self.medians:
+            return None
+        return self.medians[slower] / self.medians[faster]
+
+
+def comparisons(rows: Iterable[Row]) -> list[Comparison]:
+    """The settings in which the kernel was timed."""
+    grouped: dict[results.Key, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row["status"] == results.TIMED:
+            grouped[tuple(row[name] for name in _SETTING)].append(row)
+    found = []
+    for group in grouped.values():
+        medians = {row["implementation"]: float(row["median_seconds"]) for row in group}
+        kernel = [row for row in group if row["implementation"] == "milkernels"]
+        found += [Comparison(row, medians) for row in kernel]
+    return found
+
+
+def geometric_mean(ratios: Iterable[float | None]) -> float | None:
+    """Over the ratios that are there; None if none is."""
+    logarithms = [math.log(ratio) for ratio in ratios if ratio is not None]
+    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else None
+
+
+def lines(rows: Iterable[Row]) -> Iterator[str]:
+    """A table: for each dtype, shape, layout and mode the geometric means over the cases."""
+    grouped: dict[results.Key, list[Comparison]] = defaultdict(list)
+    names = ("dtype", "shape", "layout", "mode")
+    for comparison in comparisons(rows):
+        grouped[tuple(comparison.row[name] for name in names)].append(comparison)
+    if not grouped:
+        yield "nothing was timed"
+        return
+    titles = (*names, "cases", "vs eager", "vs compile", "of the floor")
+    body = [(*group, *_means(found)) for group, found in grouped.items()]
+    widths = [max(len(row[column]) for row in (titles, *body)) for column in range(len(titles))]
+    for row in (titles, *body):
+        left = [cell.ljust(width) for cell, width in zip(row[:4], widths, strict=False)]
+        right = [cell.rjust(width) for cell, width in zip(row[4:], widths[4:], strict=True)]
+        yield "  ".join(left + right)
+
+
+def _means(found: list[Comparison]) -> tuple[str, ...]:
+    eager = geometric_mean(item.ratio("eager") for item in found)
+    compiled = geometric_mean(item.ratio("compile") for item in found)
+    floor = geometric_mean(item.ratio("floor") for item in found)
+    return (
+        str(len(found)),
+        "-" if eager is None else f"{eager:.2f}x",
+        "-" if compiled is None else f"{compiled:.2f}x",
+        "-" if floor is None else f"{floor:.0%}",
+    )
