@@ -14,7 +14,7 @@ import torch
 
 Call = Callable[[], object]
 
-_WARM_UP_CALLS = 3
+_WARM_UP_CALLS = 2
 _MINIMUM_ROUNDS = 5
 _MAXIMUM_ROUNDS = 500
 _MAXIMUM_CALLS = 100

@@ -1,0 +1,126 @@
+"""What the compiler makes of the Triton kernels: `python -m benchmarks.compile_report [--quick]`.
+
+Compiles the kernels at their pinned configurations for GPUs that need not be here, and lists for
+each its registers, spills, shared memory and the widths of its accesses to global memory. Exits
+with 1 if a kernel does not compile or spills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.compile_cases import CompileCase, all_cases, quick_cases
+from benchmarks.disassembly import Machinery, inspect
+from milkernels.kernels.compile import TARGETS, compile_launch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A case with what it compiled to, or with the error that it met."""
+
+    case: CompileCase
+    machinery: Machinery | None
+    error: str | None
+
+    @property
+    def good(self) -> bool:
+        return self.machinery is not None and self.machinery.spills == 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **asdict(self.case),
+            "kernel": self.case.kernel,
+            "reads_frames": self.case.reads_frames,
+            "writes_frames": self.case.writes_frames,
+            "error": self.error,
+            **(asdict(self.machinery) if self.machinery is not None else {}),
+        }
+
+
+def compile_case(case: CompileCase) -> Outcome:
+    """Compile and inspect one kernel."""
+    try:
+        return Outcome(case, inspect(compile_launch(case.launch(), case.target)), None)
+    except Exception as error:
+        return Outcome(case, None, f"{type(error).__name__}: {error}")
+
+
+def report(cases: list[CompileCase], jobs: int) -> list[Outcome]:
+    """Outcomes in the order of the cases, compiled by `jobs` processes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        outcomes = pool.map(compile_case, cases)
+        return list(tqdm(outcomes, total=len(cases), unit="kernel", disable=None))
+
+
+def lines(outcomes: list[Outcome]) -> list[str]:
+    """The report, one line for each kernel."""
+    titles = ("target", "kernel", "member", "layout", "dtype", "compiled for")
+    measured = ("registers", "spills", "stack", "shared", "load bits", "store bits")
+    table = [(*titles, *measured), *(_cells(outcome) for outcome in outcomes)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+
+
+def _cells(outcome: Outcome) -> tuple[str, ...]:
+    case, machinery = outcome.case, outcome.machinery
+    extent = "everything" if case.everything else "plain"
+    setting = (case.target, case.kernel, case.member, case.layout, case.dtype, extent)
+    if machinery is None:
+        return (*setting, *("-",) * 6)
+    return (
+        *setting,
+        str(machinery.registers),
+        str(machinery.spills),
+        str(machinery.stack_bytes),
+        str(machinery.shared_bytes),
+        _widths(machinery.loads),
+        _widths(machinery.stores),
+    )
+
+
+def _widths(counts: dict[int, int]) -> str:
+    return " ".join(f"{count}x{width}" for width, count in counts.items()) or "-"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report. Returns the process's exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks.compile_report", description=__doc__)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--quick", action="store_true", help="each kernel once for each target")
+    parser.add_argument("--json", type=Path, help="write the report to this file too")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that compile")
+    options = parser.parse_args(arguments)
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        print(
+            "benchmarks.compile_report: unset TRITON_INTERPRET",
+            file=sys.stderr,
+        )
+        return 2
+    choose = quick_cases if options.quick else all_cases
+    outcomes = report([case for target in options.targets for case in choose(target)], options.jobs)
+    for line in lines(outcomes):
+        print(line)
+    if options.json is not None:
+        options.json.write_text(json.dumps([outcome.as_dict() for outcome in outcomes], indent=1))
+    bad = [outcome for outcome in outcomes if not outcome.good]
+    for outcome in bad:
+        case = outcome.case
+        setting = f"{case.target} {case.kernel} {case.member} {case.layout} {case.dtype}"
+        why = (outcome.error or "it spills registers").splitlines()[0]
+        print(f"benchmarks.compile_report: {setting}: {why}", file=sys.stderr)
+    return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What a compiled kernel uses and how wide it reads and writes, from its machine code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import triton
+from triton.compiler import CompiledKernel
+
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+#: LDG, STG: global memory. LDGSTS copies from there to shared memory. LDL, STL: spilled registers.
+_SASS_ACCESS = re.compile(r"\b(LDGSTS|LDG|STG|LDL|STL)((?:\.\w+)*)")
+_SASS_USE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_SASS_BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}
+
+_GCN_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(load|store)_(\w+)")
+_GCN_BITS = {
+    **{"ubyte": 8, "sbyte": 8, "byte": 8, "ushort": 16, "sshort": 16, "short": 16},
+    **{"dword": 32, "dwordx2": 64, "dwordx3": 96, "dwordx4": 128},
+}
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """Of one thread: its registers, the memory instructions that spill them, and its stack's bytes;
+    of one program: the bytes of shared memory. `loads` and `stores` count the instructions that
+    access global memory, by their width in bits."""
+
+    registers: int
+    spills: int
+    stack_bytes: int
+    shared_bytes: int
+    loads: dict[int, int]
+    stores: dict[int, int]
+
+
+def inspect(kernel: CompiledKernel) -> Machinery:
+    """Read the machine code of a kernel for an NVIDIA or an AMD GPU."""
+    if "cubin" in kernel.asm:
+        machinery = _of_cubin(kernel.asm["cubin"])
+    else:
+        machinery = _of_amdgcn(kernel.asm["amdgcn"])
+    # What a launch asks for is not in the code.
+    return replace(machinery, shared_bytes=max(machinery.shared_bytes, kernel.metadata.shared))
+
+
+def _of_cubin(cubin: bytes) -> Machinery:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        use = _tool("cuobjdump", "--dump-resource-usage", str(path))
+        code = _tool("nvdisasm", str(path))
+    registers, stack, shared, local = (int(value) for value in _SASS_USE.search(use).groups())
+    loads: Counter[int] = Counter()
+    stores: Counter[int] = Counter()
+    spills = 0
+    for name, modifiers in _SASS_ACCESS.findall(code):
+        if name in ("LDL", "STL"):
+            spills += 1
+            continue
+        widths = [_SASS_BITS[part] for part in modifiers.split(".") if part in _SASS_BITS]
+        counter = stores if name == "STG" else loads
+        counter[max(widths, default=32)] += 1
+    return Machinery(
+        registers,
+        spills,
+        max(stack, local),
+        shared,
+        _by_width(loads),
+        _by_width(stores),
+    )
+
+
+def _of_amdgcn(code: str) -> Machinery:
+    loads: Counter[int] = Counter()
+    stores: Counter[int] = Counter()
+    for direction, form in _GCN_ACCESS.findall(code):
+        size = form.removeprefix("lds_").removesuffix("_hi").removesuffix("_d16")
+        width = _GCN_BITS[size]
+        (stores if direction == "store" else loads)[width] += 1
+
+    def value(name: str) -> int:
+        return int(re.search(rf"^\s*\.{name}:\s*(\d+)", code, re.MULTILINE).group(1))
+
+    return Machinery(
+        value("vgpr_count"),
+        value("vgpr_spill_count") + value("sgpr_spill_count"),
+        value("private_segment_fixed_size"),
+        value("group_segment_fixed_size"),
+        _by_width(loads),
+        _by_width(stores),
+    )
+
+
+def _by_width(counter: Counter[int]) -> dict[int, int]:
+    return dict(sorted(counter.items(), reverse=True))
+
+
+def _tool(name: str, *arguments: str) -> str:
+    command = [str(_TOOLS / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

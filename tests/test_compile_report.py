@@ -1,0 +1,80 @@
+"""Every Triton kernel compiles for GPUs that are not here, without spills and with wide loads."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+KERNELS = {
+    f"{family}_{direction}"
+    for family in ("weighted_average", "maximum")
+    for direction in ("forward", "merge", "backward")
+}
+
+
+def run(*arguments, **variables):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.compile_report", *arguments],
+        cwd=ROOT,
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compile_report")
+    path = folder / "report.json"
+    result = run("--quick", "--json", str(path), TRITON_CACHE_DIR=str(folder / "cache"))
+    assert path.is_file(), result.stderr
+    return result, json.loads(path.read_text())
+
+
+def of_target(report, target):
+    return [entry for entry in report[1] if entry["target"] == target]
+
+
+def named(entry):
+    return f"{entry['kernel']} {entry['member']} {entry['layout']}"
+
+
+def test_exit_code_says_that_all_is_well(report):
+    assert report[0].returncode == 0, report[0].stderr
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_kernel_compiles(report, target):
+    entries = of_target(report, target)
+    assert {entry["kernel"] for entry in entries} == KERNELS
+    assert {named(entry): entry["error"] for entry in entries if entry["error"]} == {}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_nothing_spills(report, target):
+    entries = of_target(report, target)
+    assert {named(entry): entry["spills"] for entry in entries if entry["spills"]} == {}
+    assert {named(entry): entry["stack_bytes"] for entry in entries if entry["stack_bytes"]} == {}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("direction", ["loads", "stores"])
+def test_aligned_rows_move_128_bits_at_once(report, target, direction):
+    touches = "reads_frames" if direction == "loads" else "writes_frames"
+    entries = [entry for entry in of_target(report, target) if entry[touches]]
+    assert {entry["layout"] for entry in entries} == {"classes_first", "frames_first"}
+    widest = {named(entry): max(map(int, entry[direction])) for entry in entries}
+    assert widest == dict.fromkeys(widest, 128)
+
+
+def test_the_interpreter_is_refused():
+    result = run(TRITON_INTERPRET="1")
+    assert result.returncode == 2
+    assert result.stderr.splitlines() == ["benchmarks.compile_report: unset TRITON_INTERPRET"]
