@@ -74,7 +74,7 @@ def _picture(table: str, key: tuple[str, ...], found: list[Comparison], folder: 
     device = found[0].row["device"]
     shapes = [name for name in SHAPES if any(item.row["shape"] == name for item in found)]
     figure, panels = pyplot.subplots(
-        len(shapes), figsize=(11, 2.6 * len(shapes) + 0.8), squeeze=False, sharex=True
+        len(shapes), figsize=(11, 2.6 * len(shapes) + 0.8), squeeze=False
     )
     for axes, shape in zip(panels[:, 0], shapes, strict=True):
         _panel(axes, shape, [item for item in found if item.row["shape"] == shape])
@@ -95,16 +95,18 @@ def _picture(table: str, key: tuple[str, ...], found: list[Comparison], folder: 
 
 def _panel(axes: Axes, shape: str, found: list[Comparison]) -> None:
     names = [name for name in OPERATIONS if any(item.row["operation"] == name for item in found)]
-    for position, ((implementation, layout), colour) in enumerate(_COLOURS.items()):
-        ratios = [_speed(found, name, implementation, layout) for name in names]
-        if not any(ratios):
-            continue
-        places = [index + (position - 1.5) * _BAR for index in range(len(names))]
+    series = {
+        key: [_speed(found, name, *key) for name in names]
+        for key in _COLOURS
+        if any(key == (part, item.row["layout"]) for item in found for part in item.medians)
+    }
+    for position, ((implementation, layout), ratios) in enumerate(series.items()):
+        offset = (position - (len(series) - 1) / 2) * _BAR
         bars = axes.bar(
-            places,
+            [index + offset for index in range(len(names))],
             [ratio or 0 for ratio in ratios],
             _BAR,
-            color=colour,
+            color=_COLOURS[implementation, layout],
             label=f"{implementation}, {layout}",
         )
         labels = [f"{ratio:.1f}" if ratio else "" for ratio in ratios]
@@ -113,7 +115,6 @@ def _panel(axes: Axes, shape: str, found: list[Comparison]) -> None:
     axes.set_title(f"{shape}: {row['batch']} x {row['classes']} x {row['frames']}", fontsize=9)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.tick_params(axis="x", labelbottom=True)
     axes.set_ylabel("ratio", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import itertools
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ KERNELS = "milkernels"
 EAGER = "eager"
 COMPILED = "compile"
 FLOOR = "floor"
+
+#: Load for each processor above which timings are not to be trusted.
+_BUSY = 0.3
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -44,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         described = machine.describe(options.device)
         table = results.Table(options.out)
+        _warn_if_busy()
         measured = _run(options, described, table)
     except ValueError as error:
         print(f"benchmarks.run: {error}", file=sys.stderr)
@@ -74,7 +79,7 @@ def parse(arguments: list[str] | None) -> Options:
     add("--dtype", nargs="+", choices=cases.DTYPES, help="float32; on a GPU bfloat16 too")
     add("--shape", nargs="+", choices=cases.SHAPES)
     add("--compile", action=argparse.BooleanOptionalAction, help="time torch.compile too")
-    add("--budget", type=float, help="seconds for each case and mode (1; with --quick 0.1)")
+    add("--budget", type=float, help="seconds for each case and mode (1; with --quick 0.05)")
     add("--threads", type=int, help="CPU threads (PyTorch's default)")
     add("--out", type=Path, help="CSV file (benchmarks/results/DEVICE.csv)")
     add("--resume", action="store_true", help="leave out what this commit has timed already")
@@ -93,7 +98,7 @@ def parse(arguments: list[str] | None) -> Options:
         chosen.kind,
         [cases.SHAPES[name] for name in shapes],
     )
-    budget = chosen.budget if chosen.budget is not None else (0.1 if chosen.quick else 1.0)
+    budget = chosen.budget if chosen.budget is not None else (0.05 if chosen.quick else 1.0)
     name = f"quick_{device.type}.csv" if chosen.quick else f"{device.type}.csv"
     return Options(
         device=device,
@@ -124,6 +129,12 @@ def _operations(patterns: list[str] | None) -> list[cases.Operation]:
             raise ValueError(f"--filter: no operation matches {pattern!r}; there are {known}")
         chosen.update({name: cases.OPERATIONS[name] for name in names})
     return list(chosen.values())
+
+
+def _warn_if_busy() -> None:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > _BUSY * (os.cpu_count() or 1):
+        print(f"benchmarks.run: other programs are busy here (load {load:.1f})", file=sys.stderr)
 
 
 def _run(options: Options, described: Row, table: results.Table) -> list[Row]:
