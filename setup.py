@@ -26,7 +26,7 @@ if X86:
     ]
 ELEMENTS = ("double", "float", "BFloat16", "Float16")
 FLAGS = [
-    *("-std=c++17", "-O2", "-g0", "-ffp-contract=fast"),
+    *("-std=c++17", "-O2", "-g0", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-fvisibility=hidden"),
 ]
 

@@ -43,7 +43,7 @@ struct Problem {
 };
 
 // Rows of the statistics (rows, bags, classes), in the arithmetic type.
-enum StatisticsRow : int { kPeak, kInverseTotal, kAverage };
+enum StatisticsRow : int { kPeak, kTotal, kAverage };
 
 // Rows of a part's sums in scratch memory.
 constexpr int kMomentRows = 5;

@@ -34,7 +34,7 @@ inline Vector<T> log_of_one_plus(const Sigmoid<T>& at) {
   const Vector<T> sum = T(1) + at.decay;
   const Vector<T> lost = at.decay - (sum - T(1));
   const Logarithm<T> log = logarithm(sum);
-  return log.whole * T(kLn2) + log.rest + lost * at.larger;
+  return multiply_add(log.whole, broadcast(T(kLn2)), multiply_add(lost, at.larger, log.rest));
 }
 
 template <class T>
@@ -131,18 +131,44 @@ struct Formula {
     return frame;
   }
 
-  // start + log2 of the weight without its factor. Starting at minus the peak keeps the sum small
-  // from its first term on, and so exact.
+  // start + log2 of the weight without its factor.
   template <class T>
   static Vector<T> log2_weight(const Frame<T>& frame, const Coefficients<T>& coefficients,
                                Vector<T> start) {
-    if constexpr (kPower && kFromLogits) start += coefficients.power2 * frame.log_whole;
-    if constexpr (kPower && !kFromLogits) start += coefficients.power * frame.log_whole;
-    if constexpr (kPower) start += coefficients.power2 * frame.log_rest;
-    if constexpr (kLinear && kFromLogits) start += T(kLog2E) * frame.log_whole;
-    if constexpr (kAlpha) start += coefficients.alpha2 * frame.x;
-    if constexpr (kScores) start += T(kLog2E) * frame.score;
-    return start;
+    if constexpr (kPower) {
+      const Vector<T> of_whole = kFromLogits ? coefficients.power2 : coefficients.power;
+      start = multiply_add(of_whole, frame.log_whole, start);
+    }
+    return add_fine_terms(frame, coefficients, start);
+  }
+
+  // The weight over 2^peak. Starting at minus the peak keeps the exponent small from its first term
+  // on, and so exact; the power of x's own exponent, which may be large, is split before.
+  template <class T>
+  static Vector<T> weight(const Frame<T>& frame, const Coefficients<T>& coefficients,
+                          Vector<T> minus_peak) {
+    if constexpr (kDirect) {
+      return frame.factor;
+    } else if constexpr (kPower && !kFromLogits) {
+      const Vector<T> coarse = multiply_add(coefficients.power, frame.log_whole, minus_peak);
+      const Vector<T> whole = nearest(coarse);
+      const Vector<T> fine =
+          multiply_add(coefficients.power, frame.log_whole, minus_peak - whole);
+      return exp2(add_fine_terms(frame, coefficients, fine), whole);
+    } else {
+      return frame.factor * exp2(log2_weight(frame, coefficients, minus_peak));
+    }
+  }
+
+  template <class T>
+  static Vector<T> add_fine_terms(const Frame<T>& frame, const Coefficients<T>& coefficients,
+                                  Vector<T> sum) {
+    if constexpr (kPower) sum = multiply_add(coefficients.power2, frame.log_rest, sum);
+    if constexpr (kLinear && kFromLogits)
+      sum = multiply_add(broadcast(T(kLog2E)), frame.log_whole, sum);
+    if constexpr (kAlpha) sum = multiply_add(coefficients.alpha2, frame.x, sum);
+    if constexpr (kScores) sum = multiply_add(broadcast(T(kLog2E)), frame.score, sum);
+    return sum;
   }
 
   // log x, of a member with a power.
@@ -156,7 +182,7 @@ struct Formula {
   static Vector<T> frame_gradient(Vector<T> raw, const Frame<T>& frame, Vector<T> residual,
                                   const Coefficients<T>& coefficients) {
     Vector<T> gradient = broadcast(T(1));
-    if constexpr (kAlpha) gradient += coefficients.alpha * residual;
+    if constexpr (kAlpha) gradient = multiply_add(coefficients.alpha, residual, gradient);
     if constexpr (kFromLogits) {
       gradient *= frame.x * frame.complement;
       if constexpr (kPower) gradient += coefficients.power * residual * frame.complement;

@@ -48,29 +48,24 @@ inline Moments<T> merge_lanes(Moments<T> lanes) {
   return whole;
 }
 
-// A sum of many terms: blocks of them are added with what the addition loses kept beside.
+// A sum of many terms, with what each addition loses kept beside.
 template <class T>
 struct LongSum {
-  Vector<T> block{};
-  Vector<T> total{};
+  Vector<T> sum{};
   Vector<T> lost{};
 
-  inline void close_block() {
-    const Vector<T> sum = total + block;
-    const Vector<T> added = sum - total;
-    lost += (total - (sum - added)) + (block - added);
-    total = sum;
-    block = Vector<T>{};
+  inline void add(Vector<T> term) {
+    const Vector<T> next = sum + term;
+    const Vector<T> added = next - sum;
+    lost += (sum - (next - added)) + (term - added);
+    sum = next;
   }
   inline void scale(Vector<T> by) {
-    block *= by;
-    total *= by;
+    sum *= by;
     lost *= by;
   }
+  inline Vector<T> value() const { return sum + lost; }
 };
-
-// Groups of frames whose weights are summed plainly before they join the long sum.
-constexpr int kBlockGroups = 16;
 
 // The sums over the frames seen so far.
 template <class T, class F>
@@ -80,7 +75,6 @@ struct Gatherer {
   LongSum<T> first;
   Vector<T> low = broadcast(T(__builtin_inf()));
   Vector<T> high = broadcast(T(-__builtin_inf()));
-  int groups = 0;
 
   // Takes kCount frames in each lane; with kAll, every one of them is real.
   template <int kCount, bool kAll>
@@ -103,9 +97,7 @@ struct Gatherer {
     Vector<T> group_total{};
     Vector<T> group_first{};
     for (int k = 0; k < kCount; ++k) {
-      Vector<T> weight = frames[k].factor;
-      if constexpr (!F::kDirect)
-        weight *= exp2(F::template log2_weight<T>(frames[k], coefficients, -peak));
+      Vector<T> weight = F::template weight<T>(frames[k], coefficients, -peak);
       Vector<T> x = frames[k].x;
       if constexpr (!kAll) {
         weight = real[k] ? weight : zero;
@@ -117,17 +109,10 @@ struct Gatherer {
         high = maximum(high, x);
       }
       group_total += weight;
-      group_first += weight * x;
+      group_first = multiply_add(weight, x, group_first);
     }
-    total.block += group_total;
-    first.block += group_first;
-    if (++groups == kBlockGroups) close_block();
-  }
-
-  inline void close_block() {
-    total.close_block();
-    first.close_block();
-    groups = 0;
+    total.add(group_total);
+    first.add(group_first);
   }
 
   inline void raise_peak(Vector<T> to) {
@@ -137,10 +122,7 @@ struct Gatherer {
     first.scale(scale);
   }
 
-  inline Moments<T> moments() {
-    close_block();
-    return {{peak, total.total + total.lost, first.total + first.lost, low, high}};
-  }
+  inline Moments<T> moments() const { return {{peak, total.value(), first.value(), low, high}}; }
 };
 
 // Bag value and statistics out of the sums.
@@ -148,7 +130,7 @@ template <class T>
 struct Finished {
   Vector<T> y;
   Vector<T> peak;
-  Vector<T> inverse_total;
+  Vector<T> total;
 };
 
 template <class T>
@@ -159,7 +141,9 @@ inline Finished<T> finish(Moments<T> moments) {
   Vector<T> y = moments.first() / total;
   y = y < moments.low() ? moments.low() : y;
   y = y > moments.high() ? moments.high() : y;
-  return {nothing ? zero : y, nothing ? zero : moments.peak(), nothing ? zero : T(1) / total};
+  // Dividing by infinity takes every frame's gradient to 0.
+  const Vector<T> infinity = broadcast(T(__builtin_inf()));
+  return {nothing ? zero : y, nothing ? zero : moments.peak(), nothing ? infinity : total};
 }
 
 }  // namespace MILKERNELS_INSTRUCTION_SET

@@ -96,6 +96,40 @@ inline bool any(I mask) {
 #endif
 }
 
+// a · b + c, rounded once where the machine can. Contraction is left to no compiler: the forward and
+// the backward pass must compute a weight to the same bit.
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<float>>(
+      _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
+#elif defined(__FMA__)
+  return bit_cast<Vector<float>>(
+      _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<double>>(
+      _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
+#elif defined(__FMA__)
+  return bit_cast<Vector<double>>(
+      _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
+// The polynomial with these coefficients, the highest power first.
+template <class... Rest>
+inline Vector<float> polynomial(Vector<float> x, float first, Rest... rest) {
+  Vector<float> value = broadcast(first);
+  ((value = multiply_add(value, x, broadcast(static_cast<float>(rest)))), ...);
+  return value;
+}
+
 // NaN in `a` stays, NaN in `b` is passed over.
 template <class V>
 inline V maximum(V a, V b) {
@@ -125,25 +159,40 @@ inline T largest_lane(Vector<T> vector) {
   return lanes[0];
 }
 
-// 2^x for x up to 1: relative error below 1.2e-7, exact for whole x, 0 below -126.
-inline Vector<float> exp2(Vector<float> x) {
+// The nearest whole number, up to 2^22.
+inline Vector<float> nearest(Vector<float> x) {
   const Vector<float> to_whole = broadcast(12582912.0f);  // 1.5 * 2^23
-  const Vector<float> whole = (x + to_whole) - to_whole;
-  const Vector<float> rest = (x - whole) * 0.693147180559945309f;
-  Vector<float> series = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-  series = series * rest + 8.3334519073e-3f;
-  series = series * rest + 4.1665795894e-2f;
-  series = series * rest + 1.6666665459e-1f;
-  series = series * rest + 5.0000001201e-1f;
-  series = series * (rest * rest) + rest + 1.0f;
-  const Integer<float> scale = (__builtin_convertvector(whole, Integer<float>) + 127) << 23;
-  const Vector<float> result = series * bit_cast<Vector<float>>(scale);
-  return x < broadcast(-126.0f) ? Vector<float>{} : result;
+  return (x + to_whole) - to_whole;
 }
 
-inline Vector<double> exp2(Vector<double> x) {
+inline Vector<double> nearest(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::nearbyint(x[lane]);
+  return x;
+}
+
+// 2^(x + exponent) for a whole exponent and a sum up to 1: relative error below 1.2e-7, exact where
+// x is whole, 0 below -126.
+inline Vector<float> exp2(Vector<float> x, Vector<float> exponent) {
+  const Vector<float> whole = nearest(x);
+  const Vector<float> rest = (x - whole) * 0.693147180559945309f;
+  const Vector<float> series = polynomial(rest, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                          4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f);
+  const Vector<float> power = multiply_add(series, rest * rest, rest) + 1.0f;
+  const Vector<float> sum = whole + exponent;
+  const Integer<float> scale = (__builtin_convertvector(sum, Integer<float>) + 127) << 23;
+  const Vector<float> result = power * bit_cast<Vector<float>>(scale);
+  return sum < broadcast(-126.0f) ? Vector<float>{} : result;
+}
+
+inline Vector<double> exp2(Vector<double> x, Vector<double> exponent) {
+  x += exponent;
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp2(x[lane]);
   return x;
+}
+
+template <class V>
+inline V exp2(V x) {
+  return exp2(x, V{});
 }
 
 constexpr double kLog2E = 1.44269504088896340736;
@@ -151,8 +200,7 @@ constexpr double kLn2 = 0.69314718055994530942;
 
 // The smallest whole number at least x.
 inline Vector<float> ceiling(Vector<float> x) {
-  const Vector<float> to_whole = broadcast(12582912.0f);
-  const Vector<float> near = (x + to_whole) - to_whole;
+  const Vector<float> near = nearest(x);
   const Vector<float> up = near < x ? near + 1.0f : near;
   // Beyond 2^22 the rounding above fails, and exactness no longer matters.
   return (x < broadcast(4194304.0f)) & (x > broadcast(-4194304.0f)) ? up : x;
@@ -179,15 +227,10 @@ inline Logarithm<float> logarithm(Vector<float> x) {
   exponent = low ? exponent - 1.0f : exponent;
   const Vector<float> t = (low ? mantissa + mantissa : mantissa) - 1.0f;
   const Vector<float> square = t * t;
-  Vector<float> series = t * 7.0376836292e-2f - 1.1514610310e-1f;
-  series = series * t + 1.1676998740e-1f;
-  series = series * t - 1.2420140846e-1f;
-  series = series * t + 1.4249322787e-1f;
-  series = series * t - 1.6668057665e-1f;
-  series = series * t + 2.0000714765e-1f;
-  series = series * t - 2.4999993993e-1f;
-  series = series * t + 3.3333331174e-1f;
-  const Vector<float> rest = t + (series * (t * square) - 0.5f * square);
+  const Vector<float> series = polynomial(
+      t, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f,
+      1.4249322787e-1f, -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
+  const Vector<float> rest = t + multiply_add(series, t * square, -0.5f * square);
   return {exponent, x == x ? rest : x};
 }
 

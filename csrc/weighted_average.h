@@ -67,7 +67,7 @@ inline void write_finished(const AverageProblem& problem, int64_t cell, int64_t 
   const Finished<T> finished = finish<T>(moments);
   store_lanes(static_cast<E*>(problem.y) + cell, finished.y, count);
   store_lanes(statistics_row<T>(problem, kPeak) + cell, finished.peak, count);
-  store_lanes(statistics_row<T>(problem, kInverseTotal) + cell, finished.inverse_total, count);
+  store_lanes(statistics_row<T>(problem, kTotal) + cell, finished.total, count);
   store_lanes(statistics_row<T>(problem, kAverage) + cell, finished.y, count);
 }
 
@@ -250,7 +250,7 @@ inline BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, 
   const int64_t cell = bag * problem.classes + class_index;
   const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
   BagConstants<T> constants{
-      gradient * load_lanes(statistics_row<T>(problem, kInverseTotal) + cell, count),
+      gradient / load_lanes(statistics_row<T>(problem, kTotal) + cell, count),
       load_lanes(statistics_row<T>(problem, kAverage) + cell, count),
       -load_lanes(statistics_row<T>(problem, kPeak) + cell, count),
       {load_coefficient<T>(problem.alpha, class_index, count),
@@ -288,9 +288,8 @@ inline Vector<T> vector_gradient(const AverageProblem& problem, const BagConstan
                                  Vector<T>& scores_gradient, ParameterSums<T>& sums) {
   const Vector<T> zero{};
   const Frame<T> frame = F::template read<T>(raw, score, problem.activation);
-  Vector<T> weight = bag.scale * frame.factor;
-  if constexpr (!F::kDirect)
-    weight *= exp2(F::template log2_weight<T>(frame, bag.coefficients, bag.minus_peak));
+  const Vector<T> weight =
+      bag.scale * F::template weight<T>(frame, bag.coefficients, bag.minus_peak);
   const Vector<T> residual = frame.x - bag.y;
   if constexpr (F::kScores) {
     const Vector<T> slope = activation_derivative<T>(score, problem.activation);
@@ -404,11 +403,10 @@ void sum_parts(const AverageProblem& problem, int64_t parameter, void* result) {
     for (int64_t part = 0; part < parts; ++part) {
       for (int64_t bag = 0; bag < problem.bags; ++bag) {
         const int64_t cell = bag * problem.classes + index;
-        sum.block = load_lanes(parameter_part<T>(problem, parameter, part) + cell, count);
-        sum.close_block();
+        sum.add(load_lanes(parameter_part<T>(problem, parameter, part) + cell, count));
       }
     }
-    store_lanes(static_cast<T*>(result) + index, sum.total + sum.lost, count);
+    store_lanes(static_cast<T*>(result) + index, sum.value(), count);
   }
 }
 

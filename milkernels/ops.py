@@ -220,7 +220,7 @@ def _weighted_average_fake(
 
 
 def _statistics_rows(member: str, learn: bool, backend: str) -> int:
-    """Peak, 1 / total and average; Triton's forward pass adds a covariance for each parameter."""
+    """Peak, total and average; Triton's forward pass adds a covariance for each parameter."""
     return 3 + (len(WEIGHTED_AVERAGES[member].learned) if learn and backend == "triton" else 0)
 
 

@@ -29,7 +29,7 @@ _ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float1
 #: Values of the C++ enum Member, by the terms of the log-weight.
 _MEAN, _LINEAR, _EXPONENTIAL, _POWER, _POWER_EXPONENTIAL, _ATTENTION = range(6)
 
-#: Rows of the statistics: peak, 1 / total and average. What learned parameters need is summed in
+#: Rows of the statistics: peak, total and average. What learned parameters need is summed in
 #: the backward pass.
 STATISTICS_ROWS = 3
 

@@ -24,24 +24,31 @@ def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
 
 
 @triton.jit
+def _held(mean, low, high):
+    """`mean` between its bounds, which rounding may have carried it over; NaN stays."""
+    mean = tl.where(mean < low, low, mean)
+    return tl.where(mean > high, high, mean)
+
+
+@triton.jit
 def of_tile(x, log2_x, weight, peak, real, FORMULA: tl.constexpr):
     """State of a (classes, frames) tile, of its real frames."""
     weight = tl.where(real, weight, 0.0)
     x = tl.where(real, x, 0.0)
     total = tl.sum(weight, 1)
-    inverse = 1 / tl.where(total == 0, 1.0, total)
-    mean = tl.sum(weight * x, 1) * inverse
+    divisor = tl.where(total == 0, 1.0, total)
+    low = tl.min(tl.where(real, x, float("inf")), 1)
+    high = tl.max(tl.where(real, x, -float("inf")), 1)
+    mean = _held(tl.sum(weight * x, 1) / divisor, low, high)
     variance = tl.zeros_like(total)
     mean_log = tl.zeros_like(total)
     covariance = tl.zeros_like(total)
     residual = x - mean[:, None]
     if FORMULA.variance:
-        variance = tl.sum(weight * residual * residual, 1) * inverse
+        variance = tl.sum(weight * residual * residual, 1) / divisor
     if FORMULA.covariance:
-        mean_log = tl.sum(weight * log2_x, 1) * inverse
-        covariance = tl.sum(weight * residual * (log2_x - mean_log[:, None]), 1) * inverse
-    low = tl.min(tl.where(real, x, float("inf")), 1)
-    high = tl.max(tl.where(real, x, -float("inf")), 1)
+        mean_log = tl.sum(weight * log2_x, 1) / divisor
+        covariance = tl.sum(weight * residual * (log2_x - mean_log[:, None]), 1) / divisor
     return peak, total, mean, variance, mean_log, covariance, low, high
 
 
@@ -94,14 +101,11 @@ def load(pointer, row_stride, inside):
 def average(state):
     """Mean of x, held between its bounds; 0 where nothing had weight."""
     _, total, mean, _, _, _, low, high = state
-    held = tl.where(mean < low, low, mean)
-    held = tl.where(held > high, high, held)
-    return tl.where(total == 0, 0.0, held)
+    return tl.where(total == 0, 0.0, _held(mean, low, high))
 
 
 @triton.jit
 def normaliser(state):
-    """Peak and 1 / total, both 0 where nothing had weight."""
+    """Peak and total; where nothing had weight, 0 and an infinity that takes gradients to 0."""
     nothing = state[1] == 0
-    inverse = 1 / tl.where(nothing, 1.0, state[1])
-    return tl.where(nothing, 0.0, state[0]), tl.where(nothing, 0.0, inverse)
+    return tl.where(nothing, 0.0, state[0]), tl.where(nothing, float("inf"), state[1])

@@ -10,7 +10,7 @@ from milkernels.kernels import formula, moments, tiles
 #: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
 #: The learned parameters' covariances with y follow: alpha's, then power's.
 PEAK = tl.constexpr(0)
-INVERSE_TOTAL = tl.constexpr(1)
+TOTAL = tl.constexpr(1)
 AVERAGE = tl.constexpr(2)
 COVARIANCES = tl.constexpr(3)
 
@@ -73,11 +73,11 @@ def _read_tile(
 def _finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.constexpr):
     """Write the bag value and the statistics."""
     y = moments.average(state)
-    peak, inverse = moments.normaliser(state)
+    peak, total = moments.normaliser(state)
     tl.store(y_ptr + cell, y, mask=inside)
     row = statistics_ptr + cell
     tl.store(row + PEAK * cells, peak, mask=inside)
-    tl.store(row + INVERSE_TOTAL * cells, inverse, mask=inside)
+    tl.store(row + TOTAL * cells, total, mask=inside)
     tl.store(row + AVERAGE * cells, y, mask=inside)
     if FORMULA.variance:
         tl.store(row + COVARIANCES * cells, state[3], mask=inside)
@@ -293,7 +293,7 @@ def _weighted_average_backward_kernel(
         stride_bag, stride_class = gradient_strides
         address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
         gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-        scale = gradient * tl.load(cell + INVERSE_TOTAL * cells, mask=has_class, other=0)
+        scale = gradient / tl.load(cell + TOTAL * cells, mask=has_class, other=1)
         x_gradient = scale[:, None] + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
         if FORMULA.reads_values:
             raw, score = _read_tile(

@@ -1,0 +1,106 @@
+"""The poolings with inputs that suit them, and one way to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+POOLINGS = (
+    "mean",
+    "max",
+    "linear_softmax",
+    "exp_softmax",
+    "auto",
+    "power",
+    "power_exp",
+    "attention",
+)
+WEIGHTED = tuple(name for name in POOLINGS if name != "max")
+
+#: Poolings that take any real number as a frame value; the others weigh by log x.
+REAL_VALUED = ("mean", "max", "exp_softmax", "auto", "attention")
+
+ACTIVATIONS = (None, "sigmoid", "tanh", "clamp")
+
+
+@dataclass
+class Case:
+    """A pooling's tensors in the order of its arguments, and its keywords."""
+
+    name: str
+    tensors: list[Tensor]
+    keywords: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def x(self) -> Tensor:
+        return self.tensors[0]
+
+    def to(self, dtype: torch.dtype) -> Case:
+        return Case(self.name, [tensor.to(dtype) for tensor in self.tensors], self.keywords)
+
+    def bag_gradient(self) -> Tensor:
+        """A dL/dy with both signs that every dtype holds exactly."""
+        classes = self.x.shape[3 - self.dim]
+        count = self.x.shape[0] * classes
+        values = torch.arange(count, device=self.x.device) % 7 - 3
+        return values.reshape(self.x.shape[0], classes).to(self.x.dtype)
+
+    @property
+    def dim(self) -> int:
+        return 1 if self.keywords.get("dim", -1) == 1 else 2
+
+    def run(self, module: object) -> list[Tensor]:
+        """Bag values, then the gradients of the case's tensors."""
+        return self.run_function(getattr(module, f"{self.name}_pool"), **self.keywords)
+
+    def run_function(self, function: Callable[..., Tensor], **keywords: object) -> list[Tensor]:
+        tensors = [tensor.detach().requires_grad_() for tensor in self.tensors]
+        y = function(*tensors, **keywords)
+        return [y.detach(), *torch.autograd.grad(y, tensors, self.bag_gradient())]
+
+
+def make_case(
+    name: str,
+    bags: int = 2,
+    classes: int = 5,
+    frames: int = 37,
+    *,
+    dim: int = -1,
+    from_logits: bool = False,
+    masked: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    score_activation: str | None = None,
+) -> Case:
+    """Random inputs: probabilities or logits, per-class parameters, scores."""
+    shape = (bags, frames, classes) if dim == 1 else (bags, classes, frames)
+    x = 3 * torch.randn(shape) if from_logits else torch.rand(shape)
+    extra: list[Tensor] = []
+    if name in ("power", "power_exp"):
+        extra.append(3 * torch.rand(classes))
+    if name in ("auto", "power_exp"):
+        extra.append(2 * torch.randn(classes))
+    if name == "attention":
+        extra.append(2 * torch.randn(shape))
+    keywords: dict[str, object] = {"dim": dim, "from_logits": from_logits}
+    if name == "attention":
+        keywords["score_activation"] = score_activation
+    if masked:
+        mask = torch.rand(bags, frames) < 0.7
+        mask[:, 0] = True
+        keywords["mask"] = mask.to(device)
+    return Case(name, [tensor.to(device, dtype) for tensor in (x, *extra)], keywords)
+
+
+def assert_close(ours: list[Tensor], truth: list[Tensor], relative: float) -> None:
+    """Each tensor's largest error is within `relative` of its largest value."""
+    for index, (one, other) in enumerate(zip(ours, truth, strict=True)):
+        assert one.shape == other.shape
+        if one.numel() == 0:
+            continue
+        error = (one.double() - other.double()).abs().max().item()
+        scale = other.double().abs().max().item()
+        assert error <= relative * scale + 1e-300, f"tensor {index}: {error} of {scale}"

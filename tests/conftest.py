@@ -1,0 +1,50 @@
+"""What every test shares: Triton's interpreter where there is no GPU, and poisoned memory."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    # Before Triton is imported: its decorators read this once.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest
+
+import milkernels
+
+KERNEL_BACKENDS = ("cpp", "triton")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=("reference", *KERNEL_BACKENDS))
+def any_backend(request):
+    """Each backend in turn, the reference among them."""
+    with milkernels.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=KERNEL_BACKENDS)
+def kernel_backend(request):
+    """Each backend of kernels, on memory that is NaN until they write it."""
+    torch.use_deterministic_algorithms(True)
+    with milkernels.backend(request.param):
+        yield request.param
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def device(request):
+    """Where a backend's tensors live: Triton's on the GPU if there is one."""
+    chosen = next(
+        (
+            request.getfixturevalue(name)
+            for name in ("kernel_backend", "any_backend")
+            if name in request.fixturenames
+        ),
+        "cpp",
+    )
+    return "cuda" if chosen == "triton" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,117 @@
+"""Every kernel against the float64 oracle, in every dtype, layout and input kind."""
+
+import eager
+import pytest
+import torch
+from cases import ACTIVATIONS, POOLINGS, Case, assert_close, make_case
+
+from milkernels import functional, reference
+
+HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def truth_of(case: Case) -> list[torch.Tensor]:
+    return case.to(torch.float64).run(reference)
+
+
+def assert_within_budget(case: Case, naive) -> None:
+    """At most twice eager PyTorch's own largest error, plus a rounding of the largest value."""
+    truth = truth_of(case)
+    ours = case.run(functional)
+    theirs = case.run_function(naive)
+    rounding = torch.finfo(case.x.dtype).eps
+    for index, (one, other, true) in enumerate(zip(ours, theirs, truth, strict=True)):
+        assert one.dtype == case.x.dtype
+        error = (one.double() - true).abs().max().item()
+        budget = 2 * (other.double() - true).abs().max().item()
+        budget += rounding * true.abs().max().item()
+        assert error <= budget, f"tensor {index}: error {error:.2e} of a budget of {budget:.2e}"
+
+
+def naive_form(name: str, dim: int, from_logits: bool, **keywords):
+    """The eager form, with a transpose and a sigmoid where the case needs them."""
+
+    def pool(x, *rest):
+        if from_logits:
+            x = x.sigmoid()
+        if dim == 1:
+            x, rest = x.transpose(1, 2), [t.transpose(1, 2) if t.dim() == 3 else t for t in rest]
+        return getattr(eager, name)(x, *rest, **keywords)
+
+    return pool
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_errors_stay_within_twice_eager_pytorchs(
+    kernel_backend, device, name, dim, from_logits, dtype
+):
+    case = make_case(
+        name, 4, 16, dim=dim, from_logits=from_logits, dtype=dtype, device=device
+    )
+    assert_within_budget(case, naive_form(name, dim, from_logits))
+
+
+@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
+@pytest.mark.parametrize("frames", [200, 1000])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, frames, from_logits):
+    case = make_case(name, 4, 16, frames, from_logits=from_logits, device=device)
+    assert_within_budget(case, naive_form(name, -1, from_logits))
+
+
+@pytest.mark.parametrize("score_activation", ACTIVATIONS)
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_score_activations_are_fused(kernel_backend, device, dim, score_activation):
+    case = make_case(
+        "attention", 4, 16, dim=dim, score_activation=score_activation, device=device
+    )
+    case.tensors[1] = case.tensors[1] * 6
+    naive = naive_form("attention", dim, False, score_activation=score_activation)
+    assert_within_budget(case, naive)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_float64_equals_the_oracle(kernel_backend, device, name, dim, from_logits, masked):
+    case = make_case(
+        name, dim=dim, from_logits=from_logits, masked=masked, dtype=torch.float64, device=device
+    )
+    assert_close(case.run(functional), case.run(reference), relative=1e-13)
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_masked_frames_count_for_nothing(kernel_backend, device, name, dim, dtype):
+    case = make_case(name, dim=dim, masked=True, dtype=dtype, device=device)
+    assert_close(case.run(functional), truth_of(case), relative=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 16, 17, 64, 65, 130])
+@pytest.mark.parametrize("classes", [1, 7, 16, 33])
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_every_remainder_of_the_vectors_is_right(kernel_backend, device, dim, classes, frames):
+    for name in ("power_exp", "max", "attention"):
+        case = make_case(name, 2, classes, frames, dim=dim, device=device)
+        assert_close(case.run(functional), truth_of(case), relative=2e-6)
+
+
+@pytest.mark.parametrize("classes", [260, 527])
+def test_more_classes_than_a_task_takes_at_once(kernel_backend, device, classes):
+    for name in ("auto", "max"):
+        case = make_case(name, 1, classes, 6, dim=1, device=device)
+        assert_close(case.run(functional), truth_of(case), relative=1e-6)
+
+
+def test_parameters_may_have_their_own_dtype(kernel_backend, device):
+    case = make_case("power_exp", dtype=torch.bfloat16, device=device)
+    case.tensors[1:] = [tensor.double() for tensor in case.tensors[1:]]
+    ours = case.run(functional)
+    assert [tensor.dtype for tensor in ours[2:]] == [torch.float64, torch.float64]
+    assert_close(ours, truth_of(case), relative=1e-2)
+    assert_close(ours[2:], truth_of(case)[2:], relative=1e-5)

@@ -1,0 +1,119 @@
+"""The oracle against what the papers print."""
+
+import pytest
+import torch
+from cases import REAL_VALUED, make_case
+
+from milkernels import reference
+
+FLOAT64 = torch.float64
+
+
+def bag(frames: int = 9) -> torch.Tensor:
+    return torch.rand(1, 1, frames, dtype=FLOAT64)
+
+
+def gradient_of(function, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+def test_mean_gives_every_frame_the_same_gradient():
+    x = bag()
+    assert torch.allclose(gradient_of(reference.mean_pool, x), torch.full_like(x, 1 / 9))
+
+
+def test_max_gives_the_largest_frame_the_whole_gradient():
+    x = bag()
+    expected = torch.zeros_like(x)
+    expected[0, 0, x.argmax()] = 1
+    assert torch.equal(gradient_of(reference.max_pool, x), expected)
+
+
+def test_linear_softmax_is_the_ratio_of_sums():
+    x = bag()
+    y = reference.linear_softmax_pool(x)
+    assert torch.allclose(y, (x**2).sum(-1) / x.sum(-1))
+    expected = (2 * x - y[..., None]) / x.sum(-1, keepdim=True)
+    assert torch.allclose(gradient_of(reference.linear_softmax_pool, x), expected)
+
+
+def test_exp_softmax_gradient_is_the_papers():
+    x = bag()
+    y = reference.exp_softmax_pool(x)
+    weight = x.exp() / x.exp().sum(-1, keepdim=True)
+    assert torch.allclose(y, (weight * x).sum(-1))
+    expected = (1 - y[..., None] + x) * weight
+    assert torch.allclose(gradient_of(reference.exp_softmax_pool, x), expected)
+
+
+def test_attention_gradients_are_the_papers():
+    """d y / d y_i = w_i / Σ w and d y / d w_i = (y_i - y) / Σ w."""
+    x, scores = bag(), torch.randn(1, 1, 9, dtype=FLOAT64, requires_grad=True)
+    weight = scores.exp()
+    y = reference.attention_pool(x, scores)
+    expected = weight / weight.sum(-1, keepdim=True)
+    assert torch.allclose(
+        gradient_of(lambda x: reference.attention_pool(x, scores), x), expected.detach()
+    )
+    by_score = torch.autograd.grad(y.sum(), scores)[0]
+    by_weight = (x - y[..., None]) / weight.sum(-1, keepdim=True)
+    assert torch.allclose(by_score, by_weight * weight)
+
+
+@pytest.mark.parametrize("n", [0.3, 1.0, 2.5])
+def test_power_pooling_gradient_is_the_papers(n):
+    x = bag()
+    power = torch.tensor([n], dtype=FLOAT64)
+    y = reference.power_pool(x, power)
+    assert torch.allclose(y, (x * x**n).sum(-1) / (x**n).sum(-1))
+    expected = ((n + 1) * x**n - n * x ** (n - 1) * y[..., None]) / (x**n).sum(-1, keepdim=True)
+    gradient = gradient_of(lambda x: reference.power_pool(x, power), x)
+    assert torch.allclose(gradient, expected)
+
+
+@pytest.mark.parametrize("n", [0.5, 1.0, 3.0])
+def test_power_pooling_raises_the_frames_above_its_threshold(n):
+    """θ = n / (n + 1): the gradient is positive where y_i > θ y and negative below."""
+    x = bag(50)
+    power = torch.tensor([n], dtype=FLOAT64)
+    y = reference.power_pool(x, power)
+    gradient = gradient_of(lambda x: reference.power_pool(x, power), x)
+    assert torch.equal(gradient > 0, x > n / (n + 1) * y[..., None])
+
+
+def test_auto_pooling_weighs_by_the_scaled_exponential():
+    x, alpha = bag(), torch.tensor([2.5], dtype=FLOAT64)
+    weight = (2.5 * x).exp()
+    expected = (weight * x).sum(-1) / weight.sum(-1)
+    assert torch.allclose(reference.auto_pool(x, alpha), expected)
+
+
+def test_power_exponential_weight_subsumes_both_softmaxes():
+    x = bag()
+    zero, one = torch.zeros(1, dtype=FLOAT64), torch.ones(1, dtype=FLOAT64)
+    power_exp = reference.power_exp_pool
+    assert torch.allclose(power_exp(x, one, zero), reference.linear_softmax_pool(x))
+    assert torch.allclose(power_exp(x, zero, one), reference.exp_softmax_pool(x))
+    weight = x**1.7 * (0.6 * x).exp()
+    expected = (weight * x).sum(-1) / weight.sum(-1)
+    assert torch.allclose(power_exp(x, 1.7 * one, 0.6 * one), expected)
+
+
+def test_attention_activations_are_the_systems():
+    x, scores = bag(), 20 * torch.randn(1, 1, 9, dtype=FLOAT64)
+    for name, activated in {
+        "sigmoid": scores.sigmoid(),
+        "tanh": scores.tanh(),
+        "clamp": scores.clamp(-10, 10),
+    }.items():
+        pooled = reference.attention_pool(x, scores, name)
+        assert torch.allclose(pooled, reference.attention_pool(x, activated))
+
+
+@pytest.mark.parametrize("name", REAL_VALUED)
+def test_logits_are_sigmoids(name):
+    case = make_case(name, from_logits=True, dtype=FLOAT64)
+    function = getattr(reference, f"{name}_pool")
+    x, *rest = case.tensors
+    assert torch.allclose(function(x, *rest, from_logits=True), function(x.sigmoid(), *rest))
