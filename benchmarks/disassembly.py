@@ -55,7 +55,7 @@ def _of_cubin(cubin: bytes) -> Machinery:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         use = _tool("cuobjdump", "--dump-resource-usage", str(path))
-        code = _tool("nvdisasm", str(path))
+        code = _tool("nvdisasm", "--print-code", "--no-dataflow", str(path))
     registers, stack, shared, local = (int(value) for value in _SASS_USE.search(use).groups())
     loads: Counter[int] = Counter()
     stores: Counter[int] = Counter()

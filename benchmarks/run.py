@@ -26,6 +26,9 @@ FLOOR = "floor"
 #: Load for each processor above which timings are not to be trusted.
 _BUSY = 0.3
 
+#: What a shell calls the exit code of a program that Ctrl-C ended.
+_INTERRUPTED = 130
+
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -49,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         described = machine.describe(options.device)
         table = results.Table(options.out)
         _warn_if_busy()
-        measured = _run(options, described, table)
+        measured, finished = _run(options, described, table)
     except ValueError as error:
         print(f"benchmarks.run: {error}", file=sys.stderr)
         return 2
@@ -59,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     for row in wrong:
         setting = " ".join(row[name] for name in results.KEY[4:])
         print(f"benchmarks.run: {setting}: {row['note']}", file=sys.stderr)
+    if not finished:
+        print(f"benchmarks.run: interrupted; {options.out} keeps what was timed", file=sys.stderr)
+        return _INTERRUPTED
     return int(any(row["implementation"] == KERNELS for row in wrong))
 
 
@@ -137,8 +143,8 @@ def _warn_if_busy() -> None:
         print(f"benchmarks.run: other programs are busy here (load {load:.1f})", file=sys.stderr)
 
 
-def _run(options: Options, described: Row, table: results.Table) -> list[Row]:
-    """Measure the cases into the table; what an interrupted run has measured stays."""
+def _run(options: Options, described: Row, table: results.Table) -> tuple[list[Row], bool]:
+    """Measure the cases into the table. Returns the rows, and whether no interrupt cut it short."""
     measured: list[Row] = []
     progress = tqdm(options.cases, unit="case", disable=None)
     try:
@@ -150,11 +156,11 @@ def _run(options: Options, described: Row, table: results.Table) -> list[Row]:
                 table.add(rows)
             measured += rows
     except KeyboardInterrupt:
-        print(f"benchmarks.run: interrupted; {table.path} keeps {len(measured)} rows")
+        return measured, False
     finally:
         progress.close()
         table.close()
-    return measured
+    return measured, True
 
 
 def _measured_before(

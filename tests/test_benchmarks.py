@@ -96,7 +96,7 @@ def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch):
         return measure(case, *rest)
 
     monkeypatch.setattr(run, "measure", interrupted_at_max)
-    run.main([*ONE_CASE, "--filter", "mean", "max", "--out", str(path)])
+    assert run.main([*ONE_CASE, "--filter", "mean", "max", "--out", str(path)]) == 130
     assert {row["operation"] for row in rows_of(path)} == {"mean"}
 
 
