@@ -39,7 +39,7 @@ def of_tile(x, log2_x, weight, peak, real, FORMULA: tl.constexpr):
     divisor = tl.where(total == 0, 1.0, total)
     low = tl.min(tl.where(real, x, float("inf")), 1)
     high = tl.max(tl.where(real, x, -float("inf")), 1)
-    mean = _held(tl.sum(weight * x, 1) / divisor, low, high)
+    mean = tl.where(total == 0, 0.0, _held(tl.sum(weight * x, 1) / divisor, low, high))
     variance = tl.zeros_like(total)
     mean_log = tl.zeros_like(total)
     covariance = tl.zeros_like(total)

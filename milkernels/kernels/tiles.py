@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: Elements of a tile: sixteen for each thread of four warps.
-TILE_ELEMENTS = 2048
+#: Elements of a tile: eight for each thread of four warps. Twice as many spill registers.
+TILE_ELEMENTS = 1024
 NUM_WARPS = 4
 
 #: A bag is cut into segments of this many frames when there are too few bags to fill a GPU.
@@ -130,7 +130,7 @@ def tile(x: Tensor) -> Tiling:
         block_classes = min(max(wide_classes, 16), 64)
         block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
     else:
-        block_frames = min(wide_frames, 1024)
+        block_frames = min(wide_frames, TILE_ELEMENTS)
         block_classes = min(TILE_ELEMENTS // block_frames, wide_classes)
     return Tiling(bags, classes, frames, block_classes, block_frames)
 

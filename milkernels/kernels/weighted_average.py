@@ -156,7 +156,7 @@ def _weighted_average_forward_kernel(
             log2_weight = formula.log2_weight(
                 -peak[:, None], x, log2_x, score, alpha, power, FORMULA
             )
-            weight = tl.exp2(log2_weight)
+            weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
         here = moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
         state = moments.merge(state, here)
 
