@@ -1,0 +1,114 @@
+"""What the README and its companions say can be run, found and followed."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import milkernels
+from milkernels import functional, nn
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def anchor(heading: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """Modules that `python -m` is to run, with the options given to them."""
+    found = re.findall(r"python -m ([\w.]+)([^`\n#]*)", text)
+    return [(module, re.findall(r"--[\w-]+", rest)) for module, rest in found]
+
+
+@pytest.fixture
+def automatic_backend():
+    yield
+    milkernels.backend("auto")
+
+
+def test_the_python_blocks_run(automatic_backend, capsys):
+    names: dict[str, object] = {}
+    assert blocks("python")
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["clip"].shape == (8, 17)
+    assert names["pool"].power.grad.isfinite().all()
+    assert "serves" in capsys.readouterr().out
+
+
+def test_the_changed_head_computes_what_the_old_one_did():
+    (diff,) = blocks("diff")
+    heads = []
+    for dropped in "+-":
+        lines = [line[1:] for line in diff.splitlines() if not line.startswith(dropped)]
+        names = {"torch": torch, "milkernels": milkernels}
+        exec(compile("\n".join(lines), "README.md", "exec"), names)
+        heads.append(names["Head"](6, 4))
+    before, after = heads
+    after.load_state_dict(before.state_dict())
+    hidden = torch.randn(3, 20, 6)
+    assert torch.allclose(before(hidden), after(hidden), atol=1e-6)
+
+
+def test_every_pooling_is_in_the_table_and_nothing_else():
+    rows = re.findall(r"^\| `(\w+_pool)\(.*?\)` \| `(\w+)` \|", README, re.MULTILINE)
+    assert [function.removesuffix("_pool") for function, _ in rows] == nn.list_poolings()
+    assert all(hasattr(functional, function) and hasattr(nn, module) for function, module in rows)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_python_command_is_a_module_that_takes_its_options(document):
+    for module, options in commands((ROOT / document).read_text()):
+        spec = importlib.util.find_spec(module)
+        assert spec is not None, module
+        if module.partition(".")[0] in ("models", "benchmarks"):
+            source = Path(spec.origin).read_text()
+            assert [name for name in options if f'"{name}"' not in source] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_make_target_exists(document):
+    text = (ROOT / document).read_text()
+    asked = set(re.findall(r"(?:^ {4}|`)make (\w+)", text, re.MULTILINE))
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert asked <= set(targets)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_local_link_leads_somewhere(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    for link in links:
+        if link.startswith(("http:", "https:")):
+            continue
+        name, _, fragment = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if fragment:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert fragment in map(anchor, headings), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_environment_variable_is_read_by_something(document):
+    asked = set(re.findall(r"MILKERNELS_\w+", (ROOT / document).read_text()))
+    sources = [ROOT / "setup.py", *ROOT.glob("csrc/*.cpp")]
+    assert [name for name in asked if not any(name in s.read_text() for s in sources)] == []
+
+
+def test_every_file_named_in_contributing_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = set(re.findall(r"`([\w./-]+\.(?:py|h|cpp|md|toml))`", text))
+    folders = (ROOT, ROOT / "milkernels", ROOT / "tests")
+    missing = [p for p in paths if not any((folder / p).exists() for folder in folders)]
+    assert missing == []
