@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import warnings
@@ -14,7 +15,16 @@ from milkernels.kernels import cpp
 
 NAMES = ("auto", "triton", "cpp", "reference")
 
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+def _has_triton() -> bool:
+    """Whether Triton can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec("triton") is not None
+    except (ImportError, ValueError):
+        return False
+
+
+_HAS_TRITON = _has_triton()
 _choice = "auto"
 
 

@@ -16,7 +16,7 @@ def mean(x: Tensor) -> Tensor:
     return x.mean(-1)
 
 
-def max(x: Tensor) -> Tensor:  # noqa: A001 - the pooling's name
+def max(x: Tensor) -> Tensor:
     return x.amax(-1)
 
 

@@ -61,9 +61,7 @@ def test_bags_of_no_frames_are_0_and_differentiable(any_backend, device, name, d
 @pytest.mark.parametrize("sizes", [(0, 3, 5), (2, 0, 5)], ids=["no bags", "no classes"])
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", POOLINGS)
-def test_nothing_in_gives_nothing_out_and_is_differentiable(
-    any_backend, device, name, dim, sizes
-):
+def test_nothing_in_gives_nothing_out_and_is_differentiable(any_backend, device, name, dim, sizes):
     y, *gradients = make_case(name, *sizes, dim=dim, device=device).run(functional)
     assert y.shape == sizes[:2]
     assert all((gradient == 0).all() for gradient in gradients)

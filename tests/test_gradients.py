@@ -15,7 +15,7 @@ def checkable(name: str, **options):
 
 
 def is_fast(backend: str) -> bool:
-    """In Triton's interpreter check along random directions, which takes two calls, not hundreds."""
+    """Along random directions in Triton's interpreter: two calls, not hundreds."""
     return backend == "triton" and not torch.cuda.is_available()
 
 

@@ -48,9 +48,7 @@ def naive_form(name: str, dim: int, from_logits: bool, **keywords):
 def test_errors_stay_within_twice_eager_pytorchs(
     kernel_backend, device, name, dim, from_logits, dtype
 ):
-    case = make_case(
-        name, 4, 16, dim=dim, from_logits=from_logits, dtype=dtype, device=device
-    )
+    case = make_case(name, 4, 16, dim=dim, from_logits=from_logits, dtype=dtype, device=device)
     assert_within_budget(case, naive_form(name, dim, from_logits))
 
 
@@ -65,9 +63,7 @@ def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, frames, f
 @pytest.mark.parametrize("score_activation", ACTIVATIONS)
 @pytest.mark.parametrize("dim", [-1, 1])
 def test_score_activations_are_fused(kernel_backend, device, dim, score_activation):
-    case = make_case(
-        "attention", 4, 16, dim=dim, score_activation=score_activation, device=device
-    )
+    case = make_case("attention", 4, 16, dim=dim, score_activation=score_activation, device=device)
     case.tensors[1] = case.tensors[1] * 6
     naive = naive_form("attention", dim, False, score_activation=score_activation)
     assert_within_budget(case, naive)

@@ -38,9 +38,7 @@ def test_expanded_frames_give_the_same_numbers(kernel_backend, device, name):
 def test_both_layouts_agree(kernel_backend, device, name):
     case = make_case(name, 3, 6, 50, device=device)
     first = case.run(functional)
-    case.tensors = [
-        t.transpose(1, 2).contiguous() if t.dim() == 3 else t for t in case.tensors
-    ]
+    case.tensors = [t.transpose(1, 2).contiguous() if t.dim() == 3 else t for t in case.tensors]
     case.keywords["dim"] = 1
     second = [t.transpose(1, 2) if t.dim() == 3 else t for t in case.run(functional)]
     assert_close(second, first, relative=1e-6)
@@ -81,7 +79,7 @@ def test_the_two_layouts_are_not_copied(kernel_backend, device, dim, monkeypatch
     for method in ("contiguous", "clone", "copy_"):
         original = getattr(torch.Tensor, method)
 
-        def spy(tensor, *arguments, original=original, **keywords):
+        def spy(tensor, *arguments, original=original, method=method, **keywords):
             result = original(tensor, *arguments, **keywords)
             if tensor.numel() == x.numel() and result.data_ptr() != tensor.data_ptr():
                 copies.append(method)

@@ -75,7 +75,7 @@ def test_one_threshold_for_all_classes(monkeypatch, capsys, checkpoint, audio):
     assert {line.split("\t")[3] for line in out if not line.startswith("#")} == {*CLASSES.names}
     status, out, err = run(monkeypatch, capsys, checkpoint, audio, "--threshold", "1")
     assert (status, out) == (0, [])
-    assert err == [f"{audio}: no frame reaches its class's threshold"]
+    assert err == [f"{audio}: no event reaches its class's threshold"]
 
 
 def test_a_bad_file_does_not_keep_the_others(monkeypatch, capsys, checkpoint, audio, tmp_path):

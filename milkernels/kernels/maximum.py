@@ -134,6 +134,7 @@ def _maximum_backward_kernel(
     bags,
     classes,
     frames,
+    walk_frames,
     gradient_strides,
     x_strides,
     x_gradient_strides,
@@ -144,12 +145,13 @@ def _maximum_backward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """Writes each frame once; reads of x only the maxima, for the sigmoid's derivative."""
-    frame_blocks = tl.cdiv(frames, BLOCK_FRAMES)
+    walks = tl.cdiv(frames, walk_frames)
     class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
     program = tl.program_id(0)
-    frame_start = program % frame_blocks * BLOCK_FRAMES
-    class_start = program // frame_blocks % class_blocks * BLOCK_CLASSES
-    bag = tl.cast(program // frame_blocks // class_blocks, tl.int64)
+    first = program % walks * walk_frames
+    last = tl.minimum(first + walk_frames, frames)
+    class_start = program // walks % class_blocks * BLOCK_CLASSES
+    bag = tl.cast(program // walks // class_blocks, tl.int64)
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     index = tl.load(index_ptr + bag * classes + class_index, mask=has_class, other=_NOTHING)
@@ -159,24 +161,25 @@ def _maximum_backward_kernel(
     if FROM_LOGITS:
         stride_bag, stride_class, stride_frame = x_strides
         peak_cell = x_ptr + bag * stride_bag + class_index.to(tl.int64) * stride_class
-        here = (index >= frame_start) & (index < frame_start + BLOCK_FRAMES)
-        raw = tl.load(peak_cell + index * stride_frame, mask=has_class & here, other=0).to(COMPUTE)
+        here = has_class & (index >= first) & (index < last)
+        raw = tl.load(peak_cell + index * stride_frame, mask=here, other=0).to(COMPUTE)
         x, complement = formula.probability(raw, True)
         gradient *= x * complement
-    frame = frame_start + tl.arange(0, BLOCK_FRAMES)
-    x_gradient = tl.where(index[:, None] == frame[None, :], gradient[:, None], 0.0)
-    x_gradient_tile = tiles.pointers(
-        x_gradient_ptr,
-        bag,
-        class_start,
-        frame_start,
-        x_gradient_strides,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
-        WIDE,
-    )
-    inside = has_class[:, None] & (frame < frames)[None, :]
-    tl.store(x_gradient_tile, x_gradient, mask=inside)
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        frame = frame_start + tl.arange(0, BLOCK_FRAMES)
+        x_gradient = tl.where(index[:, None] == frame[None, :], gradient[:, None], 0.0)
+        x_gradient_tile = tiles.pointers(
+            x_gradient_ptr,
+            bag,
+            class_start,
+            frame_start,
+            x_gradient_strides,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+            WIDE,
+        )
+        inside = has_class[:, None] & (frame < last)[None, :]
+        tl.store(x_gradient_tile, x_gradient, mask=inside)
 
 
 def forward(
@@ -185,7 +188,7 @@ def forward(
     """Launches of a forward pass over x (bags, classes, frames), and their outputs: y and the index
     of each maximum (bags, classes), -1 for a bag without a real frame."""
     bags, classes, _ = x.shape
-    tiling = tiles.tile(x)
+    tiling = tiles.tile(x, mask is not None)
     segments = tiling.segments
     y = x.new_empty((bags, classes))
     index = x.new_empty((bags, classes), dtype=torch.int64)
@@ -238,13 +241,14 @@ def backward(
     tiling = tiles.tile(x)
     return Launch(
         _maximum_backward_kernel,
-        tiling.bags * tiling.class_blocks * tiling.frame_blocks,
+        tiling.bags * tiling.class_blocks * tiling.walks,
         {
             "gradient_ptr": gradient,
             "index_ptr": index,
             "x_gradient_ptr": x_gradient,
             "x_ptr": x,
             **_shape(x),
+            "walk_frames": tiles.WALK_FRAMES,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,

@@ -21,6 +21,13 @@ NUM_WARPS = 4
 SEGMENT_FRAMES = 8192
 FEW_PROGRAMS = 512
 
+#: Frames that one program of a backward pass walks through: what it reads once for each bag and
+#: class is then little beside them.
+WALK_FRAMES = 1024
+
+#: Classes that share one reading of the mask where frames are contiguous.
+MASKED_CLASSES = 32
+
 _INT32_LIMIT = 2**31
 
 
@@ -91,8 +98,9 @@ class Tiling:
         return triton.cdiv(self.classes, self.block_classes)
 
     @property
-    def frame_blocks(self) -> int:
-        return triton.cdiv(self.frames, self.block_frames)
+    def walks(self) -> int:
+        """Programs of a backward pass for one bag and block of classes."""
+        return triton.cdiv(self.frames, WALK_FRAMES)
 
     @property
     def segment_frames(self) -> int:
@@ -121,13 +129,16 @@ class Tiling:
         return reach >= _INT32_LIMIT
 
 
-def tile(x: Tensor) -> Tiling:
+def tile(x: Tensor, masked: bool = False) -> Tiling:
     """Tiling of a (bags, classes, frames) tensor: long along its contiguous axis."""
     bags, classes, frames = x.shape
     wide_classes = max(triton.next_power_of_2(classes), 1)
     wide_frames = max(triton.next_power_of_2(frames), 16)
     if x.stride(1) < x.stride(2):
         block_classes = min(max(wide_classes, 16), 64)
+        block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
+    elif masked:
+        block_classes = min(wide_classes, MASKED_CLASSES)
         block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
     else:
         block_frames = min(wide_frames, TILE_ELEMENTS)

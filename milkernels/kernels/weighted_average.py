@@ -216,7 +216,7 @@ def _sum_over_bags(
 
 
 @triton.jit
-def _weighted_average_backward_kernel(
+def _weighted_average_backward_kernel(  # noqa: PLR0915 - one walk, told in order
     gradient_ptr,
     x_ptr,
     scores_ptr,
@@ -231,6 +231,7 @@ def _weighted_average_backward_kernel(
     bags,
     classes,
     frames,
+    walk_frames,
     gradient_strides,
     x_strides,
     scores_strides,
@@ -243,12 +244,13 @@ def _weighted_average_backward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """Elementwise in the frames; the last programs of the grid sum the parameters' gradients."""
-    frame_blocks = tl.cdiv(frames, BLOCK_FRAMES)
+    """Elementwise in the frames: a program walks some of those of one bag's block of classes. The
+    last programs of the grid sum the parameters' gradients."""
+    walks = tl.cdiv(frames, walk_frames)
     class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
     cells = tl.cast(bags, tl.int64) * classes
     program = tl.program_id(0)
-    block = program - bags * class_blocks * frame_blocks
+    block = program - bags * class_blocks * walks
     if block >= 0:
         covariance_ptr = statistics_ptr + COVARIANCES * cells
         if FORMULA.variance:
@@ -274,81 +276,91 @@ def _weighted_average_backward_kernel(
                 COMPUTE,
             )
     else:
-        frame_start = program % frame_blocks * BLOCK_FRAMES
-        class_start = program // frame_blocks % class_blocks * BLOCK_CLASSES
-        bag = program // frame_blocks // class_blocks
+        first = program % walks * walk_frames
+        last = tl.minimum(first + walk_frames, frames)
+        class_start = program // walks % class_blocks * BLOCK_CLASSES
+        bag = program // walks // class_blocks
         class_index = class_start + tl.arange(0, BLOCK_CLASSES)
         has_class = class_index < classes
-        inside, real = tiles.inside_and_real(
-            has_class,
-            frame_start,
-            frames,
-            mask_ptr,
-            bag,
-            mask_strides,
-            BLOCK_FRAMES,
-            FORMULA.masked,
-        )
         cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
         stride_bag, stride_class = gradient_strides
         address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
         gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-        scale = gradient / tl.load(cell + TOTAL * cells, mask=has_class, other=1)
-        x_gradient = scale[:, None] + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
+        total = tl.load(cell + TOTAL * cells, mask=has_class, other=1)
+        scale = (gradient / total)[:, None]
+        power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
+        alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+        y = scale
+        peak = scale
         if FORMULA.reads_values:
-            raw, score = _read_tile(
-                x_ptr,
-                scores_ptr,
-                bag,
-                class_start,
-                frame_start,
-                x_strides,
-                scores_strides,
-                inside,
-                real,
-                FORMULA,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-                WIDE,
-                COMPUTE,
-            )
-            power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-            alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
-            x, complement = formula.probability(raw, FORMULA.from_logits)
-            if FORMULA.direct:
-                weight = formula.direct_weight(x, FORMULA)
-            else:
+            y = tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
+            if not FORMULA.direct:
                 peak = tl.load(cell + PEAK * cells, mask=has_class, other=0)[:, None]
-                log2_x = formula.log2_x(raw, FORMULA)
-                log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
-                weight = tl.exp2(log2_weight)
-            weight *= scale[:, None]
-            residual = x - tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
-            x_gradient = weight * formula.frame_gradient(
-                raw, x, complement, residual, alpha, power, FORMULA
+        for frame_start in range(first, last, BLOCK_FRAMES):
+            inside, real = tiles.inside_and_real(
+                has_class,
+                frame_start,
+                last,
+                mask_ptr,
+                bag,
+                mask_strides,
+                BLOCK_FRAMES,
+                FORMULA.masked,
             )
-            if FORMULA.scores:
-                slope = formula.activation_derivative(score, FORMULA.activation)
-                scores_gradient_tile = tiles.pointers(
-                    scores_gradient_ptr,
+            x_gradient = scale + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
+            if FORMULA.reads_values:
+                raw, score = _read_tile(
+                    x_ptr,
+                    scores_ptr,
                     bag,
                     class_start,
                     frame_start,
-                    scores_gradient_strides,
+                    x_strides,
+                    scores_strides,
+                    inside,
+                    real,
+                    FORMULA,
                     BLOCK_CLASSES,
                     BLOCK_FRAMES,
                     WIDE,
+                    COMPUTE,
                 )
-                scores_gradient = tl.where(real, weight * residual * slope, 0.0)
-                tl.store(scores_gradient_tile, scores_gradient, mask=inside)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            bag,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+                x, complement = formula.probability(raw, FORMULA.from_logits)
+                if FORMULA.direct:
+                    weight = formula.direct_weight(x, FORMULA)
+                else:
+                    log2_x = formula.log2_x(raw, FORMULA)
+                    log2_weight = formula.log2_weight(
+                        -peak, x, log2_x, score, alpha, power, FORMULA
+                    )
+                    weight = tl.exp2(log2_weight)
+                weight *= scale
+                residual = x - y
+                x_gradient = weight * formula.frame_gradient(
+                    raw, x, complement, residual, alpha, power, FORMULA
+                )
+                if FORMULA.scores:
+                    slope = formula.activation_derivative(score, FORMULA.activation)
+                    scores_gradient_tile = tiles.pointers(
+                        scores_gradient_ptr,
+                        bag,
+                        class_start,
+                        frame_start,
+                        scores_gradient_strides,
+                        BLOCK_CLASSES,
+                        BLOCK_FRAMES,
+                        WIDE,
+                    )
+                    scores_gradient = tl.where(real, weight * residual * slope, 0.0)
+                    tl.store(scores_gradient_tile, scores_gradient, mask=inside)
+            x_gradient_tile = tiles.pointers(
+                x_gradient_ptr,
+                bag,
+                class_start,
+                frame_start,
+                x_gradient_strides,
+                BLOCK_CLASSES,
+                BLOCK_FRAMES,
+                WIDE,
+            )
+            tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)

@@ -33,7 +33,7 @@ def forward(
     learned parameters' gradients need.
     """
     bags, classes, _ = x.shape
-    tiling = tiles.tile(x)
+    tiling = tiles.tile(x, mask is not None)
     formula = Formula.of(member, score_activation, from_logits, mask is not None, learn)
     compute = tiles.arithmetic_dtype(x)
     rows = kernels.COVARIANCES.value + formula.variance + formula.covariance
@@ -90,13 +90,13 @@ def backward(
     alpha_gradient: Tensor | None,
 ) -> Launch:
     """The launch of a backward pass, which fills the gradients that are given."""
-    tiling = tiles.tile(x)
+    tiling = tiles.tile(x, mask is not None)
     learn = power_gradient is not None or alpha_gradient is not None
     formula = Formula.of(member, score_activation, from_logits, mask is not None, learn)
     summing = triton.cdiv(tiling.classes, kernels.REDUCE_CLASSES.value) if learn else 0
     return Launch(
         kernels._weighted_average_backward_kernel,
-        tiling.bags * tiling.class_blocks * tiling.frame_blocks + summing,
+        tiling.bags * tiling.class_blocks * tiling.walks + summing,
         {
             **_inputs(x, scores, power, alpha, mask),
             "gradient_ptr": gradient,
@@ -105,6 +105,7 @@ def backward(
             "scores_gradient_ptr": _or(scores_gradient, x),
             "power_gradient_ptr": _or(power_gradient, x),
             "alpha_gradient_ptr": _or(alpha_gradient, x),
+            "walk_frames": tiles.WALK_FRAMES,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "scores_gradient_strides": _strides(scores_gradient),

@@ -1,0 +1,38 @@
+# make install, demo, test, bench, lint: each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+BUILT := $(VENV)/built
+
+.PHONY: install demo test bench lint clean
+
+install: $(BUILT)
+
+$(READY): requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(BUILT): $(READY) setup.py pyproject.toml $(wildcard csrc/*)
+	MILKERNELS_REQUIRE_CPP=1 $(BIN)/python -m pip install --disable-pip-version-check \
+		--no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: install
+	$(BIN)/python -m models.demo --out runs/demo
+
+# One thread for each of the two workers: they are the parallel part.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: install
+	$(BIN)/python -m benchmarks.run --quick
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info milkernels/_C.*.so

@@ -1,0 +1,81 @@
+"""Bags longer than one program or task walks through: cut, and joined in order."""
+
+import pytest
+import torch
+from cases import POOLINGS, Case, assert_close, make_case
+
+import milkernels
+from milkernels import functional, reference
+from milkernels.kernels import tiles
+
+
+@pytest.fixture
+def segment(kernel_backend, monkeypatch):
+    """Frames of a segment: Triton's are cut short, so that its interpreter meets several."""
+    if kernel_backend == "cpp":
+        return 16384
+    monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 64)
+    return 64
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_a_bag_of_several_segments_is_one_bag(segment, device, name, dim):
+    case = make_case(name, 1, 2, 3 * segment + 13, dim=dim, masked=True, device=device)
+    truth = case.to(torch.float64).run(reference)
+    assert_close(case.run(functional), truth, relative=3e-6)
+
+
+@pytest.mark.parametrize("name", ["auto", "max"])
+def test_a_segment_may_be_masked_whole(segment, device, name):
+    case = make_case(name, 1, 2, 3 * segment, masked=True, device=device)
+    case.keywords["mask"][:, : 3 * segment // 2] = False
+    truth = case.to(torch.float64).run(reference)
+    assert_close(case.run(functional), truth, relative=3e-6)
+
+
+def test_the_largest_of_equals_in_different_segments_is_the_first(segment, device):
+    x = torch.rand(1, 1, 3 * segment, device=device)
+    x[..., [segment + 5, segment + 9, 2 * segment + 1]] = 2.0
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(functional.max_pool(x).sum(), x)
+    assert gradient.flatten().nonzero().tolist() == [[segment + 5]]
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", ["exp_softmax", "power", "max"])
+def test_a_million_frames(name, dim):
+    case = make_case(name, 1, 2, 10**6, dim=dim, from_logits=True)
+    with milkernels.backend("cpp"):
+        ours = case.run(functional)
+    assert_close(ours, case.to(torch.float64).run(reference), relative=3e-6)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_the_number_of_threads_changes_no_bit(name):
+    case = make_case(name, 3, 7, 40_000, masked=True)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with milkernels.backend("cpp"):
+                results.append(case.run(functional))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_more_than_2_to_the_31_elements():
+    """The last bag lies beyond 32-bit offsets; 16-bit frames, a bag at a time in the oracle."""
+    x = torch.empty(33, 65, 2**20, dtype=torch.bfloat16)
+    assert x.numel() > 2**31
+    x[-1].uniform_()
+    x[:-1].fill_(0.5)
+    with milkernels.backend("cpp"):
+        y = functional.exp_softmax_pool(x)
+    last = Case("exp_softmax", [x[-1:].double()])
+    expected = functional.exp_softmax_pool(last.x)
+    assert torch.allclose(y[-1:].double(), expected, rtol=1e-2)
+    assert (y[:-1] == 0.5).all()

@@ -1,0 +1,102 @@
+"""The modules: their parameters, constraints and penalties."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from cases import POOLINGS
+
+from milkernels import functional, nn
+
+X = torch.rand(4, 3, 25)
+
+
+def build(name: str):
+    options = {"in_features": 7} if name == "attention" else {}
+    return nn.build_pooling(name, 3, **options)
+
+
+def call(module, x):
+    if isinstance(module, nn.AttentionPool):
+        return module(x, torch.ones(x.shape[0], x.shape[2], 7))
+    return module(x)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_every_pooling_builds_by_name(name):
+    assert call(build(name), X).shape == (4, 3)
+    assert name in nn.list_poolings()
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"pooling: expected one of mean, max.*got 'median'"):
+        nn.build_pooling("median", 3)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_modules_copy_pickle_and_reload(name):
+    module = build(name)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(call(other, X), call(module, X))
+    fresh = build(name)
+    fresh.load_state_dict(module.state_dict())
+    assert torch.equal(call(fresh, X), call(module, X))
+
+
+def test_modules_hand_layout_mask_and_logits_on():
+    z, mask = torch.randn(2, 9, 3), torch.rand(2, 9) < 0.5
+    module = nn.LinearSoftmaxPool(dim=1, from_logits=True)
+    expected = functional.linear_softmax_pool(z, dim=1, mask=mask, from_logits=True)
+    assert torch.equal(module(z, mask), expected)
+
+
+def test_starting_values_are_the_papers():
+    assert torch.allclose(build("power")(X), functional.linear_softmax_pool(X))
+    assert torch.allclose(build("auto")(X), functional.exp_softmax_pool(X))
+    assert torch.allclose(build("power_exp")(X), functional.linear_softmax_pool(X))
+
+
+def test_power_stays_at_least_zero_and_can_come_back():
+    module = nn.PowerPool(3, init=0.01)
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
+    for direction, reached in ((1.0, lambda n: (n == 0).all()), (-1.0, lambda n: (n > 0.1).all())):
+        for _ in range(5):
+            optimiser.zero_grad()
+            (direction * module.constrained_power().sum()).backward()
+            optimiser.step()
+        assert reached(module.constrained_power())
+
+
+def test_power_below_zero_is_refused():
+    with pytest.raises(ValueError, match="init: expected a power of at least 0, got -1"):
+        nn.PowerPool(3, init=-1)
+
+
+def test_constrained_auto_pool_holds_alpha():
+    module = nn.AutoPool(3, init=50.0, max_alpha=2.0)
+    assert torch.equal(module(X), functional.auto_pool(X, torch.full((3,), 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("module", "penalty"),
+    [
+        (nn.AutoPool(3, init=2.0, penalty=0.5), 6.0),
+        (nn.PowerPool(3, init=2.0), 12e-4),
+        (nn.AutoPool(3), 0.0),
+        (nn.MeanPool(), 0.0),
+    ],
+    ids=["auto with a penalty", "power", "auto", "mean"],
+)
+def test_the_penalty_is_lambda_times_the_sum_of_squares(module, penalty):
+    assert float(module.penalty()) == pytest.approx(penalty)
+
+
+def test_attention_scores_each_frame_with_one_linear_layer():
+    module = nn.AttentionPool(7, 3, score_activation="clamp", dim=1, from_logits=True)
+    z, features = torch.randn(2, 9, 3), torch.randn(2, 9, 7)
+    expected = functional.attention_pool(
+        z, module.scorer(features), "clamp", dim=1, from_logits=True
+    )
+    assert torch.equal(module(z, features), expected)
+    assert sum(p.numel() for p in module.parameters()) == 7 * 3 + 3

@@ -1,0 +1,110 @@
+"""The operators as PyTorch's own machinery sees them."""
+
+import pytest
+import torch
+from cases import POOLINGS, make_case
+
+import milkernels
+from milkernels import functional
+
+
+def operator_inputs(name: str, backend: str, **options):
+    case = make_case(name, 2, 3, 8, **options)
+    scores = power = alpha = None
+    extra = iter(case.tensors[1:])
+    if name in ("power", "power_exp"):
+        power = next(extra)
+    if name in ("auto", "power_exp"):
+        alpha = next(extra)
+    if name == "attention":
+        scores = next(extra)
+    learn = power is not None or alpha is not None
+    options = (name, "tanh" if scores is not None else None, case.dim, False, learn, backend)
+    return (case.x, scores, power, alpha, case.keywords.get("mask")), options
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", [name for name in POOLINGS if name != "max"])
+def test_opcheck_passes_for_the_averages(kernel_backend, device, name, dim):
+    inputs, options = operator_inputs(name, kernel_backend, dim=dim, masked=True, device=device)
+    operators = torch.ops.milkernels
+    torch.library.opcheck(operators.weighted_average.default, (*inputs, *options))
+    y, statistics = operators.weighted_average(*inputs, *options)
+    arguments = (torch.ones_like(y), *inputs, statistics, *options)
+    torch.library.opcheck(operators.weighted_average_backward.default, arguments)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_opcheck_passes_for_the_maximum(kernel_backend, device, dim):
+    x = torch.rand(2, 3, 8, device=device)
+    operators = torch.ops.milkernels
+    torch.library.opcheck(operators.maximum.default, (x, None, dim, True, kernel_backend))
+    y, index = operators.maximum(x, None, dim, True, kernel_backend)
+    arguments = (torch.ones_like(y), x, index, dim, True, kernel_backend)
+    torch.library.opcheck(operators.maximum_backward.default, arguments)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_compiles_into_one_graph(name):
+    """With the code around it, forward and backward."""
+    case = make_case(name, 2, 3, 16, from_logits=True)
+    pool = getattr(functional, f"{name}_pool")
+
+    def loss(x, *rest):
+        return pool(2 * x, *rest, **case.keywords).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    with milkernels.backend("cpp"):
+        results = []
+        for function in (loss, compiled):
+            tensors = [tensor.clone().requires_grad_() for tensor in case.tensors]
+            function(*tensors).backward()
+            results.append([tensor.grad for tensor in tensors])
+    for eager, graph in zip(*results, strict=True):
+        assert torch.equal(eager, graph)
+
+
+def test_compiles_with_inductor():
+    module = milkernels.nn.PowerPool(3, dim=1, from_logits=True)
+    linear = torch.nn.Linear(4, 3)
+    model = torch.nn.Sequential(linear, module)
+    x = torch.randn(2, 10, 4)
+    compiled = torch.compile(model, fullgraph=True)
+    assert torch.allclose(compiled(x), model(x), atol=1e-6)
+    compiled(x).sum().backward()
+    assert module.power.grad.isfinite().all()
+
+
+def test_dynamic_shapes_do_not_recompile():
+    compiled_frames = []
+
+    def counting(graph, _):
+        compiled_frames.append(graph)
+        return graph.forward
+
+    pool = torch.compile(
+        lambda x: functional.linear_softmax_pool(x, from_logits=True),
+        fullgraph=True,
+        dynamic=True,
+        backend=counting,
+    )
+    for bags, classes, frames in ((4, 3, 50), (5, 6, 70), (9, 11, 33)):
+        pool(torch.randn(bags, classes, frames))
+    assert len(compiled_frames) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_autocast_reaches_the_pooling_in_half_precision(any_backend, device, name, dtype):
+    """A linear layer's half-precision logits go in; float32 parameters stay as they are."""
+    linear = torch.nn.Linear(6, 4).to(device)
+    options = {"in_features": 6} if name == "attention" else {}
+    pool = milkernels.nn.build_pooling(name, 4, dim=1, from_logits=True, **options).to(device)
+    features = torch.randn(3, 20, 6, device=device)
+    with torch.autocast(device, dtype):
+        x = linear(features)
+        y = pool(x, features) if name == "attention" else pool(x)
+    assert x.dtype == y.dtype == dtype
+    loss = torch.nn.functional.binary_cross_entropy(y.float(), torch.ones_like(y).float())
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in (*linear.parameters(), *pool.parameters()))

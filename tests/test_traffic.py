@@ -1,0 +1,108 @@
+"""Bytes that the Triton kernels move, counted load by load in the interpreter."""
+
+import math
+
+import pytest
+import torch
+
+if torch.cuda.is_available():
+    pytestmark = pytest.mark.skip(reason="the interpreter counts; here kernels are compiled")
+
+from cases import POOLINGS, make_case
+
+import milkernels
+from milkernels import functional
+from milkernels.kernels.launch import Launch
+
+BAGS, CLASSES, FRAMES = 2, 5, 1000
+
+
+class Meter:
+    """Elements that were really moved: those whose mask is on."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.launches = 0
+
+    def count(self, pointers, mask) -> None:
+        element = pointers.dtype.element_ty.primitive_bitwidth // 8
+        self.bytes += int(mask.data.sum()) * element
+
+
+@pytest.fixture
+def meter(monkeypatch):
+    from triton.runtime.interpreter import InterpreterBuilder  # noqa: PLC0415 - not on a GPU
+
+    meter = Meter()
+    load, store, run = (
+        InterpreterBuilder.create_masked_load,
+        InterpreterBuilder.create_masked_store,
+        Launch.run,
+    )
+
+    def metered_load(builder, pointers, mask, *rest):
+        meter.count(pointers, mask)
+        return load(builder, pointers, mask, *rest)
+
+    def metered_store(builder, pointers, value, mask, *rest):
+        meter.count(pointers, mask)
+        return store(builder, pointers, value, mask, *rest)
+
+    def metered_run(launch):
+        meter.launches += 1
+        run(launch)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", metered_load)
+    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", metered_store)
+    monkeypatch.setattr(Launch, "run", metered_run)
+    with milkernels.backend("triton"):
+        yield meter
+
+
+def minimum(case, backward: bool) -> int:
+    """Every frame tensor read once, and in the backward pass its gradient written once; the bag
+    values besides."""
+    element = case.x.element_size()
+    frames = sum(math.prod(t.shape) for t in case.tensors if t.dim() == 3)
+    bags = BAGS * CLASSES
+    mask = case.keywords.get("mask")
+    masks = 0 if mask is None else mask.numel()
+    return (frames * (2 if backward else 1) + bags) * element + masks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_each_direction_is_one_launch_that_moves_each_byte_once(
+    meter, name, dim, from_logits, masked, dtype
+):
+    options = {"dim": dim, "from_logits": from_logits, "masked": masked, "dtype": dtype}
+    case = make_case(name, BAGS, CLASSES, FRAMES, **options)
+    tensors = [tensor.requires_grad_() for tensor in case.tensors]
+    y = getattr(functional, f"{name}_pool")(*tensors, **case.keywords)
+    assert meter.launches == 1
+    assert meter.bytes <= 1.02 * minimum(case, backward=False)
+    meter.bytes = meter.launches = 0
+    torch.autograd.grad(y, tensors, torch.ones_like(y))
+    assert meter.launches == 1
+    assert meter.bytes <= 1.02 * minimum(case, backward=True)
+
+
+def test_the_mean_of_plain_values_reads_none_of_them_again(meter):
+    case = make_case("mean", BAGS, CLASSES, FRAMES)
+    x = case.x.requires_grad_()
+    y = functional.mean_pool(x)
+    meter.bytes = 0
+    torch.autograd.grad(y.sum(), x)
+    assert meter.bytes <= 1.02 * x.numel() * x.element_size()
+
+
+def test_evaluation_does_not_gather_what_only_learning_needs(meter):
+    case = make_case("power_exp", BAGS, CLASSES, FRAMES)
+    with torch.no_grad():
+        functional.power_exp_pool(*case.tensors)
+    evaluation, meter.bytes = meter.bytes, 0
+    functional.power_exp_pool(*(tensor.requires_grad_() for tensor in case.tensors))
+    assert evaluation < meter.bytes
