@@ -16,10 +16,10 @@ from models.data.audioset import Corpus, Segment, open_corpus
 from models.data.clips import load_audio
 from models.data.mixing import MixOptions, is_finished, mix_corpus
 from models.demo_page import PageContent, Panel, Timing, table_text, write_page
+from models.detection import TimedLabel
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
 from models.features import PRESETS
-from models.metrics import TimedLabel
 from models.plots import DetectionPicture, draw_detection, draw_training
 from models.predict import log_mel_of, predict
 from models.run_folder import RunFolder, read_history

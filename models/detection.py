@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.ndimage import label as label_runs
 from scipy.ndimage import median_filter
+
+
+class TimedLabel(Protocol):
+    """An event, true or detected: onset and offset in seconds and a class index."""
+
+    onset: float
+    offset: float
+    label: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +58,12 @@ def find_events(
     frame_seconds: float,
     duration: float | None = None,
     options: DetectionOptions | None = None,
+    clip: np.ndarray | None = None,
 ) -> list[Event]:
     """Events where the frame probability is at least the class's threshold, in order of onset.
+
+    The thresholds are tuned on clips. Single frames of a class that the clip does not hold often
+    pass them, so give `clip` where it is known.
 
     Args:
         frame: (frames, classes) probabilities.
@@ -58,9 +71,13 @@ def find_events(
         frame_seconds: from a frame to the next; frame t covers [t, t + 1) times that.
         duration: the clip's, in seconds: no event ends later.
         options: smoothing.
+        clip: probability of the clip that each frame lies in, (classes,) or (frames, classes); a
+            class below its threshold there has no events.
     """
     options = options or DetectionOptions()
     active = frame >= thresholds
+    if clip is not None:
+        active &= clip >= thresholds
     width = round(options.median / frame_seconds)
     if width > 1:
         # An even width has no middle; the next odd one has.

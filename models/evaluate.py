@@ -12,6 +12,7 @@ from tqdm import tqdm
 from models.data.audioset import StrongLabel
 from models.detection import find_events, tune_thresholds
 from models.detector import Detector
+from models.errors import UserError
 from models.feature_cache import FeatureBatch
 from models.metrics import class_scores, localisation_metrics, tagging_metrics
 from models.system import Batch, move_batch, run_batch
@@ -82,8 +83,14 @@ def evaluate(
         if result.clip_id in strong:
             seconds[result.clip_id] = result.seconds
             found[result.clip_id] = find_events(
-                result.frame, thresholds, detector.frame_seconds, result.seconds
+                result.frame,
+                thresholds,
+                detector.frame_seconds,
+                result.seconds,
+                clip=result.clip,
             )
+    if not clips:
+        raise UserError("none of the evaluation clips can be read: replace them")
     probability, target = np.stack(clips), np.stack(targets)
     precision, area = class_scores(probability, target)
     return {

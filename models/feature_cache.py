@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from models.data.audioset import Segment
-from models.data.clips import ClipDataset, collate
+from models.data.clips import Clip, ClipBatch, ClipDataset, collate
 from models.features import FeaturePreset, LogMel
 
 
@@ -43,8 +43,10 @@ class FeatureClip:
     seconds: float
 
 
-class FeatureClips(Dataset[FeatureClip]):
+class FeatureClips(Dataset["FeatureClip | None"]):
     """Clips as features in memory: 100 kB for 10 s at 64 bands and 40 frames a second.
+
+    A clip that was skipped keeps its place and is None.
 
     Args:
         segments: the clips, each read once, here.
@@ -52,6 +54,7 @@ class FeatureClips(Dataset[FeatureClip]):
         preset: the features.
         workers: processes that read audio.
         description: label of the progress bar.
+        skip_unreadable: skip audio files that cannot be read, with a warning.
     """
 
     def __init__(
@@ -61,37 +64,57 @@ class FeatureClips(Dataset[FeatureClip]):
         preset: FeaturePreset,
         workers: int = 0,
         description: str = "features",
+        skip_unreadable: bool = False,
     ) -> None:
-        clips = ClipDataset(segments, num_classes, preset.sample_rate, preset.clip_seconds)
-        loader = DataLoader(clips, batch_size=16, collate_fn=collate, num_workers=workers)
+        clips = ClipDataset(
+            segments,
+            num_classes,
+            preset.sample_rate,
+            preset.clip_seconds,
+            on_error="skip" if skip_unreadable else "raise",
+        )
+        loader = DataLoader(clips, batch_size=16, collate_fn=_collate_in_place, num_workers=workers)
         front_end = LogMel(preset)
-        self.clips: list[FeatureClip] = []
-        for batch in tqdm(loader, description, unit="batch", disable=None, leave=False):
+        self.clips: list[FeatureClip | None] = []
+        for batch, kept in tqdm(loader, description, unit="batch", disable=None, leave=False):
             with torch.no_grad():
                 features, lengths = front_end.log_mel(batch.waveform, batch.lengths)
-            for index, name in enumerate(batch.clip_ids):
-                self.clips.append(
-                    FeatureClip(
-                        features[index, : lengths[index]].clone(),
-                        batch.target[index],
-                        name,
-                        batch.lengths[index].item() / preset.sample_rate,
-                    )
+            read = (
+                FeatureClip(
+                    features[index, : lengths[index]].clone(),
+                    batch.target[index],
+                    name,
+                    batch.lengths[index].item() / preset.sample_rate,
                 )
+                for index, name in enumerate(batch.clip_ids)
+            )
+            self.clips += [next(read) if there else None for there in kept]
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> FeatureClip:
+    def __getitem__(self, index: int) -> FeatureClip | None:
         return self.clips[index]
 
 
-def collate_features(clips: Sequence[FeatureClip]) -> FeatureBatch:
-    """Batch clips of different lengths: zeros fill up, `lengths` tell them apart."""
+def collate_features(clips: Sequence[FeatureClip | None]) -> FeatureBatch:
+    """Batch clips of different lengths: zeros fill up, `lengths` tell them apart.
+
+    Skipped clips are left out; a batch without any other has no frames, bands and classes either.
+    """
+    kept = [clip for clip in clips if clip is not None]
+    if not kept:
+        none = torch.zeros(0, dtype=torch.int64)
+        return FeatureBatch(torch.zeros(0, 0, 0), none, torch.zeros(0, 0), (), ())
     return FeatureBatch(
-        torch.nn.utils.rnn.pad_sequence([clip.features for clip in clips], batch_first=True),
-        torch.tensor([len(clip.features) for clip in clips]),
-        torch.stack([clip.target for clip in clips]),
-        tuple(clip.clip_id for clip in clips),
-        tuple(clip.seconds for clip in clips),
+        torch.nn.utils.rnn.pad_sequence([clip.features for clip in kept], batch_first=True),
+        torch.tensor([len(clip.features) for clip in kept]),
+        torch.stack([clip.target for clip in kept]),
+        tuple(clip.clip_id for clip in kept),
+        tuple(clip.seconds for clip in kept),
     )
+
+
+def _collate_in_place(clips: Sequence[Clip | None]) -> tuple[ClipBatch, list[bool]]:
+    """The batch, and which of its clips could be read."""
+    return collate(clips), [clip is not None for clip in clips]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 from scipy.stats import norm
@@ -17,17 +16,11 @@ with warnings.catch_warnings():
     from dcase_util.containers import MetaDataContainer
     from sed_eval.sound_event import EventBasedMetrics, SegmentBasedMetrics
 
+from models.detection import TimedLabel
+
 SEGMENT_SECONDS = 1.0
 ONSET_COLLAR_SECONDS = 0.2
 OFFSET_TOLERANCE = 0.2
-
-
-class TimedLabel(Protocol):
-    """An event: onset and offset in seconds and a class index."""
-
-    onset: float
-    offset: float
-    label: int
 
 
 def class_scores(probability: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

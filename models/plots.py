@@ -14,9 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from models.checkpoint import write_atomically
-from models.detection import Prediction
+from models.detection import Prediction, TimedLabel
 from models.features import FeaturePreset
-from models.metrics import TimedLabel
 
 TRUTH = "#f3c969"
 PROBABILITY = "#2f6c9e"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +85,15 @@ def predict(
 
     A recording longer than the clips the detector was trained on is heard in windows of that
     length. They overlap by two seconds, of which each gives up a second: a frame near an edge
-    lacks half of its surroundings. A class's clip probability is the largest of the windows'.
+    lacks half of its surroundings. A class's clip probability is the largest of the windows', and
+    it has events only in windows whose own is at least its threshold.
 
     Args:
         detector: trained.
         waveform: (samples,) at the detector's sample rate.
         options: smoothing of the events.
     """
-    clips, frames = [], []
+    clips, frames, clip_of_frames = [], [], []
     windows = _windows(detector, len(waveform))
     groups = range(0, len(windows), _WINDOWS_AT_ONCE)
     for first in tqdm(groups, "windows", disable=None if len(groups) > 1 else True, leave=False):
@@ -101,11 +103,13 @@ def predict(
         batch = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
         with torch.no_grad():
             output = detector(batch.to(detector.thresholds.device), lengths)
-        clips.append(output.clip.float().cpu().numpy())
+        clip = output.clip.float().cpu().numpy()
+        clips.append(clip)
         for row, (_, _, keep_from, keep_to) in enumerate(group):
             count = output.frame.shape[1] if output.mask is None else int(output.mask[row].sum())
             kept = output.frame[row, :count][keep_from:keep_to]
             frames.append(kept.float().cpu().numpy())
+            clip_of_frames.append(np.broadcast_to(clip[row], kept.shape))
     frame = np.concatenate(frames)
     events = find_events(
         frame,
@@ -113,6 +117,7 @@ def predict(
         detector.frame_seconds,
         len(waveform) / detector.preset.sample_rate,
         options,
+        clip=np.concatenate(clip_of_frames),
     )
     return Prediction(np.concatenate(clips).max(axis=0), frame, events)
 
@@ -138,7 +143,7 @@ def print_prediction(path: Path, prediction: Prediction, detector: Detector) -> 
         print(f"{path}\t{event.onset:.3f}\t{event.offset:.3f}\t{name}\t{event.probability:.3f}")
     sys.stdout.flush()
     if not prediction.events:
-        print(f"{path}: no frame reaches its class's threshold", file=sys.stderr)
+        print(f"{path}: no event reaches its class's threshold", file=sys.stderr)
 
 
 def _windows(detector: Detector, samples: int) -> list[tuple[int, int, int, int | None]]:
@@ -212,12 +217,18 @@ def parse() -> PredictOptions:
     options = PredictOptions(**vars(parser.parse_args()))
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         parser.error(f"--threshold: expected a probability, got {options.threshold:g}")
+    for name in ("median", "max_gap", "min_duration"):
+        seconds = getattr(options, name)
+        if not 0 <= seconds < math.inf:
+            option = name.replace("_", "-")
+            parser.error(f"--{option}: expected seconds, 0 or more, got {seconds:g}")
     return options
 
 
 DESCRIPTION = """Print one event a line: file, onset and offset in seconds, label, largest frame
 probability, separated by tabs. Lines that begin with # are the tags of the clip: file, label,
-probability. Files that cannot be read are named on stderr and the exit status is 1."""
+probability; only tagged classes have events. Files that cannot be read are named on stderr and the
+exit status is 1."""
 
 
 if __name__ == "__main__":

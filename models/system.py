@@ -85,7 +85,7 @@ class DetectorTraining(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         if not self._held_out:
-            raise UserError("none of the held-out clips can be read: mend or replace them")
+            raise UserError("none of the held-out clips can be read: replace them")
         clip, target = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
         self._held_out.clear()
         held_out_loss = clip_loss(clip, target).item()

@@ -68,7 +68,6 @@ class TrainOptions:
             "held_out": self.held_out,
             "normalisation_clips": self.normalisation_clips,
             "model_options": self.model_options,
-            "skip_unreadable": self.skip_unreadable,
             "classes": list(corpus.classes.mids),
         }
 
@@ -115,7 +114,7 @@ def train(
     if run.is_finished():
         return run.read_metrics()
     if cache is None and options.cache_features:
-        cache = cache_features(corpus, detector.preset, options.workers)
+        cache = cache_features(corpus, detector.preset, options.workers, options.skip_unreadable)
     data = TrainingData(
         corpus,
         detector.preset,
@@ -165,7 +164,9 @@ def _build(spec: DetectorSpec, corpus: Corpus) -> Detector:
     try:
         return Detector(spec, corpus.classes)
     except (TypeError, ValueError) as error:
-        raise UserError(f"the network cannot be built: {error}") from error
+        raise UserError(
+            f"the network cannot be built ({error}): correct the --model-option"
+        ) from error
 
 
 def parse() -> TrainOptions:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from models.checkpoint import AtomicCheckpointIO
+from models.checkpoint import save_atomically
 from models.errors import UserError
 from models.run_folder import RunFolder, write_history
 from models.system import DetectorTraining
@@ -68,7 +71,7 @@ def fit(
                 *([_Bar()] if sys.stderr.isatty() else []),
             ],
             enable_progress_bar=sys.stderr.isatty(),
-            plugins=[AtomicCheckpointIO()],
+            plugins=[_AtomicCheckpointIO()],
             logger=False,
             enable_model_summary=False,
             # PyTorch counts the backward of max pooling on CUDA as not deterministic, because
@@ -119,6 +122,29 @@ class _EpochEnd(Checkpoint):
             f"{row['seconds']:.1f} s",
             file=sys.stderr,
         )
+
+
+class _AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, whole or not at all; reading them runs no code from the file."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
+    ) -> None:
+        save_atomically(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: object = None,
+        weights_only: bool | None = True,
+    ) -> dict[str, object]:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{path}: expected a checkpoint, but it cannot be read: delete it to start the run "
+                "again"
+            ) from error
 
 
 class _Bar(TQDMProgressBar):

@@ -46,13 +46,19 @@ class CachedFeatures:
     evaluation: FeatureClips
 
 
-def cache_features(corpus: Corpus, preset: FeaturePreset, workers: int = 0) -> CachedFeatures:
+def cache_features(
+    corpus: Corpus, preset: FeaturePreset, workers: int = 0, skip_unreadable: bool = False
+) -> CachedFeatures:
     """Compute the features of every clip of a corpus."""
     classes = len(corpus.classes)
-    return CachedFeatures(
-        FeatureClips(corpus.train, classes, preset, workers, "training features"),
-        FeatureClips(corpus.evaluation, classes, preset, workers, "evaluation features"),
+    train, evaluation = (
+        FeatureClips(segments, classes, preset, workers, description, skip_unreadable)
+        for segments, description in (
+            (corpus.train, "training features"),
+            (corpus.evaluation, "evaluation features"),
+        )
     )
+    return CachedFeatures(train, evaluation)
 
 
 class TrainingData(LightningDataModule):
@@ -87,18 +93,16 @@ class TrainingData(LightningDataModule):
         self.evaluation_clips: Dataset = (
             cache.evaluation if cache else self._clips(corpus.evaluation)
         )
-        self.train_labels = [labels[index] for index in training]
+        self.batches = BalancedBatchSampler(
+            [labels[index] for index in training], options.batch_size, options.seed
+        )
 
     def train_dataloader(self) -> DataLoader:
         """The current epoch's batches; the trainer asks for each epoch's anew."""
-        batches = BalancedBatchSampler(
-            self.train_labels, self.options.batch_size, self.options.seed
-        )
         trainer = self.trainer
-        batches.set_epoch(trainer.current_epoch)
-        return self._loader(
-            self.train_clips, batch_sampler=_Share(batches, trainer.global_rank, trainer.world_size)
-        )
+        self.batches.set_epoch(trainer.current_epoch)
+        share = _Share(self.batches, trainer.global_rank, trainer.world_size)
+        return self._loader(self.train_clips, batch_sampler=share)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out clips, all of them in every process."""
@@ -117,15 +121,27 @@ class TrainingData(LightningDataModule):
     def normalisation_batches(
         self, front_end: LogMel, limit: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features of up to `limit` training clips, drawn with the run's seed."""
+        """Features of up to `limit` training clips, drawn with the run's seed.
+
+        Raises:
+            UserError: where none of them can be read.
+        """
         generator = torch.Generator().manual_seed(self.options.seed)
-        chosen = torch.randperm(len(self.train_labels), generator=generator)[:limit].sort().values
+        chosen = torch.randperm(len(self.train_clips), generator=generator)[:limit].sort().values
         clips = Subset(self.train_clips, chosen.tolist())
+        found = False
         for batch in self._loader(clips, batch_size=self.options.batch_size):
+            if not len(batch):
+                continue
+            found = True
             if self.cache:
                 yield batch.features, batch.lengths
-            elif len(batch):
+            else:
                 yield front_end.log_mel(batch.waveform, batch.lengths)
+        if not found:
+            raise UserError(
+                f"{self.corpus.directory}: none of its training clips can be read: replace them"
+            )
 
     def _clips(self, segments: SegmentList) -> ClipDataset:
         return ClipDataset(

@@ -29,6 +29,16 @@ def test_each_class_has_its_threshold_and_events_come_in_order():
     assert events == [Event(0.0, 3.0, 0, 0.6), Event(1.0, 3.0, 1, 0.6)]
 
 
+def test_a_class_that_the_clip_does_not_hold_has_no_events():
+    probability = np.array([[0.6, 0.9], [0.6, 0.6], [0.2, 0.6]])
+    both = np.array([0.5, 0.5])
+    events = find_events(probability, both, 1.0, clip=np.array([0.4, 0.5]))
+    assert events == [Event(0.0, 3.0, 1, 0.9)]
+    of_frames = np.array([[0.5, 0.4], [0.5, 0.4], [0.5, 0.5]])
+    events = find_events(probability, both, 1.0, clip=of_frames)
+    assert events == [Event(0.0, 2.0, 0, 0.6), Event(2.0, 3.0, 1, 0.6)]
+
+
 def test_no_event_outlasts_its_clip():
     assert spans(find_events(frames(0.9, 0.9), HALF, 0.1, duration=0.13)) == [(0.0, 0.13)]
 

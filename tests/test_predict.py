@@ -1,5 +1,6 @@
 """Prediction: its output, its errors, recordings of any length, pictures."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -80,11 +81,44 @@ def test_one_threshold_for_all_classes(monkeypatch, capsys, checkpoint, audio):
 
 def test_a_bad_file_does_not_keep_the_others(monkeypatch, capsys, checkpoint, audio, tmp_path):
     bad, absent = tmp_path / "bad.wav", tmp_path / "absent.wav"
+    empty = tmp_path / "empty.wav"
+    empty.touch()
     bad.write_bytes(b"no audio")
-    status, out, err = run(monkeypatch, capsys, checkpoint, bad, audio, absent)
+    status, out, err = run(monkeypatch, capsys, checkpoint, bad, audio, absent, tmp_path, empty)
     assert status == 1
     assert any(line.startswith(str(audio)) for line in out)
-    assert [line.split(":")[:2] for line in err] == [["error", f" {bad}"], ["error", f" {absent}"]]
+    assert err == [
+        f"error: {bad}: expected an audio file, but it cannot be read (Format not recognised): "
+        "replace it or leave it out",
+        f"error: {absent}: expected an audio file, found no such file: check the name",
+        f"error: {tmp_path}: expected an audio file, found a folder: name the files in it",
+        f"error: {empty}: expected audio, but the file is empty: replace it or leave it out",
+    ]
+
+
+@pytest.mark.parametrize("option", ["--median", "--max-gap", "--min-duration"])
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_smoothing_takes_no_other_than_a_duration(
+    option, value, monkeypatch, capsys, checkpoint, audio
+):
+    status, out, err = run(monkeypatch, capsys, checkpoint, audio, option, value)
+    assert (status, out) == (2, [])
+    assert err[0].startswith(f"error: {option}: expected seconds, 0 or more, got {value}")
+
+
+def test_only_tagged_classes_have_events(checkpoint):
+    detector = load_detector(checkpoint)
+    waveform = torch.randn(RATE, generator=torch.Generator().manual_seed(0))
+    given = predict(detector, waveform)
+    between = (given.clip + given.frame.max(axis=0)) / 2
+    assert (between > given.clip).all()
+    detector.thresholds.copy_(torch.from_numpy(between))
+    assert predict(detector, waveform).events == []
+
+
+def test_programs_that_only_predict_start_without_the_trainer():
+    command = "import sys, models.predict; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
 
 
 def test_the_shortest_recording_is_heard(checkpoint):

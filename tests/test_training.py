@@ -205,7 +205,7 @@ def test_an_unreadable_clip_is_named_or_left_out(data, corpus, tmp_path):
     changed = dataclasses.replace(corpus, train=segments)
     with pytest.raises(UserError, match=r"broken\.wav"):
         train(options(data, tmp_path / "stops", epochs=1), changed)
-    skipping = options(data, tmp_path / "goes_on", epochs=1, skip_unreadable=True)
+    skipping = options(data, tmp_path / "stops", epochs=1, skip_unreadable=True)
     assert train(skipping, changed)["clips"] == 8
 
 
@@ -245,6 +245,39 @@ def test_cached_features_are_those_of_the_waveform(data, corpus, tmp_path):
         state = torch.load(tmp_path / run / "model.pt", weights_only=True)["state"]
         front_end.mean.copy_(state["front_end.mean"])
     torch.testing.assert_close(first.mean, second.mean)
+
+
+def test_cached_features_leave_out_what_cannot_be_read(data, corpus, tmp_path, caplog):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    first = dataclasses.replace(corpus.train[0], path=broken)
+    segments = dataclasses.replace(corpus.train, segments=(first, *corpus.train.segments[1:]))
+    changed = dataclasses.replace(corpus, train=segments)
+    clips = FeatureClips(segments[:3], 8, PRESETS["dcase2017"], skip_unreadable=True)
+    assert clips[0] is None
+    assert clips[2].clip_id == corpus.train[2].clip_id
+    assert len(collate_features([clips[0]])) == 0
+    assert collate_features([clips[0], clips[1]]).clip_ids == (corpus.train[1].clip_id,)
+    assert "broken.wav" in caplog.text
+    cached = options(data, tmp_path / "stops", epochs=1, cache_features=True)
+    with pytest.raises(UserError, match=r"broken\.wav.*--skip-unreadable"):
+        train(cached, changed)
+    skipping = {"epochs": 1, "cache_features": True, "skip_unreadable": True}
+    assert train(options(data, tmp_path / "goes_on", **skipping), changed)["clips"] == 8
+
+
+@pytest.mark.parametrize("part", ["train", "evaluation"])
+@pytest.mark.parametrize("cache", [False, True])
+def test_clips_none_of_which_can_be_read_are_named(part, cache, data, corpus, tmp_path):
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    clips = getattr(corpus, part)
+    segments = tuple(dataclasses.replace(clip, path=broken) for clip in clips)
+    changed = dataclasses.replace(corpus, **{part: dataclasses.replace(clips, segments=segments)})
+    skipping = options(data, tmp_path / "run", epochs=1, skip_unreadable=True, cache_features=cache)
+    name = {"train": "training", "evaluation": "evaluation"}[part]
+    with pytest.raises(UserError, match=f"none of .* {name} clips can be read"):
+        train(skipping, changed)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 from models.data.audioset import Segment
 from models.errors import UserError
 
+_EMPTY = "expected audio, but the file is empty: replace it or leave it out"
+
 logger = logging.getLogger(__name__)
 
 
@@ -82,19 +84,34 @@ def load_audio(path: Path, sample_rate: int, seconds: float | None = None) -> Te
             samples = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
             rate = file.samplerate
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        reason = "no such file" if not Path(path).exists() else error
-        raise UserError(
-            f"{path}: expected an audio file, but it cannot be read ({reason})"
-        ) from error
+        raise unreadable(path, error) from error
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: expected finite samples, found NaN or infinity")
+        raise UserError(
+            f"{path}: expected finite samples, found NaN or infinity: replace it or leave it out"
+        )
     if rate != sample_rate and len(samples):
         samples = soxr.resample(samples, rate, sample_rate)
     if seconds is not None:
         samples = samples[: round(seconds * sample_rate)]
     if not len(samples):
-        raise UserError(f"{path}: expected audio, but the file is empty")
+        raise UserError(f"{path}: {_EMPTY}")
     return torch.from_numpy(np.ascontiguousarray(samples))
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """What to say when `path` could not be read as audio because of `error`."""
+    if not Path(path).exists():
+        return UserError(f"{path}: expected an audio file, found no such file: check the name")
+    if Path(path).is_dir():
+        return UserError(f"{path}: expected an audio file, found a folder: name the files in it")
+    if Path(path).is_file() and not Path(path).stat().st_size:
+        return UserError(f"{path}: {_EMPTY}")
+    # The first part of soundfile's own message names the file again.
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return UserError(
+        f"{path}: expected an audio file, but it cannot be read ({reason}): replace it or leave it "
+        "out"
+    )
 
 
 class ClipDataset(Dataset["Clip | None"]):
@@ -130,7 +147,7 @@ class ClipDataset(Dataset["Clip | None"]):
             waveform = load_audio(segment.path, self.sample_rate, self.seconds)
         except UserError as error:
             if self.on_error == "raise":
-                raise
+                raise UserError(f"{error} (--skip-unreadable)") from error
             if segment.path not in self._warned:
                 self._warned.add(segment.path)
                 logger.warning("skipped: %s", error)

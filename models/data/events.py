@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from models.data.audioset import ClassList
-from models.data.clips import load_audio
+from models.data.clips import load_audio, unreadable
 from models.data.tables import kind, read_rows, shown
 from models.errors import UserError
 
@@ -161,10 +161,7 @@ def _header(path: Path) -> str:
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError) as error:
-        reason = error if path.exists() else "no such file"
-        raise UserError(
-            f"{path}: expected an audio file, but it cannot be read ({reason})"
-        ) from error
+        raise unreadable(path, error) from error
     return f"{info.frames}/{info.samplerate}/{path.stat().st_size}"
 
 
