@@ -1,6 +1,8 @@
 // The kernels for one instruction set and one element type, both given when this file is compiled:
 // it is compiled once for each pair.
 #include "maximum.h"
+#include "weighted_average_backward.h"
+#include "weighted_average_forward.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {

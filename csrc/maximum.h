@@ -1,7 +1,8 @@
-// The maximum over frames, forward and backward, in the two layouts of weighted_average.h.
+// The maximum over frames, forward and backward, in the two layouts of frames.h.
 #pragma once
 
-#include "weighted_average.h"
+#include "frames.h"
+#include "parallel.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {

@@ -76,8 +76,12 @@ def resolve(device: torch.device) -> str:
 
 
 def _automatic(device_type: str) -> str:
-    preferred = {"cuda": "triton", "cpu": "cpp"}.get(device_type, "reference")
+    preferred = _preferred(device_type)
     return "reference" if _problem(preferred, device_type) else preferred
+
+
+def _preferred(device_type: str) -> str:
+    return {"cuda": "triton", "cpu": "cpp"}.get(device_type, "reference")
 
 
 def _problem(name: str, device_type: str) -> str | None:
@@ -107,26 +111,24 @@ def build_info() -> dict[str, Any]:
         chosen, threads), `chosen` (the backend asked for) and, for "cpu" and "cuda", `serves`: the
         backend and the reason.
     """
-    serves = {}
-    for device_type, preferred in (("cpu", "cpp"), ("cuda", "triton")):
-        problem = _problem(preferred, device_type)
-        serves[device_type] = {
-            "backend": "reference" if problem else preferred,
-            "why": problem or "the fastest backend for this device",
-        }
-        if _choice != "auto":
-            problem = _problem(_choice, device_type)
-            serves[device_type] = {
-                "backend": None if problem else _choice,
-                "why": problem or "chosen by milkernels.backend",
-            }
     return {
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if _HAS_TRITON else None,
         "cpp": cpp.describe(),
         "chosen": _choice,
-        "serves": serves,
+        "serves": {device_type: _service(device_type) for device_type in ("cpu", "cuda")},
     }
+
+
+def _service(device_type: str) -> dict[str, str | None]:
+    """The backend that serves a tensor on such a device, None if none does, and why."""
+    automatic = _choice == "auto"
+    asked = _preferred(device_type) if automatic else _choice
+    problem = _problem(asked, device_type)
+    if problem is not None:
+        return {"backend": "reference" if automatic else None, "why": problem}
+    why = "the fastest backend for this device" if automatic else "chosen by milkernels.backend"
+    return {"backend": asked, "why": why}
 
 
 def warn_if_incomplete() -> None:

@@ -45,12 +45,24 @@ def weighted_average(
     learned = [tensor for tensor in (power, alpha) if tensor is not None]
     learn = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in learned)
     options = (member, score_activation, dim, from_logits, learn, backend)
-    return _WeightedAverage.apply(x, scores, power, alpha, mask, options)[0]
+    if _differentiates(x, scores, *learned):
+        return _WeightedAverage.apply(x, scores, power, alpha, mask, options)[0]
+    return torch.ops.milkernels.weighted_average(x, scores, power, alpha, mask, *options)[0]
 
 
 def maximum(x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, backend: str) -> Tensor:
     """Largest frame of each bag; arguments are checked by the caller."""
-    return _Maximum.apply(x, mask, (dim, from_logits, backend))[0]
+    options = (dim, from_logits, backend)
+    if _differentiates(x):
+        return _Maximum.apply(x, mask, options)[0]
+    return torch.ops.milkernels.maximum(x, mask, *options)[0]
+
+
+def _differentiates(*tensors: Tensor | None) -> bool:
+    """Whether autograd records the call: where it does not, its bookkeeping is left out."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
 
 
 class _WeightedAverage(torch.autograd.Function):
