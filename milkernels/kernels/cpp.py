@@ -6,6 +6,7 @@ classes nor frames are copied.
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +17,7 @@ from milkernels.family import SCORE_ACTIVATIONS, WEIGHTED_AVERAGES
 
 # torch is imported first, above: the kernels run on the threads of its OpenMP runtime.
 try:
-    from milkernels import _C
-
-    _kernels: ModuleType | None = _C
+    _kernels: ModuleType | None = import_module("milkernels._C")
     LOAD_ERROR: str | None = None
 except ImportError as error:
     _kernels = None
