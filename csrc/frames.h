@@ -61,6 +61,7 @@ inline const uint8_t* mask_row(const Problem& problem, int64_t bag) {
 template <class T>
 inline Integer<T> real_lanes(const Problem& problem, const uint8_t* mask, int64_t frame,
                              int64_t count) {
+  if (mask == nullptr && count == kLanes<T>) return Integer<T>{} - 1;
   Integer<T> real = first_lanes<T>(count);
   if (mask == nullptr) return real;
   if (problem.mask_stride_frame == 1) return real & load_flags<T>(mask + frame, count);
