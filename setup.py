@@ -1,4 +1,4 @@
-"""Builds the C++ kernels: each instruction set and element type is one compilation of one file.
+"""Builds the C++ kernels: each family's file is compiled for each instruction set and element type.
 
 Where no compiler works, the package is installed without them and says so when it is imported.
 """
@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
@@ -16,6 +17,8 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("csrc")
+COMMON_SOURCES = [SOURCES / "bindings.cpp", SOURCES / "dispatch.cpp"]
+KERNEL_SOURCES = sorted(set(SOURCES.glob("*.cpp")) - set(COMMON_SOURCES))
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"portable": []}
 if X86:
@@ -29,6 +32,24 @@ FLAGS = [
     *("-std=c++17", "-O2", "-g0", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-fvisibility=hidden"),
 ]
+
+
+def flags_of(target: Path) -> Path:
+    """Where the flags that an object was compiled with are kept."""
+    return target.with_suffix(".flags")
+
+
+def is_current(target: Path, flags: list[str]) -> bool:
+    """Whether an object is newer than what it was made from, by the compiler's own list."""
+    made_from = target.with_suffix(".d")
+    known = flags_of(target)
+    if not (target.exists() and made_from.exists() and known.exists()):
+        return False
+    if known.read_text() != " ".join(flags):
+        return False
+    names = made_from.read_text().replace("\\\n", " ").split()[1:]
+    built = target.stat().st_mtime
+    return all(Path(name).exists() and Path(name).stat().st_mtime < built for name in names)
 
 
 class BuildKernels(build_ext):
@@ -48,21 +69,23 @@ class BuildKernels(build_ext):
         super().build_extension(extension)
 
     def _compile_kernels(self, flags: list[str]) -> list[str]:
-        pairs = [(name, element) for name in INSTRUCTION_SETS for element in ELEMENTS]
+        jobs = list(product(KERNEL_SOURCES, INSTRUCTION_SETS, ELEMENTS))
         # Each job works in the pool's thread: the compiler object only spawns processes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = pool.map(lambda pair: self._compile(*pair, flags), pairs)
-            return [path for paths in objects for path in paths]
+            return list(pool.map(lambda job: self._compile(*job, flags), jobs))
 
-    def _compile(self, instruction_set: str, element: str, flags: list[str]) -> list[str]:
+    def _compile(self, source: Path, instruction_set: str, element: str, flags: list[str]) -> str:
+        folder = Path(self.build_temp) / f"{instruction_set}-{element}"
+        target = folder / source.with_suffix(".o")
+        flags = [*flags, *INSTRUCTION_SETS[instruction_set]]
+        if not self.force and is_current(target, flags):
+            return str(target)
         macros = [("MILKERNELS_INSTRUCTION_SET", instruction_set), ("MILKERNELS_ELEMENT", element)]
-        return self.compiler.compile(
-            [str(SOURCES / "kernels.cpp")],
-            output_dir=str(Path(self.build_temp) / f"{instruction_set}-{element}"),
-            macros=macros,
-            extra_postargs=[*flags, *INSTRUCTION_SETS[instruction_set]],
-            depends=[str(path) for path in SOURCES.glob("*.h")],
+        (compiled,) = self.compiler.compile(
+            [str(source)], output_dir=str(folder), macros=macros, extra_postargs=[*flags, "-MMD"]
         )
+        flags_of(target).write_text(" ".join(flags))
+        return compiled
 
     def _openmp(self) -> list[str]:
         """The flag for OpenMP, if the compiler takes it."""
@@ -83,8 +106,8 @@ class BuildKernels(build_ext):
 
 extension = Pybind11Extension(
     "milkernels._C",
-    [str(SOURCES / name) for name in ("bindings.cpp", "dispatch.cpp")],
-    depends=[str(path) for path in SOURCES.glob("*.h")],
+    [str(path) for path in COMMON_SOURCES],
+    depends=[str(path) for path in (*SOURCES.glob("*.h"), *KERNEL_SOURCES)],
 )
 # Without it a missing compiler fails the build: wheels must not lose their kernels unnoticed.
 extension.optional = os.environ.get("MILKERNELS_REQUIRE_CPP") != "1"

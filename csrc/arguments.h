@@ -82,14 +82,6 @@ struct MaximumProblem : Problem {
   FrameTensor x_gradient;
 };
 
-// The kernels for one instruction set and element type.
-struct Kernels {
-  void (*average_forward)(const AverageProblem&);
-  void (*average_backward)(const AverageProblem&);
-  void (*maximum_forward)(const MaximumProblem&);
-  void (*maximum_backward)(const MaximumProblem&);
-};
-
 // Internal to each file that includes this: a copy compiled for one instruction set must not serve
 // another.
 static inline int64_t segments_of(int64_t frames) {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "arguments.h"
+#include "kernels.h"
 
 namespace milkernels {
 

@@ -186,7 +186,7 @@ void sum_parts(const AverageProblem& problem, int64_t parameter, void* result) {
 }
 
 template <class E, class F, bool kLearn>
-void average_backward(const AverageProblem& problem) {
+void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const int64_t frames = frames_of_task(problem);
   const int64_t parts = parts_of(problem);
@@ -205,6 +205,14 @@ void average_backward(const AverageProblem& problem) {
   });
   if (problem.alpha_gradient != nullptr) sum_parts<T>(problem, 0, problem.alpha_gradient);
   if (problem.power_gradient != nullptr) sum_parts<T>(problem, 1, problem.power_gradient);
+}
+
+template <class E, class F>
+void scatter_gradients(const AverageProblem& problem) {
+  if (problem.power_gradient != nullptr || problem.alpha_gradient != nullptr)
+    scatter_all<E, F, F::kAlpha || F::kPower>(problem);
+  else
+    scatter_all<E, F, false>(problem);
 }
 
 }  // namespace MILKERNELS_INSTRUCTION_SET

@@ -139,7 +139,7 @@ void merge_segments(const AverageProblem& problem, int64_t segments) {
 }
 
 template <class E, class F>
-void average_forward(const AverageProblem& problem) {
+void gather_averages(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const int64_t segments = segments_of(problem.frames);
   const int64_t elements = problem.bags * problem.classes * problem.frames;

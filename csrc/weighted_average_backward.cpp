@@ -1,0 +1,35 @@
+#include "weighted_average_backward.h"
+
+#include "kernels.h"
+
+namespace milkernels {
+namespace MILKERNELS_INSTRUCTION_SET {
+namespace {
+
+template <class E, bool kFromLogits>
+void run(const AverageProblem& problem) {
+  switch (problem.member) {
+#define MILKERNELS_CASE(M) \
+  case Member::M:          \
+    return scatter_gradients<E, Formula<Member::M, kFromLogits>>(problem);
+    MILKERNELS_CASE(kMean)
+    MILKERNELS_CASE(kLinear)
+    MILKERNELS_CASE(kExponential)
+    MILKERNELS_CASE(kPower)
+    MILKERNELS_CASE(kPowerExponential)
+    MILKERNELS_CASE(kAttention)
+#undef MILKERNELS_CASE
+  }
+}
+
+}  // namespace
+
+template <class E>
+void average_backward(const AverageProblem& problem) {
+  problem.from_logits ? run<E, true>(problem) : run<E, false>(problem);
+}
+
+template void average_backward<MILKERNELS_ELEMENT>(const AverageProblem&);
+
+}  // namespace MILKERNELS_INSTRUCTION_SET
+}  // namespace milkernels
