@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from milkernels.family import WEIGHTED_AVERAGES
-from milkernels.kernels import maximum, weighted_average_launch
+from milkernels.family import WEIGHTED_AVERAGES, Average
+from milkernels.kernels import maximum, weighted_average
 from milkernels.kernels.launch import Launch
 
 LAYOUTS = ("classes_first", "frames_first")
@@ -43,7 +43,7 @@ class CompileCase:
 
     @property
     def kernel(self) -> str:
-        family = "maximum" if self.member == MAXIMUM else "weighted_average"
+        family, _ = _FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
         return f"{family}_{self.direction}"
 
     @property
@@ -59,49 +59,58 @@ class CompileCase:
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""
-        x = self._frames()
-        bags, classes, frames = x.shape
-        mask = (
-            torch.empty((bags, frames), dtype=torch.bool, device="meta")
-            if self.everything
-            else None
-        )
-        if self.member == MAXIMUM:
-            launches, (y, index) = maximum.forward(x, mask, self.everything)
-            if self.direction == "backward":
-                return maximum.backward(y, x, index, self.everything, self._frames())
-            return launches[self.direction == "merge"]
-        coefficients = WEIGHTED_AVERAGES[self.member]
-        scores = self._frames() if coefficients.scores else None
-        activation = "tanh" if coefficients.scores and self.everything else None
-        power, alpha = (
-            torch.empty(classes, dtype=x.dtype, device="meta")
-            if name in coefficients.learned
-            else None
-            for name in ("power", "alpha")
-        )
-        inputs = (x, scores, power, alpha, mask)
-        launches, (y, statistics) = weighted_average_launch.forward(
-            self.member, *inputs, activation, self.everything, self.everything
-        )
-        if self.direction != "backward":
-            return launches[self.direction == "merge"]
-        gradients = (
-            self._frames(),
-            None if scores is None else self._frames(),
-            power if self.everything else None,
-            alpha if self.everything else None,
-        )
-        return weighted_average_launch.backward(
-            self.member, y, *inputs, statistics, activation, self.everything, *gradients
-        )
+        _, build = _FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
+        launches = build(self, self.member)
+        return {launch.kernel.__name__: launch for launch in launches}[f"_{self.kernel}_kernel"]
 
-    def _frames(self) -> Tensor:
+    def mask(self) -> Tensor | None:
+        """A mask (bags, frames), with everything on."""
+        bags, _, frames = self.frames().shape
+        return self.empty(bags, frames, dtype=torch.bool) if self.everything else None
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor without memory, of the case's dtype unless told."""
+        return torch.empty(shape, dtype=dtype or DTYPES[self.dtype], device="meta")
+
+    def frames(self) -> Tensor:
+        """A (bags, classes, frames) view in the case's layout."""
         bags, classes, frames = _LONG_SHAPE if self.direction == "merge" else _SHAPE
-        dtype = DTYPES[self.dtype]
         if self.layout == "classes_first":
-            return torch.empty((bags, classes, frames), dtype=dtype, device="meta")
-        return torch.empty((bags, frames, classes), dtype=dtype, device="meta").transpose(1, 2)
+            return self.empty(bags, classes, frames)
+        return self.empty(bags, frames, classes).transpose(1, 2)
+
+
+def _maximum(case: CompileCase, _: str) -> list[Launch]:
+    x, mask = case.frames(), case.mask()
+    launches, (y, index) = maximum.forward(x, mask, case.everything)
+    return [*launches, *maximum.backward(y, x, index, case.everything, case.frames())]
+
+
+def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
+    x, mask = case.frames(), case.mask()
+    coefficients = WEIGHTED_AVERAGES[member]
+    scores = case.frames() if coefficients.scores else None
+    activation = "tanh" if coefficients.scores and case.everything else None
+    power, alpha = (
+        case.empty(x.shape[1]) if name in coefficients.learned else None
+        for name in ("power", "alpha")
+    )
+    average = Average(member, activation, case.everything, case.everything)
+    inputs = (x, scores, power, alpha, mask)
+    launches, (y, statistics) = weighted_average.forward(*inputs, average)
+    gradients = (
+        case.frames(),
+        None if scores is None else case.frames(),
+        power if case.everything else None,
+        alpha if case.everything else None,
+    )
+    backward = weighted_average.backward(y, *inputs, statistics, average, *gradients)
+    return [*launches, *backward]
+
+
+#: Family of a member, and its launches for a case.
+_WEIGHTED_AVERAGE = ("weighted_average", _weighted_average)
+_FAMILIES = {MAXIMUM: ("maximum", _maximum)}
 
 
 def quick_cases(target: str) -> Iterator[CompileCase]:

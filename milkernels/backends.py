@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from milkernels.kernels import cpp
+from milkernels.kernels.cpp import extension
 
 NAMES = ("auto", "triton", "cpp", "reference")
 
@@ -92,8 +92,8 @@ def _problem(name: str, device_type: str) -> str | None:
         if device_type != "cuda" and not (device_type == "cpu" and _interprets()):
             return "Triton needs a GPU tensor, or a CPU tensor under TRITON_INTERPRET=1"
     if name == "cpp":
-        if cpp.LOAD_ERROR is not None:
-            return f"the C++ extension is not there ({cpp.LOAD_ERROR})"
+        if extension.LOAD_ERROR is not None:
+            return f"the C++ extension is not there ({extension.LOAD_ERROR})"
         if device_type != "cpu":
             return "the C++ kernels run on the CPU"
     return None
@@ -114,7 +114,7 @@ def build_info() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "triton": importlib.metadata.version("triton") if _HAS_TRITON else None,
-        "cpp": cpp.describe(),
+        "cpp": extension.describe(),
         "chosen": _choice,
         "serves": {device_type: _service(device_type) for device_type in ("cpu", "cuda")},
     }
@@ -134,9 +134,9 @@ def _service(device_type: str) -> dict[str, str | None]:
 def warn_if_incomplete() -> None:
     """Say, once per process, that a compiled backend is missing and which one serves instead."""
     missing = []
-    if cpp.LOAD_ERROR is not None:
+    if extension.LOAD_ERROR is not None:
         missing.append(
-            f"the C++ extension is not there ({cpp.LOAD_ERROR}): "
+            f"the C++ extension is not there ({extension.LOAD_ERROR}): "
             "CPU tensors are served by the PyTorch reference"
         )
     if not _HAS_TRITON:

@@ -39,6 +39,16 @@ class Member:
         return self.alpha == "none" and not self.scores and (self.power == "none" or own_value)
 
 
+@dataclass(frozen=True)
+class Average:
+    """What is asked of a member's kernels. `learn`: its parameters' gradients are wanted."""
+
+    member: str
+    score_activation: str | None
+    from_logits: bool
+    learn: bool
+
+
 WEIGHTED_AVERAGES: dict[str, Member] = {
     "mean": Member(),
     "linear_softmax": Member(power="one"),

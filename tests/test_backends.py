@@ -9,7 +9,7 @@ import torch
 
 import milkernels
 from milkernels import functional
-from milkernels.kernels import cpp
+from milkernels.kernels.cpp import extension
 
 BLOCKED = """
 import sys
@@ -98,7 +98,7 @@ def test_triton_refuses_cpu_tensors_outside_the_interpreter():
     assert "Triton needs a GPU tensor, or a CPU tensor under TRITON_INTERPRET=1" in result.stderr
 
 
-@pytest.mark.parametrize("name", cpp.describe().get("usable_instruction_sets", []))
+@pytest.mark.parametrize("name", extension.describe().get("usable_instruction_sets", []))
 def test_every_usable_instruction_set_gives_the_same_numbers(name, tmp_path):
     code = """
 import sys, torch, milkernels

@@ -30,7 +30,8 @@ def test_opcheck_passes_for_the_averages(kernel_backend, device, name, dim):
     operators = torch.ops.milkernels
     torch.library.opcheck(operators.weighted_average.default, (*inputs, *options))
     y, statistics = operators.weighted_average(*inputs, *options)
-    arguments = (torch.ones_like(y), *inputs, statistics, *options)
+    needs = [tensor is not None and tensor.is_floating_point() for tensor in inputs]
+    arguments = (torch.ones_like(y), *inputs, statistics, needs, *options)
     torch.library.opcheck(operators.weighted_average_backward.default, arguments)
 
 
@@ -40,7 +41,7 @@ def test_opcheck_passes_for_the_maximum(kernel_backend, device, dim):
     operators = torch.ops.milkernels
     torch.library.opcheck(operators.maximum.default, (x, None, dim, True, kernel_backend))
     y, index = operators.maximum(x, None, dim, True, kernel_backend)
-    arguments = (torch.ones_like(y), x, index, dim, True, kernel_backend)
+    arguments = (torch.ones_like(y), x, None, index, [True, False], dim, True, kernel_backend)
     torch.library.opcheck(operators.maximum_backward.default, arguments)
 
 

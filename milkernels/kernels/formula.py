@@ -44,25 +44,18 @@ class Formula:
     covariance: bool
 
     @staticmethod
-    def of(
-        member: str,
-        score_activation: str | None,
-        from_logits: bool,
-        masked: bool,
-        learn: bool,
-    ) -> Formula:
-        """`learn` asks for the moments that the learned parameters' gradients need."""
-        coefficients = family.WEIGHTED_AVERAGES[member]
+    def of(average: family.Average, masked: bool) -> Formula:
+        coefficients = family.WEIGHTED_AVERAGES[average.member]
         return Formula(
             alpha=_COEFFICIENTS[coefficients.alpha],
             power=_COEFFICIENTS[coefficients.power],
             scores=coefficients.scores,
-            activation=_ACTIVATIONS[score_activation],
-            direct=coefficients.weighs_directly(from_logits),
-            from_logits=from_logits,
+            activation=_ACTIVATIONS[average.score_activation],
+            direct=coefficients.weighs_directly(average.from_logits),
+            from_logits=average.from_logits,
             masked=masked,
-            variance=learn and coefficients.alpha == "learned",
-            covariance=learn and coefficients.power == "learned",
+            variance=average.learn and coefficients.alpha == "learned",
+            covariance=average.learn and coefficients.power == "learned",
         )
 
     @property

@@ -236,10 +236,10 @@ def forward(
 
 def backward(
     gradient: Tensor, x: Tensor, index: Tensor, from_logits: bool, x_gradient: Tensor
-) -> Launch:
-    """The launch of a backward pass, which fills the gradient of x."""
+) -> list[Launch]:
+    """Launches of a backward pass, which fill the gradient of x."""
     tiling = tiles.tile(x)
-    return Launch(
+    walk = Launch(
         _maximum_backward_kernel,
         tiling.bags * tiling.class_blocks * tiling.walks,
         {
@@ -255,6 +255,7 @@ def backward(
             **tiling.constants(x, x_gradient),
         },
     )
+    return [walk]
 
 
 def _shape(x: Tensor) -> dict[str, Any]:

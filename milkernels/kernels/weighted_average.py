@@ -1,366 +1,146 @@
-"""Weighted averages in Triton: one forward and one backward kernel for the whole family."""
+"""Weighted averages in Triton: what their kernels are launched with."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import torch
 import triton
-import triton.language as tl
+from torch import Tensor
 
-from milkernels.kernels import formula, moments, tiles
+from milkernels.family import Average
+from milkernels.kernels import moments, tiles
+from milkernels.kernels import weighted_average_kernels as kernels
+from milkernels.kernels.formula import Formula
+from milkernels.kernels.launch import Launch
 
-#: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
-#: The learned parameters' covariances with y follow: alpha's, then power's.
-PEAK = tl.constexpr(0)
-TOTAL = tl.constexpr(1)
-AVERAGE = tl.constexpr(2)
-COVARIANCES = tl.constexpr(3)
-
-#: Block of the programs that sum a parameter's gradient over the bags.
-REDUCE_BAGS = tl.constexpr(32)
-REDUCE_CLASSES = tl.constexpr(64)
+_MERGE_CELLS = 128
 
 
-@triton.jit
-def _coefficient(pointer, class_index, has_class, KIND: tl.constexpr, COMPUTE: tl.constexpr):
-    """A coefficient of the log-weight, as a column of classes."""
-    if KIND == formula.LEARNED:
-        value = tl.load(pointer + class_index, mask=has_class, other=0).to(COMPUTE)
-        return value[:, None]
-    else:
-        return tl.full(class_index.shape, 1.0, COMPUTE)[:, None]
+def forward(
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    average: Average,
+) -> tuple[list[Launch], tuple[Tensor, Tensor]]:
+    """Launches of a forward pass, and their outputs: y (bags, classes) and the statistics.
 
-
-@triton.jit
-def _read_tile(
-    x_ptr,
-    scores_ptr,
-    bag,
-    class_start,
-    frame_start,
-    x_strides,
-    scores_strides,
-    inside,
-    real,
-    FORMULA: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """A tile's raw values and scores, masked frames 0; without scores, the raw values again."""
-    x_tile = tiles.pointers(
-        x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+    Frame tensors are (bags, classes, frames) views. The statistics hold the covariances that the
+    learned parameters' gradients need, if those are wanted.
+    """
+    bags, classes, _ = x.shape
+    tiling = tiles.tile(x, mask is not None)
+    formula = Formula.of(average, mask is not None)
+    compute = tiles.arithmetic_dtype(x)
+    rows = kernels.COVARIANCES.value + formula.variance + formula.covariance
+    y = x.new_empty((bags, classes))
+    statistics = x.new_empty((rows, bags, classes), dtype=compute)
+    segments = tiling.segments
+    partial = statistics
+    if segments > 1:
+        partial = x.new_empty((segments, moments.ROWS.value, bags, classes), dtype=compute)
+    outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
+    walk = Launch(
+        kernels._weighted_average_forward_kernel,
+        bags * tiling.class_blocks * segments,
+        {
+            **_inputs(x, scores, power, alpha, mask),
+            **outputs,
+            "segment_frames": tiling.segment_frames,
+            "FORMULA": formula,
+            "SEGMENTED": segments > 1,
+            **tiling.constants(x, scores),
+        },
     )
-    raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-    raw = tl.where(real, raw, 0.0)
-    score = raw
-    if FORMULA.scores:
-        scores_tile = tiles.pointers(
-            scores_ptr,
-            bag,
-            class_start,
-            frame_start,
-            scores_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        score = tl.load(scores_tile, mask=inside, other=0).to(COMPUTE)
-        score = tl.where(real, score, 0.0)
-    return raw, score
+    if segments == 1:
+        return [walk], (y, statistics)
+    cells = bags * classes
+    merge = Launch(
+        kernels._weighted_average_merge_kernel,
+        triton.cdiv(cells, _MERGE_CELLS),
+        {
+            **outputs,
+            "cells": cells,
+            "segments": segments,
+            "FORMULA": formula,
+            "BLOCK_CELLS": _MERGE_CELLS,
+        },
+    )
+    return [walk, merge], (y, statistics)
 
 
-@triton.jit
-def _finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.constexpr):
-    """Write the bag value and the statistics."""
-    y = moments.average(state)
-    peak, total = moments.normaliser(state)
-    tl.store(y_ptr + cell, y, mask=inside)
-    row = statistics_ptr + cell
-    tl.store(row + PEAK * cells, peak, mask=inside)
-    tl.store(row + TOTAL * cells, total, mask=inside)
-    tl.store(row + AVERAGE * cells, y, mask=inside)
-    if FORMULA.variance:
-        tl.store(row + COVARIANCES * cells, state[3], mask=inside)
-    if FORMULA.covariance:
-        covariance = state[5] * formula.LN_2
-        tl.store(row + (COVARIANCES + FORMULA.variance) * cells, covariance, mask=inside)
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    statistics: Tensor,
+    average: Average,
+    x_gradient: Tensor,
+    scores_gradient: Tensor | None,
+    power_gradient: Tensor | None,
+    alpha_gradient: Tensor | None,
+) -> list[Launch]:
+    """Launches of a backward pass, which fill the gradients that are given."""
+    tiling = tiles.tile(x, mask is not None)
+    learn = power_gradient is not None or alpha_gradient is not None
+    formula = Formula.of(replace(average, learn=learn), mask is not None)
+    summing = triton.cdiv(tiling.classes, kernels.REDUCE_CLASSES.value) if learn else 0
+    walk = Launch(
+        kernels._weighted_average_backward_kernel,
+        tiling.bags * tiling.class_blocks * tiling.walks + summing,
+        {
+            **_inputs(x, scores, power, alpha, mask),
+            "gradient_ptr": gradient,
+            "statistics_ptr": statistics,
+            "x_gradient_ptr": x_gradient,
+            "scores_gradient_ptr": _or(scores_gradient, x),
+            "power_gradient_ptr": _or(power_gradient, x),
+            "alpha_gradient_ptr": _or(alpha_gradient, x),
+            "walk_frames": tiles.WALK_FRAMES,
+            "gradient_strides": gradient.stride(),
+            "x_gradient_strides": x_gradient.stride(),
+            "scores_gradient_strides": _strides(scores_gradient),
+            "FORMULA": formula,
+            **tiling.constants(x, scores, x_gradient, scores_gradient),
+        },
+    )
+    return [walk]
 
 
-@triton.jit
-def _weighted_average_forward_kernel(
-    x_ptr,
-    scores_ptr,
-    power_ptr,
-    alpha_ptr,
-    mask_ptr,
-    y_ptr,
-    statistics_ptr,
-    partial_ptr,
-    bags,
-    classes,
-    frames,
-    segment_frames,
-    x_strides,
-    scores_strides,
-    mask_strides,
-    FORMULA: tl.constexpr,
-    SEGMENTED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-):
-    """A program walks one segment of one bag's block of classes."""
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    class_start = program % class_blocks * BLOCK_CLASSES
-    bag = program // class_blocks % bags
-    segment = program // class_blocks // bags
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-    has_class = class_index < classes
-    power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-    alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
-
-    state = moments.empty(BLOCK_CLASSES, COMPUTE)
-    first = segment * segment_frames
-    last = tl.minimum(first + segment_frames, frames)
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, FORMULA.masked
-        )
-        raw, score = _read_tile(
-            x_ptr,
-            scores_ptr,
-            bag,
-            class_start,
-            frame_start,
-            x_strides,
-            scores_strides,
-            inside,
-            real,
-            FORMULA,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-            COMPUTE,
-        )
-        x, _ = formula.probability(raw, FORMULA.from_logits)
-        log2_x = formula.log2_x(raw, FORMULA)
-        peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-        if FORMULA.direct:
-            weight = formula.direct_weight(x, FORMULA)
-        else:
-            log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
-            peak = tl.ceil(tl.max(tl.where(real, log2_weight, -float("inf")), 1))
-            peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
-            log2_weight = formula.log2_weight(
-                -peak[:, None], x, log2_x, score, alpha, power, FORMULA
-            )
-            weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
-        here = moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
-        state = moments.merge(state, here)
-
-    cell = tl.cast(bag, tl.int64) * classes + class_index
-    cells = tl.cast(bags, tl.int64) * classes
-    if SEGMENTED:
-        part = partial_ptr + segment * cells * moments.ROWS + cell
-        moments.store(part, cells, state, has_class)
-    else:
-        _finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
+def _inputs(
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+) -> dict[str, Any]:
+    """The arguments that both directions read."""
+    bags, classes, frames = x.shape
+    return {
+        "x_ptr": x,
+        "scores_ptr": _or(scores, x),
+        "power_ptr": _or(power, x),
+        "alpha_ptr": _or(alpha, x),
+        "mask_ptr": x if mask is None else mask.view(torch.uint8),
+        "bags": bags,
+        "classes": classes,
+        "frames": frames,
+        "x_strides": x.stride(),
+        "scores_strides": _strides(scores),
+        "mask_strides": (0, 0) if mask is None else mask.stride(),
+    }
 
 
-@triton.jit
-def _weighted_average_merge_kernel(
-    partial_ptr,
-    y_ptr,
-    statistics_ptr,
-    cells,
-    segments,
-    FORMULA: tl.constexpr,
-    BLOCK_CELLS: tl.constexpr,
-):
-    """Join the segments of long bags, in order."""
-    cell = tl.program_id(0).to(tl.int64) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
-    inside = cell < cells
-    row_stride = tl.cast(cells, tl.int64)
-    state = moments.load(partial_ptr + cell, row_stride, inside)
-    for segment in range(1, segments):
-        part = partial_ptr + segment * row_stride * moments.ROWS + cell
-        state = moments.merge(state, moments.load(part, row_stride, inside))
-    _finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
+def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A pointer for an argument that the kernel's flags leave untouched."""
+    return stand_in if tensor is None else tensor
 
 
-@triton.jit
-def _sum_over_bags(
-    gradient_ptr,
-    covariance_ptr,
-    parameter_gradient_ptr,
-    block,
-    bags,
-    classes,
-    gradient_strides,
-    COMPUTE: tl.constexpr,
-):
-    """A parameter's gradient for one block of classes: Σ dL/dy · covariance, bag after bag."""
-    stride_bag, stride_class = gradient_strides
-    class_index = block * REDUCE_CLASSES + tl.arange(0, REDUCE_CLASSES)
-    result = tl.zeros((REDUCE_CLASSES,), COMPUTE)
-    for bag_start in range(0, bags, REDUCE_BAGS):
-        bag = (bag_start + tl.arange(0, REDUCE_BAGS)).to(tl.int64)[:, None]
-        inside = (bag < bags) & (class_index < classes)[None, :]
-        address = gradient_ptr + bag * stride_bag + class_index[None, :] * stride_class
-        gradient = tl.load(address, mask=inside, other=0).to(COMPUTE)
-        address = covariance_ptr + bag * classes + class_index[None, :]
-        result += tl.sum(gradient * tl.load(address, mask=inside, other=0), 0)
-    tl.store(parameter_gradient_ptr + class_index, result, mask=class_index < classes)
-
-
-@triton.jit
-def _weighted_average_backward_kernel(  # noqa: PLR0915 - one walk, told in order
-    gradient_ptr,
-    x_ptr,
-    scores_ptr,
-    power_ptr,
-    alpha_ptr,
-    mask_ptr,
-    statistics_ptr,
-    x_gradient_ptr,
-    scores_gradient_ptr,
-    power_gradient_ptr,
-    alpha_gradient_ptr,
-    bags,
-    classes,
-    frames,
-    walk_frames,
-    gradient_strides,
-    x_strides,
-    scores_strides,
-    mask_strides,
-    x_gradient_strides,
-    scores_gradient_strides,
-    FORMULA: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-):
-    """Elementwise in the frames: a program walks some of those of one bag's block of classes. The
-    last programs of the grid sum the parameters' gradients."""
-    walks = tl.cdiv(frames, walk_frames)
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    cells = tl.cast(bags, tl.int64) * classes
-    program = tl.program_id(0)
-    block = program - bags * class_blocks * walks
-    if block >= 0:
-        covariance_ptr = statistics_ptr + COVARIANCES * cells
-        if FORMULA.variance:
-            _sum_over_bags(
-                gradient_ptr,
-                covariance_ptr,
-                alpha_gradient_ptr,
-                block,
-                bags,
-                classes,
-                gradient_strides,
-                COMPUTE,
-            )
-        if FORMULA.covariance:
-            _sum_over_bags(
-                gradient_ptr,
-                covariance_ptr + FORMULA.variance * cells,
-                power_gradient_ptr,
-                block,
-                bags,
-                classes,
-                gradient_strides,
-                COMPUTE,
-            )
-    else:
-        first = program % walks * walk_frames
-        last = tl.minimum(first + walk_frames, frames)
-        class_start = program // walks % class_blocks * BLOCK_CLASSES
-        bag = program // walks // class_blocks
-        class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-        has_class = class_index < classes
-        cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
-        stride_bag, stride_class = gradient_strides
-        address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-        gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-        total = tl.load(cell + TOTAL * cells, mask=has_class, other=1)
-        scale = (gradient / total)[:, None]
-        power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-        alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
-        y = scale
-        peak = scale
-        if FORMULA.reads_values:
-            y = tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
-            if not FORMULA.direct:
-                peak = tl.load(cell + PEAK * cells, mask=has_class, other=0)[:, None]
-        for frame_start in range(first, last, BLOCK_FRAMES):
-            inside, real = tiles.inside_and_real(
-                has_class,
-                frame_start,
-                last,
-                mask_ptr,
-                bag,
-                mask_strides,
-                BLOCK_FRAMES,
-                FORMULA.masked,
-            )
-            x_gradient = scale + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-            if FORMULA.reads_values:
-                raw, score = _read_tile(
-                    x_ptr,
-                    scores_ptr,
-                    bag,
-                    class_start,
-                    frame_start,
-                    x_strides,
-                    scores_strides,
-                    inside,
-                    real,
-                    FORMULA,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
-                    WIDE,
-                    COMPUTE,
-                )
-                x, complement = formula.probability(raw, FORMULA.from_logits)
-                if FORMULA.direct:
-                    weight = formula.direct_weight(x, FORMULA)
-                else:
-                    log2_x = formula.log2_x(raw, FORMULA)
-                    log2_weight = formula.log2_weight(
-                        -peak, x, log2_x, score, alpha, power, FORMULA
-                    )
-                    weight = tl.exp2(log2_weight)
-                weight *= scale
-                residual = x - y
-                x_gradient = weight * formula.frame_gradient(
-                    raw, x, complement, residual, alpha, power, FORMULA
-                )
-                if FORMULA.scores:
-                    slope = formula.activation_derivative(score, FORMULA.activation)
-                    scores_gradient_tile = tiles.pointers(
-                        scores_gradient_ptr,
-                        bag,
-                        class_start,
-                        frame_start,
-                        scores_gradient_strides,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
-                        WIDE,
-                    )
-                    scores_gradient = tl.where(real, weight * residual * slope, 0.0)
-                    tl.store(scores_gradient_tile, scores_gradient, mask=inside)
-            x_gradient_tile = tiles.pointers(
-                x_gradient_ptr,
-                bag,
-                class_start,
-                frame_start,
-                x_gradient_strides,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-                WIDE,
-            )
-            tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+def _strides(tensor: Tensor | None) -> tuple[int, ...]:
+    return (0, 0, 0) if tensor is None else tensor.stride()

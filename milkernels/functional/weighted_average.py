@@ -1,18 +1,4 @@
-"""One function per pooling: check the arguments, then one call of a fused operator.
-
-Every function takes `x`, frame values as (batch, classes, frames), or (batch, frames, classes) with
-`dim=1`, in float64, float32, bfloat16 or float16, and returns the bag values (batch, classes) in
-x's dtype, computed in float32 at least. All of them take
-
-- `dim`: the frame axis, -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes);
-- `mask`: (batch, frames) bool, True for a real frame. A masked frame may hold anything, NaN too. A
-  bag without a real frame gives 0 and gets gradients of 0;
-- `from_logits`: x holds logits, and the sigmoid is part of the kernel. Prefer it for training: its
-  gradient has no pole at 0.
-
-A weighted average lies between its smallest and its largest frame: probabilities give a
-probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in its weight; from
-logits nothing is floored. Errors are ValueError or TypeError and name the argument.
+"""The weighted averages, one function each.
 
 Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
 for sound event detection with weak labeling", 2019. [L] Liu et al., "Power pooling", 2021. [M]
@@ -33,22 +19,6 @@ def mean_pool(
 ) -> Tensor:
     """Mean of the frames: y = Σ x_i / n. Any real x. [W, table 1]"""
     return _weighted_average("mean", x, {}, dim, mask, from_logits)
-
-
-def max_pool(
-    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
-) -> Tensor:
-    """Largest frame: y = max x_i. Any real x. [W, table 1]
-
-    The first maximal frame takes the gradient.
-    """
-    dim = validation.frame_dim(dim)
-    bags, _, frames = validation.frame_values(x, dim)
-    validation.mask_of(mask, bags, frames, x.device)
-    chosen = resolve(x.device)
-    if chosen == "reference":
-        return reference.max_pool(x, dim=dim, mask=mask, from_logits=from_logits)
-    return ops.maximum(x, mask, dim, from_logits, chosen)
 
 
 def linear_softmax_pool(

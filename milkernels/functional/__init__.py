@@ -1,0 +1,38 @@
+"""One function per pooling: check the arguments, then one call of a fused operator.
+
+Every function takes `x`, frame values as (batch, classes, frames), or (batch, frames, classes) with
+`dim=1`, in float64, float32, bfloat16 or float16, and returns the bag values (batch, classes) in
+x's dtype, computed in float32 at least. All of them take
+
+- `dim`: the frame axis, -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes);
+- `mask`: (batch, frames) bool, True for a real frame. A masked frame may hold anything, NaN too. A
+  bag without a real frame gives 0 and gets gradients of 0;
+- `from_logits`: x holds logits, and the sigmoid is part of the kernel. Prefer it for training: its
+  gradient has no pole at 0.
+
+A weighted average lies between its smallest and its largest frame: probabilities give a
+probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in its weight; from
+logits nothing is floored. Errors are ValueError or TypeError and name the argument.
+"""
+
+from milkernels.functional.maximum import max_pool
+from milkernels.functional.weighted_average import (
+    attention_pool,
+    auto_pool,
+    exp_softmax_pool,
+    linear_softmax_pool,
+    mean_pool,
+    power_exp_pool,
+    power_pool,
+)
+
+__all__ = [
+    "attention_pool",
+    "auto_pool",
+    "exp_softmax_pool",
+    "linear_softmax_pool",
+    "max_pool",
+    "mean_pool",
+    "power_exp_pool",
+    "power_pool",
+]

@@ -1,0 +1,103 @@
+"""The C++ extension, and how tensors are handed to it: addresses, sizes and strides.
+
+Frame tensors are (bags, classes, frames) views of any strides; those contiguous along neither
+classes nor frames are copied.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# torch is imported first, above: the kernels run on the threads of its OpenMP runtime.
+try:
+    _loaded: ModuleType | None = import_module("milkernels._C")
+    LOAD_ERROR: str | None = None
+except ImportError as error:
+    _loaded = None
+    LOAD_ERROR = str(error)
+
+#: The extension's functions; there only while `LOAD_ERROR` is None.
+functions: Any = _loaded
+
+ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
+
+_NO_MASK = (0, 0, 0)
+_NO_FRAMES = (0, 0, 0, 0)
+
+
+def describe() -> dict[str, Any]:
+    """What the extension was built with and runs on, or why it is missing."""
+    if functions is None:
+        return {"error": LOAD_ERROR}
+    return {
+        "compiler": functions.compiler,
+        "openmp": functions.openmp,
+        "usable_instruction_sets": functions.usable_instruction_sets(),
+        "instruction_set": functions.chosen_instruction_set(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def arithmetic(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def lane_axis(x: Tensor) -> int:
+    """The axis that vectors run along: 2 for frames, 1 for classes."""
+    return 1 if x.stride(1) == 1 and x.stride(2) != 1 else 2
+
+
+def along(tensor: Tensor | None, axis: int) -> Tensor | None:
+    """The tensor, or a copy contiguous along `axis`."""
+    if tensor is None or tensor.stride(axis) == 1 or tensor.shape[axis] <= 1:
+        return tensor
+    return empty_along(tensor, axis).copy_(tensor)
+
+
+def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None:
+    """The tensor, or an empty one like it that is contiguous along `axis`."""
+    if tensor is None or tensor.stride(axis) == 1 or tensor.shape[axis] <= 1:
+        return tensor
+    bags, classes, frames = tensor.shape
+    if axis == 2:
+        return tensor.new_empty((bags, classes, frames))
+    return tensor.new_empty((bags, frames, classes)).transpose(1, 2)
+
+
+def in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if parameter is None else parameter.to(arithmetic(x)).contiguous()
+
+
+def empty_in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None:
+    if parameter is None or (parameter.dtype == arithmetic(x) and parameter.is_contiguous()):
+        return parameter
+    return torch.empty(parameter.shape, dtype=arithmetic(x))
+
+
+def hand_over(filled: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> None:
+    """Copy what the kernel could not write in place."""
+    for source, target in zip(filled, given, strict=True):
+        if source is not None and source is not target:
+            target.copy_(source)
+
+
+def layout(x: Tensor, axis: int) -> tuple[tuple[int, ...], bool, int]:
+    """Sizes, whether frames are the lanes, and how many threads there are."""
+    return tuple(x.shape), axis == 2, torch.get_num_threads()
+
+
+def frames_argument(tensor: Tensor | None) -> tuple[int, ...]:
+    return _NO_FRAMES if tensor is None else (tensor.data_ptr(), *tensor.stride())
+
+
+def mask_argument(mask: Tensor | None) -> tuple[int, ...]:
+    return _NO_MASK if mask is None else (mask.data_ptr(), *mask.stride())
+
+
+def address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -1,0 +1,102 @@
+"""Weighted averages in C++."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels.family import SCORE_ACTIVATIONS, WEIGHTED_AVERAGES, Average
+from milkernels.kernels.cpp import extension
+
+#: Values of the C++ enum Member, by the terms of the log-weight.
+_MEAN, _LINEAR, _EXPONENTIAL, _POWER, _POWER_EXPONENTIAL, _ATTENTION = range(6)
+
+#: Rows of the statistics: peak, total and average. What learned parameters need is summed in
+#: the backward pass.
+STATISTICS_ROWS = 3
+
+
+def forward(
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    average: Average,
+) -> tuple[Tensor, Tensor]:
+    """Bag values (bags, classes) and the statistics that the backward pass needs."""
+    axis = extension.lane_axis(x)
+    x, scores = extension.along(x, axis), extension.along(scores, axis)
+    power, alpha = extension.in_arithmetic(power, x), extension.in_arithmetic(alpha, x)
+    y = x.new_empty(x.shape[:2])
+    statistics = x.new_empty((STATISTICS_ROWS, *x.shape[:2]), dtype=extension.arithmetic(x))
+    extension.functions.weighted_average_forward(
+        extension.ELEMENTS[x.dtype],
+        _member(average.member),
+        SCORE_ACTIVATIONS.index(average.score_activation),
+        average.from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.frames_argument(scores),
+        extension.mask_argument(mask),
+        extension.address(power),
+        extension.address(alpha),
+        y.data_ptr(),
+        statistics.data_ptr(),
+    )
+    return y, statistics
+
+
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    statistics: Tensor,
+    average: Average,
+    x_gradient: Tensor,
+    scores_gradient: Tensor | None,
+    power_gradient: Tensor | None,
+    alpha_gradient: Tensor | None,
+) -> None:
+    """Fill the gradients that are given."""
+    axis = extension.lane_axis(x)
+    x, scores = extension.along(x, axis), extension.along(scores, axis)
+    power, alpha = extension.in_arithmetic(power, x), extension.in_arithmetic(alpha, x)
+    gradient = gradient.contiguous()
+    given = (x_gradient, scores_gradient, power_gradient, alpha_gradient)
+    filled = (
+        extension.empty_along(x_gradient, axis),
+        extension.empty_along(scores_gradient, axis),
+        extension.empty_in_arithmetic(power_gradient, x),
+        extension.empty_in_arithmetic(alpha_gradient, x),
+    )
+    extension.functions.weighted_average_backward(
+        extension.ELEMENTS[x.dtype],
+        _member(average.member),
+        SCORE_ACTIVATIONS.index(average.score_activation),
+        average.from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.frames_argument(scores),
+        extension.mask_argument(mask),
+        extension.address(power),
+        extension.address(alpha),
+        gradient.data_ptr(),
+        statistics.data_ptr(),
+        extension.frames_argument(filled[0]),
+        extension.frames_argument(filled[1]),
+        extension.address(filled[2]),
+        extension.address(filled[3]),
+    )
+    extension.hand_over(filled, given)
+
+
+def _member(name: str) -> int:
+    coefficients = WEIGHTED_AVERAGES[name]
+    if coefficients.scores:
+        return _ATTENTION
+    if coefficients.alpha != "none":
+        return _EXPONENTIAL if coefficients.power == "none" else _POWER_EXPONENTIAL
+    return {"none": _MEAN, "one": _LINEAR, "learned": _POWER}[coefficients.power]

@@ -1,0 +1,29 @@
+"""Modules: one per pooling, its parameters and a call of `milkernels.functional`."""
+
+from milkernels.nn.frame_level import (
+    AttentionPool,
+    AutoPool,
+    ExpSoftmaxPool,
+    FramePool,
+    LinearSoftmaxPool,
+    MaxPool,
+    MeanPool,
+    PowerExpPool,
+    PowerPool,
+    build_pooling,
+    list_poolings,
+)
+
+__all__ = [
+    "AttentionPool",
+    "AutoPool",
+    "ExpSoftmaxPool",
+    "FramePool",
+    "LinearSoftmaxPool",
+    "MaxPool",
+    "MeanPool",
+    "PowerExpPool",
+    "PowerPool",
+    "build_pooling",
+    "list_poolings",
+]

@@ -1,0 +1,150 @@
+"""How a family becomes operators: torch.library, fakes, autograd, choice of kernels.
+
+A family is a pair of operators, forward and backward, below one autograd.Function. A gradient of a
+gradient goes through the reference, which is differentiable to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("milkernels", "DEF")
+
+
+@dataclass(frozen=True)
+class Family:
+    """The operators milkernels::NAME and milkernels::NAME_backward.
+
+    `tensors` and `options` are schemas of the operators' arguments: the inputs, then what is no
+    tensor, the backend last. The callables take them in this order:
+
+    - `forward` gives y and the `saved` tensors that the backward pass needs beside the inputs;
+    - `backward` takes (gradient, *tensors, *saved, needs, *options) and gives one gradient for each
+      True of `needs`, which holds one bool for each input;
+    - the fakes give outputs of the same shapes;
+    - `reference` gives y in plain PyTorch.
+    """
+
+    name: str
+    tensors: str
+    options: str
+    saved: int
+    forward: Callable[..., tuple[Tensor, ...]]
+    forward_fake: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., list[Tensor]]
+    backward_fake: Callable[..., list[Tensor]]
+    reference: Callable[..., Tensor]
+
+
+_families: dict[str, Family] = {}
+
+
+def register(family: Family) -> None:
+    """Define the family's operators."""
+    name, backward = family.name, f"{family.name}_backward"
+    saved = "".join(f"Tensor saved_{index}, " for index in range(family.saved))
+    outputs = ", ".join(["Tensor"] * (1 + family.saved))
+    _library.define(f"{name}({family.tensors}, {family.options}) -> ({outputs})")
+    _library.define(
+        f"{backward}(Tensor gradient, {family.tensors}, {saved}bool[] needs, {family.options})"
+        " -> Tensor[]"
+    )
+    for operator, kernel, fake in (
+        (name, family.forward, family.forward_fake),
+        (backward, family.backward, family.backward_fake),
+    ):
+        for device in ("CPU", "CUDA"):
+            _library.impl(operator, kernel, device)
+        torch.library.register_fake(f"milkernels::{operator}", fake, lib=_library)
+    _families[name] = family
+
+
+def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Tensor:
+    """y of the family `name`; arguments are checked by the caller."""
+    if differentiates(*tensors):
+        return _Fused.apply(name, options, *tensors)[0]
+    # Where autograd records nothing, its bookkeeping is left out.
+    return getattr(torch.ops.milkernels, name)(*tensors, *options)[0]
+
+
+def differentiates(*tensors: Tensor | None) -> bool:
+    """Whether autograd records a call with these tensors."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(name: str, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+        return getattr(torch.ops.milkernels, name)(*tensors, *options)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.name, ctx.options, *tensors = inputs
+        ctx.inputs = len(tensors)
+        _, *saved = output
+        ctx.mark_non_differentiable(*saved)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *saved)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[2:])
+        if gradient is None:
+            return None, None, *(None for _ in needs)
+        if torch.is_grad_enabled():
+            inputs = ctx.saved_tensors[: ctx.inputs]
+            gradients = _differentiable_gradients(ctx, inputs, needs, gradient)
+        else:
+            operator = getattr(torch.ops.milkernels, f"{ctx.name}_backward")
+            gradients = operator(gradient, *ctx.saved_tensors, needs, *ctx.options)
+        remaining = iter(gradients)
+        return None, None, *(next(remaining) if needed else None for needed in needs)
+
+
+def _differentiable_gradients(
+    ctx: Any, inputs: tuple[Tensor | None, ...], needs: list[bool], gradient: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of the inputs in need that can be differentiated again."""
+    y = _families[ctx.name].reference(*inputs, *ctx.options)
+    needed = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
+    return torch.autograd.grad(y, needed, gradient, create_graph=True)
+
+
+class _Triton:
+    """A family's Triton kernels, run where they are launched."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._run = import_module("milkernels.kernels.launch").run
+
+    def forward(self, *arguments: Any) -> Any:
+        launches, outputs = self._module.forward(*arguments)
+        self._run(launches)
+        return outputs
+
+    def backward(self, *arguments: Any) -> None:
+        self._run(self._module.backward(*arguments))
+
+
+@cache
+def kernels(backend: str, family: str) -> Any:
+    """`forward` and `backward` of a family on a backend. Imported when a call first needs them, so
+    that Triton is not imported where it does not serve."""
+    if backend == "triton":
+        return _Triton(import_module(f"milkernels.kernels.{family}"))
+    return import_module(f"milkernels.kernels.cpp.{family}")
+
+
+def by_class(tensor: Tensor | None, dim: int) -> Tensor | None:
+    """A frame tensor as a (bags, classes, frames) view."""
+    return tensor if tensor is None or dim == 2 else tensor.transpose(1, 2)

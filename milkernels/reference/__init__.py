@@ -1,0 +1,27 @@
+"""The oracle: every pooling in plain PyTorch, written from the papers' formulas.
+
+Same names and signatures as `milkernels.functional`. Slow and differentiable to any order; float64
+inputs give the truth that the kernels are held to. Half-precision inputs are computed in float32.
+"""
+
+from milkernels.reference.maximum import max_pool
+from milkernels.reference.weighted_average import (
+    attention_pool,
+    auto_pool,
+    exp_softmax_pool,
+    linear_softmax_pool,
+    mean_pool,
+    power_exp_pool,
+    power_pool,
+)
+
+__all__ = [
+    "attention_pool",
+    "auto_pool",
+    "exp_softmax_pool",
+    "linear_softmax_pool",
+    "max_pool",
+    "mean_pool",
+    "power_exp_pool",
+    "power_pool",
+]
