@@ -5,17 +5,12 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-using Element = MILKERNELS_ELEMENT;
-
 #define MILKERNELS_JOIN_(a, b) a##_##b
 #define MILKERNELS_JOIN(a, b) MILKERNELS_JOIN_(a, b)
+#define MILKERNELS_ENTRY(NAME, PROBLEM) NAME<MILKERNELS_ELEMENT>,
 
 extern const Kernels MILKERNELS_JOIN(kernels, MILKERNELS_ELEMENT) = {
-    average_forward<Element>,
-    average_backward<Element>,
-    maximum_forward<Element>,
-    maximum_backward<Element>,
-};
+    MILKERNELS_KERNELS(MILKERNELS_ENTRY)};
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

@@ -1,29 +1,31 @@
-// The kernels that each instruction set and element type has: declared here for their table, defined
-// in the header of their family, instantiated in its .cpp file.
+// The kernels that each instruction set and element type has: a row of this list each. They are
+// defined in the header of their family and instantiated in its .cpp file.
 #pragma once
 
 #include "arguments.h"
 
+#define MILKERNELS_KERNELS(KERNEL)                      \
+  KERNEL(average_forward, AverageProblem)               \
+  KERNEL(average_backward, AverageProblem)              \
+  KERNEL(maximum_forward, MaximumProblem)               \
+  KERNEL(maximum_backward, MaximumProblem)
+
 namespace milkernels {
 
+#define MILKERNELS_MEMBER(NAME, PROBLEM) void (*NAME)(const PROBLEM&);
 struct Kernels {
-  void (*average_forward)(const AverageProblem&);
-  void (*average_backward)(const AverageProblem&);
-  void (*maximum_forward)(const MaximumProblem&);
-  void (*maximum_backward)(const MaximumProblem&);
+  MILKERNELS_KERNELS(MILKERNELS_MEMBER)
 };
+#undef MILKERNELS_MEMBER
 
 #ifdef MILKERNELS_INSTRUCTION_SET
 namespace MILKERNELS_INSTRUCTION_SET {
 
-template <class E>
-void average_forward(const AverageProblem& problem);
-template <class E>
-void average_backward(const AverageProblem& problem);
-template <class E>
-void maximum_forward(const MaximumProblem& problem);
-template <class E>
-void maximum_backward(const MaximumProblem& problem);
+#define MILKERNELS_DECLARATION(NAME, PROBLEM) \
+  template <class E>                          \
+  void NAME(const PROBLEM& problem);
+MILKERNELS_KERNELS(MILKERNELS_DECLARATION)
+#undef MILKERNELS_DECLARATION
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
 #endif
