@@ -74,12 +74,43 @@ struct AverageProblem : Problem {
 };
 
 struct MaximumProblem : Problem {
+  bool plus_mean = false;
   FrameTensor x;
   void* y = nullptr;
   // (bags, classes): each maximum's frame, -1 for a bag without a real one.
   int64_t* index = nullptr;
+  // (bags, classes): real frames of each bag, if the mean is added.
+  int64_t* count = nullptr;
   const void* gradient = nullptr;
   FrameTensor x_gradient;
+};
+
+// A pooling whose sums gather.h gathers: x and y or their gradients, and what the forward pass leaves.
+struct GatheredProblem : Problem {
+  FrameTensor x;
+  void* statistics = nullptr;
+  void* y = nullptr;
+  const void* gradient = nullptr;
+  FrameTensor x_gradient;
+  // gathered_scratch values in the arithmetic type.
+  void* scratch = nullptr;
+};
+
+// Rows of noisy-or's statistics: Π (1 - x_i) over the frames that are not 1 is factor · 2^exponent,
+// the factor 0 where several are; and how many are 1.
+enum NoisyOrRow : int { kFactor, kExponent, kOnes };
+constexpr int kNoisyOrRows = 4;
+
+struct NoisyOrProblem : GatheredProblem {};
+
+constexpr int kLogMeanExpRows = 8;
+
+struct LogMeanExpProblem : GatheredProblem {
+  // Whether the statistics hold dy / d sharpness, too.
+  bool learn = false;
+  // (classes,) in the arithmetic type.
+  const void* sharpness = nullptr;
+  void* sharpness_gradient = nullptr;
 };
 
 // Internal to each file that includes this: a copy compiled for one instruction set must not serve
@@ -103,9 +134,12 @@ static inline int64_t parts_of(const Problem& problem) {
 
 // Values of scratch that a pass needs: the sums of each segment, forward; each part's share of two
 // parameters' gradients, backward.
-static inline int64_t forward_scratch(const Problem& problem) {
+static inline int64_t gathered_scratch(const Problem& problem, int rows) {
   const int64_t segments = segments_of(problem.frames);
-  return segments > 1 ? segments * kMomentRows * problem.bags * problem.classes : 0;
+  return segments > 1 ? segments * rows * problem.bags * problem.classes : 0;
+}
+static inline int64_t forward_scratch(const Problem& problem) {
+  return gathered_scratch(problem, kMomentRows);
 }
 static inline int64_t backward_scratch(const Problem& problem) {
   return 2 * parts_of(problem) * problem.bags * problem.classes;

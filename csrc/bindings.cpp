@@ -99,25 +99,84 @@ void weighted_average_backward(int element, int member, int activation, bool fro
   kernels(element).average_backward(problem);
 }
 
-void maximum_forward(int element, bool from_logits, const Layout& layout, const Frames& x,
-                     const Mask& mask, Address y, Address index) {
+void maximum_forward(int element, bool from_logits, bool plus_mean, const Layout& layout,
+                     const Frames& x, const Mask& mask, Address y, Address index, Address count) {
   MaximumProblem problem;
   set_problem(problem, layout, mask, from_logits);
+  problem.plus_mean = plus_mean;
   problem.x = frame_tensor(x);
   problem.y = pointer(y);
   problem.index = pointer<int64_t>(index);
+  problem.count = pointer<int64_t>(count);
   kernels(element).maximum_forward(problem);
 }
 
-void maximum_backward(int element, bool from_logits, const Layout& layout, const Frames& x,
-                      Address gradient, Address index, const Frames& x_gradient) {
+void maximum_backward(int element, bool from_logits, bool plus_mean, const Layout& layout,
+                      const Frames& x, const Mask& mask, Address gradient, Address index,
+                      Address count, const Frames& x_gradient) {
   MaximumProblem problem;
-  set_problem(problem, layout, Mask{}, from_logits);
+  set_problem(problem, layout, mask, from_logits);
+  problem.plus_mean = plus_mean;
   problem.x = frame_tensor(x);
   problem.gradient = pointer(gradient);
   problem.index = pointer<int64_t>(index);
+  problem.count = pointer<int64_t>(count);
   problem.x_gradient = frame_tensor(x_gradient);
   kernels(element).maximum_backward(problem);
+}
+
+void noisy_or_forward(int element, bool from_logits, const Layout& layout, const Frames& x,
+                      const Mask& mask, Address y, Address statistics) {
+  NoisyOrProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.x = frame_tensor(x);
+  problem.y = pointer(y);
+  problem.statistics = pointer(statistics);
+  const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kNoisyOrRows)));
+  problem.scratch = scratch.get();
+  kernels(element).noisy_or_forward(problem);
+}
+
+void noisy_or_backward(int element, bool from_logits, const Layout& layout, const Frames& x,
+                       const Mask& mask, Address gradient, Address statistics,
+                       const Frames& x_gradient) {
+  NoisyOrProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.x = frame_tensor(x);
+  problem.gradient = pointer(gradient);
+  problem.statistics = pointer(statistics);
+  problem.x_gradient = frame_tensor(x_gradient);
+  kernels(element).noisy_or_backward(problem);
+}
+
+void log_mean_exp_forward(int element, bool from_logits, bool learn, const Layout& layout,
+                          const Frames& x, const Mask& mask, Address sharpness, Address y,
+                          Address statistics) {
+  LogMeanExpProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.learn = learn;
+  problem.x = frame_tensor(x);
+  problem.sharpness = pointer(sharpness);
+  problem.y = pointer(y);
+  problem.statistics = pointer(statistics);
+  const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kLogMeanExpRows)));
+  problem.scratch = scratch.get();
+  kernels(element).log_mean_exp_forward(problem);
+}
+
+void log_mean_exp_backward(int element, bool from_logits, const Layout& layout, const Frames& x,
+                           const Mask& mask, Address sharpness, Address gradient,
+                           Address statistics, const Frames& x_gradient,
+                           Address sharpness_gradient) {
+  LogMeanExpProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.x = frame_tensor(x);
+  problem.sharpness = pointer(sharpness);
+  problem.gradient = pointer(gradient);
+  problem.statistics = pointer(statistics);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.sharpness_gradient = pointer(sharpness_gradient);
+  kernels(element).log_mean_exp_backward(problem);
 }
 
 }  // namespace
@@ -131,6 +190,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("weighted_average_backward", &weighted_average_backward, released);
   module.def("maximum_forward", &maximum_forward, released);
   module.def("maximum_backward", &maximum_backward, released);
+  module.def("noisy_or_forward", &noisy_or_forward, released);
+  module.def("noisy_or_backward", &noisy_or_backward, released);
+  module.def("log_mean_exp_forward", &log_mean_exp_forward, released);
+  module.def("log_mean_exp_backward", &log_mean_exp_backward, released);
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

@@ -8,7 +8,11 @@
   KERNEL(average_forward, AverageProblem)               \
   KERNEL(average_backward, AverageProblem)              \
   KERNEL(maximum_forward, MaximumProblem)               \
-  KERNEL(maximum_backward, MaximumProblem)
+  KERNEL(maximum_backward, MaximumProblem)              \
+  KERNEL(noisy_or_forward, NoisyOrProblem)              \
+  KERNEL(noisy_or_backward, NoisyOrProblem)             \
+  KERNEL(log_mean_exp_forward, LogMeanExpProblem)       \
+  KERNEL(log_mean_exp_backward, LogMeanExpProblem)
 
 namespace milkernels {
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,15 @@ def class_parameter(name: str, parameter: Tensor, classes: int, device: torch.de
     floating(name, parameter)
     _shape(name, parameter, (classes,), "(classes,)")
     same_device(name, parameter, device)
+
+
+def sharpness(value: float | Tensor, classes: int, device: torch.device) -> None:
+    if isinstance(value, Tensor):
+        class_parameter("sharpness", value, classes, device)
+    elif not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"sharpness: expected a number or a tensor, got {type(value).__name__}")
+    elif value == 0 or not math.isfinite(value):
+        raise ValueError(f"sharpness: expected a finite number other than 0, got {value}")
 
 
 def attention_scores(scores: Tensor, x: Tensor) -> None:

@@ -11,17 +11,30 @@ from torch import Tensor
 POOLINGS = (
     "mean",
     "max",
+    "max_mean",
     "linear_softmax",
     "exp_softmax",
     "auto",
     "power",
     "power_exp",
     "attention",
+    "noisy_or",
+    "log_mean_exp",
 )
-WEIGHTED = tuple(name for name in POOLINGS if name != "max")
+#: Weighted averages: the operator of this name serves them.
+WEIGHTED = tuple(
+    name for name in POOLINGS if name not in ("max", "max_mean", "noisy_or", "log_mean_exp")
+)
+
+#: Bag values between the smallest and the largest frame; bag values that are probabilities.
+BETWEEN_FRAMES = (*WEIGHTED, "log_mean_exp")
+PROBABILITIES = tuple(name for name in POOLINGS if name != "max_mean")
 
 #: Poolings that take any real number as a frame value; the others weigh by log x.
-REAL_VALUED = ("mean", "max", "exp_softmax", "auto", "attention")
+REAL_VALUED = (
+    *("mean", "max", "max_mean", "exp_softmax", "auto", "attention"),
+    *("noisy_or", "log_mean_exp"),
+)
 
 ACTIVATIONS = (None, "sigmoid", "tanh", "clamp")
 
@@ -78,11 +91,17 @@ def make_case(
     """Random inputs: probabilities or logits, per-class parameters, scores."""
     shape = (bags, frames, classes) if dim == 1 else (bags, classes, frames)
     x = 3 * torch.randn(shape) if from_logits else torch.rand(shape)
+    if name == "noisy_or":
+        # Rare enough that some bags stay open: of many likely frames the product vanishes.
+        x = torch.rand(shape) * min(1, 4 / max(frames, 1))
+        x = x.clamp(min=1e-6).logit() if from_logits else x
     extra: list[Tensor] = []
     if name in ("power", "power_exp"):
         extra.append(3 * torch.rand(classes))
     if name in ("auto", "power_exp"):
         extra.append(2 * torch.randn(classes))
+    if name == "log_mean_exp":
+        extra.append(4 * torch.randn(classes))
     if name == "attention":
         extra.append(2 * torch.randn(shape))
     keywords: dict[str, object] = {"dim": dim, "from_logits": from_logits}

@@ -6,6 +6,8 @@ masks; no guard that the formula does not have but the floor under log x.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,18 @@ def mean(x: Tensor) -> Tensor:
 
 def max(x: Tensor) -> Tensor:
     return x.amax(-1)
+
+
+def max_mean(x: Tensor) -> Tensor:
+    return x.amax(-1) + x.mean(-1)
+
+
+def noisy_or(x: Tensor) -> Tensor:
+    return 1 - (1 - x).prod(-1)
+
+
+def log_mean_exp(x: Tensor, sharpness: Tensor) -> Tensor:
+    return (torch.logsumexp(sharpness[:, None] * x, -1) - math.log(x.shape[-1])) / sharpness
 
 
 def linear_softmax(x: Tensor) -> Tensor:

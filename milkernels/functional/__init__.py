@@ -15,7 +15,9 @@ probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in it
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.
 """
 
-from milkernels.functional.maximum import max_pool
+from milkernels.functional.log_mean_exp import log_mean_exp_pool
+from milkernels.functional.maximum import max_mean_pool, max_pool
+from milkernels.functional.noisy_or import noisy_or_pool
 from milkernels.functional.weighted_average import (
     attention_pool,
     auto_pool,
@@ -31,8 +33,11 @@ __all__ = [
     "auto_pool",
     "exp_softmax_pool",
     "linear_softmax_pool",
+    "log_mean_exp_pool",
+    "max_mean_pool",
     "max_pool",
     "mean_pool",
+    "noisy_or_pool",
     "power_exp_pool",
     "power_pool",
 ]

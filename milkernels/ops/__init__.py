@@ -1,6 +1,8 @@
 """The operators: one module a family, over `library`, the one that knows torch.library."""
 
+from milkernels.ops.log_mean_exp import log_mean_exp
 from milkernels.ops.maximum import maximum
+from milkernels.ops.noisy_or import noisy_or
 from milkernels.ops.weighted_average import weighted_average
 
-__all__ = ["maximum", "weighted_average"]
+__all__ = ["log_mean_exp", "maximum", "noisy_or", "weighted_average"]

@@ -1,4 +1,4 @@
-"""The operators of the maximum over frames."""
+"""The operators of the maximum over frames, alone or with the mean added."""
 
 from __future__ import annotations
 
@@ -11,37 +11,46 @@ from milkernels.ops.library import Family, apply, by_class, kernels, register
 NAME = "maximum"
 
 
-def maximum(x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, backend: str) -> Tensor:
-    """Largest frame of each bag; arguments are checked by the caller."""
-    return apply(NAME, (x, mask), (dim, from_logits, backend))
+def maximum(
+    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, plus_mean: bool, backend: str
+) -> Tensor:
+    """Largest frame of each bag, plus the mean if asked; arguments are checked by the caller."""
+    return apply(NAME, (x, mask), (dim, from_logits, plus_mean, backend))
 
 
 def _forward(
-    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, backend: str
+    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, plus_mean: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return kernels(backend, NAME).forward(by_class(x, dim), mask, from_logits)
+    return kernels(backend, NAME).forward(by_class(x, dim), mask, from_logits, plus_mean)
 
 
 def _forward_fake(
-    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, backend: str
+    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, plus_mean: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     shape = x.shape[0], x.shape[3 - dim]
-    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
+    return x.new_empty(shape), x.new_empty((1 + plus_mean, *shape), dtype=torch.int64)
 
 
 def _backward(
     gradient: Tensor,
     x: Tensor,
     mask: Tensor | None,
-    index: Tensor,
+    places: Tensor,
     needs: list[bool],
     dim: int,
     from_logits: bool,
+    plus_mean: bool,
     backend: str,
 ) -> list[Tensor]:
     x_gradient = torch.empty_like(x)
     kernels(backend, NAME).backward(
-        gradient, by_class(x, dim), index, from_logits, by_class(x_gradient, dim)
+        gradient,
+        by_class(x, dim),
+        mask,
+        places,
+        from_logits,
+        plus_mean,
+        by_class(x_gradient, dim),
     )
     return [x_gradient]
 
@@ -50,15 +59,18 @@ def _backward_fake(gradient: Tensor, x: Tensor, *_: object) -> list[Tensor]:
     return [torch.empty_like(x)]
 
 
-def _reference(x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, _: str) -> Tensor:
-    return reference.max_pool(x, dim=dim, mask=mask, from_logits=from_logits)
+def _reference(
+    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, plus_mean: bool, _: str
+) -> Tensor:
+    function = reference.max_mean_pool if plus_mean else reference.max_pool
+    return function(x, dim=dim, mask=mask, from_logits=from_logits)
 
 
 register(
     Family(
         name=NAME,
         tensors="Tensor x, Tensor? mask",
-        options="int dim, bool from_logits, str backend",
+        options="int dim, bool from_logits, bool plus_mean, str backend",
         saved=1,
         forward=_forward,
         forward_fake=_forward_fake,

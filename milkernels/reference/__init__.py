@@ -4,7 +4,9 @@ Same names and signatures as `milkernels.functional`. Slow and differentiable to
 inputs give the truth that the kernels are held to. Half-precision inputs are computed in float32.
 """
 
-from milkernels.reference.maximum import max_pool
+from milkernels.reference.log_mean_exp import log_mean_exp_pool
+from milkernels.reference.maximum import max_mean_pool, max_pool
+from milkernels.reference.noisy_or import noisy_or_pool
 from milkernels.reference.weighted_average import (
     attention_pool,
     auto_pool,
@@ -20,8 +22,11 @@ __all__ = [
     "auto_pool",
     "exp_softmax_pool",
     "linear_softmax_pool",
+    "log_mean_exp_pool",
+    "max_mean_pool",
     "max_pool",
     "mean_pool",
+    "noisy_or_pool",
     "power_exp_pool",
     "power_pool",
 ]

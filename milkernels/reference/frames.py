@@ -51,17 +51,27 @@ class Frames:
         return weight / total.masked_fill(total == 0, 1)
 
     def average(self, log_weight: Tensor) -> Tensor:
-        """Σ p_i x_i, held between the smallest and the largest frame."""
+        """Σ p_i x_i, held between the smallest and the largest frame, in x's own dtype."""
+        return self.restore(self.exact_average(log_weight))
+
+    def exact_average(self, log_weight: Tensor) -> Tensor:
+        """`average` in the arithmetic dtype."""
         weights = self.weights(log_weight)
         y = (weights * self.x).sum(-1)
+        return self.held(y, (weights.detach() != 0).any(-1))
+
+    def held(self, y: Tensor, where: Tensor) -> Tensor:
+        """`y` between the smallest and the largest frame, in the bags of `where`."""
         if self.x.shape[-1] == 0:
-            return self.restore(y)
-        has_weight = (weights.detach() != 0).any(-1)
+            return y
+        held = torch.where(where, y.detach().clamp(*self.bounds()), y.detach())
+        return held + (y - y.detach())
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest real frame of each bag; inf and -inf of none."""
         frames = self.x.detach()
         low = frames.masked_fill(~self.valid, torch.inf).amin(-1)
-        high = frames.masked_fill(~self.valid, -torch.inf).amax(-1)
-        held = torch.where(has_weight, y.detach().clamp(low, high), y.detach())
-        return self.restore(held + (y - y.detach()))
+        return low, frames.masked_fill(~self.valid, -torch.inf).amax(-1)
 
     def restore(self, y: Tensor) -> Tensor:
         return y.to(self._dtype)

@@ -1,4 +1,4 @@
-"""The maximum over frames."""
+"""The maximum over frames, and its sum with the mean."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ def max_pool(
 ) -> Tensor:
     """y = max x_i; the first maximal frame takes the gradient. [W, table 1]"""
     values = Frames(x, dim, mask, from_logits)
+    return values.restore(_first_maximum(values))
+
+
+def max_mean_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """y = max x_i + Σ x_i / n; the first maximal frame takes the maximum's gradient. [K]"""
+    values = Frames(x, dim, mask, from_logits)
+    mean = values.exact_average(torch.zeros_like(values.x))
+    return values.restore(_first_maximum(values) + mean)
+
+
+def _first_maximum(values: Frames) -> Tensor:
     if values.x.shape[-1] == 0:
-        return values.restore(values.x.sum(-1))
+        return values.x.sum(-1)
     # Ranked before the sigmoid, which sends many large logits to the same 1.0.
     ranked = values.raw.detach().masked_fill(~values.valid, -torch.inf)
     peak = ranked.amax(-1, keepdim=True)
     is_peak = ((ranked == peak) | (ranked.isnan() & peak.isnan())) & values.valid
     first = is_peak.to(torch.int8).argmax(-1, keepdim=True)
     chosen = values.x.gather(-1, first).squeeze(-1)
-    return values.restore(torch.where(values.valid.any(-1), chosen, 0))
+    return torch.where(values.valid.any(-1), chosen, 0)

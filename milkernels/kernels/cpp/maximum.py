@@ -8,38 +8,54 @@ from torch import Tensor
 from milkernels.kernels.cpp import extension
 
 
-def forward(x: Tensor, mask: Tensor | None, from_logits: bool) -> tuple[Tensor, Tensor]:
-    """Bag values and each maximum's frame (bags, classes), -1 for a bag without a real frame."""
+def forward(
+    x: Tensor, mask: Tensor | None, from_logits: bool, plus_mean: bool
+) -> tuple[Tensor, Tensor]:
+    """Bag values, and the places (1 or 2, bags, classes): each maximum's frame, -1 for a bag
+    without a real frame; then, with `plus_mean`, how many are real."""
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
     y = x.new_empty(x.shape[:2])
-    index = x.new_empty(x.shape[:2], dtype=torch.int64)
+    places = x.new_empty((1 + plus_mean, *x.shape[:2]), dtype=torch.int64)
     extension.functions.maximum_forward(
         extension.ELEMENTS[x.dtype],
         from_logits,
+        plus_mean,
         extension.layout(x, axis),
         extension.frames_argument(x),
         extension.mask_argument(mask),
         y.data_ptr(),
-        index.data_ptr(),
+        places.data_ptr(),
+        places[-1].data_ptr(),
     )
-    return y, index
+    return y, places
 
 
 def backward(
-    gradient: Tensor, x: Tensor, index: Tensor, from_logits: bool, x_gradient: Tensor
+    gradient: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    places: Tensor,
+    from_logits: bool,
+    plus_mean: bool,
+    x_gradient: Tensor,
 ) -> None:
     """Fill the gradient of x."""
     axis = extension.lane_axis(x_gradient)
+    # Without the mean only the maxima are read: x need not be contiguous.
+    x = extension.along(x, axis) if plus_mean and from_logits else x
     gradient = gradient.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.maximum_backward(
         extension.ELEMENTS[x.dtype],
         from_logits,
+        plus_mean,
         extension.layout(x, axis),
         extension.frames_argument(x),
+        extension.mask_argument(mask),
         gradient.data_ptr(),
-        index.data_ptr(),
+        places.data_ptr(),
+        places[-1].data_ptr(),
         extension.frames_argument(filled),
     )
     extension.hand_over((filled,), (x_gradient,))

@@ -1,0 +1,43 @@
+"""The logarithm of the mean exponential.
+
+Source: [P] Pinheiro and Collobert, "From image-level to pixel-level labeling with convolutional
+networks", 2015.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from milkernels import ops, reference, validation
+from milkernels.backends import resolve
+
+
+def log_mean_exp_pool(
+    x: Tensor,
+    sharpness: float | Tensor,
+    *,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    from_logits: bool = False,
+) -> Tensor:
+    """Log-mean-exp: y = log(Σ exp(r x_i) / n) / r. Any real x. [P, eq. 6]
+
+    `sharpness` is r: a finite number other than 0, or (classes,) and then learned. Near 0 the bag
+    value is the mean of the frames, large it is their maximum, far below 0 their minimum; it lies
+    between the smallest and the largest frame. A 0 in a tensor gives the mean, with the gradient
+    Var(x) / 2 for r.
+    """
+    dim = validation.frame_dim(dim)
+    bags, classes, frames = validation.frame_values(x, dim)
+    validation.mask_of(mask, bags, frames, x.device)
+    validation.sharpness(sharpness, classes, x.device)
+    chosen = resolve(x.device)
+    if chosen == "reference":
+        return reference.log_mean_exp_pool(
+            x, sharpness, dim=dim, mask=mask, from_logits=from_logits
+        )
+    if not isinstance(sharpness, Tensor):
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        sharpness = x.new_full((classes,), sharpness, dtype=dtype)
+    return ops.log_mean_exp(x, sharpness, mask, dim, from_logits, chosen)

@@ -1,0 +1,28 @@
+"""Noisy-or.
+
+Source: [V] Viola, Platt and Zhang, "Multiple instance boosting for object detection", 2005.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels import ops, reference, validation
+from milkernels.backends import resolve
+
+
+def noisy_or_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """The probability that any frame is active, if they are independent: y = 1 - Π (1 - x_i). [V]
+
+    dx_i = g Π_{j≠i} (1 - x_j); from logits dz_i = g (1 - y) x_i, without a pole. Values outside
+    [0, 1] are taken by the same formula.
+    """
+    dim = validation.frame_dim(dim)
+    bags, _, frames = validation.frame_values(x, dim)
+    validation.mask_of(mask, bags, frames, x.device)
+    chosen = resolve(x.device)
+    if chosen == "reference":
+        return reference.noisy_or_pool(x, dim=dim, mask=mask, from_logits=from_logits)
+    return ops.noisy_or(x, mask, dim, from_logits, chosen)

@@ -1,0 +1,66 @@
+"""Log-mean-exp in C++."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels.kernels.cpp import extension
+
+
+def forward(
+    x: Tensor, sharpness: Tensor, mask: Tensor | None, from_logits: bool, learn: bool
+) -> tuple[Tensor, Tensor]:
+    """Bag values (bags, classes) and the statistics that the backward pass needs: reference, total,
+    and dy/dr if it is to be learned."""
+    axis = extension.lane_axis(x)
+    x = extension.along(x, axis)
+    sharpness = extension.in_arithmetic(sharpness, x)
+    y = x.new_empty(x.shape[:2])
+    statistics = x.new_empty((2 + learn, *x.shape[:2]), dtype=extension.arithmetic(x))
+    extension.functions.log_mean_exp_forward(
+        extension.ELEMENTS[x.dtype],
+        from_logits,
+        learn,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.mask_argument(mask),
+        sharpness.data_ptr(),
+        y.data_ptr(),
+        statistics.data_ptr(),
+    )
+    return y, statistics
+
+
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    sharpness: Tensor,
+    mask: Tensor | None,
+    statistics: Tensor,
+    from_logits: bool,
+    x_gradient: Tensor,
+    sharpness_gradient: Tensor | None,
+) -> None:
+    """Fill the gradients that are given."""
+    axis = extension.lane_axis(x)
+    x = extension.along(x, axis)
+    sharpness = extension.in_arithmetic(sharpness, x)
+    gradient = gradient.contiguous()
+    given = (x_gradient, sharpness_gradient)
+    filled = (
+        extension.empty_along(x_gradient, axis),
+        extension.empty_in_arithmetic(sharpness_gradient, x),
+    )
+    extension.functions.log_mean_exp_backward(
+        extension.ELEMENTS[x.dtype],
+        from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.mask_argument(mask),
+        sharpness.data_ptr(),
+        gradient.data_ptr(),
+        statistics.data_ptr(),
+        extension.frames_argument(filled[0]),
+        extension.address(filled[1]),
+    )
+    extension.hand_over(filled, given)

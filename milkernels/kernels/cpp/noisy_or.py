@@ -1,0 +1,55 @@
+"""Noisy-or in C++."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels.kernels.cpp import extension
+
+#: Rows of the statistics: Π (1 - x_i) over the frames that are not 1 as factor and power of two, the
+#: factor 0 where several are; and how many are 1.
+STATISTICS_ROWS = 3
+
+
+def forward(x: Tensor, mask: Tensor | None, from_logits: bool) -> tuple[Tensor, Tensor]:
+    """Bag values (bags, classes) and the statistics that the backward pass needs."""
+    axis = extension.lane_axis(x)
+    x = extension.along(x, axis)
+    y = x.new_empty(x.shape[:2])
+    statistics = x.new_empty((STATISTICS_ROWS, *x.shape[:2]), dtype=extension.arithmetic(x))
+    extension.functions.noisy_or_forward(
+        extension.ELEMENTS[x.dtype],
+        from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.mask_argument(mask),
+        y.data_ptr(),
+        statistics.data_ptr(),
+    )
+    return y, statistics
+
+
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    statistics: Tensor,
+    from_logits: bool,
+    x_gradient: Tensor,
+) -> None:
+    """Fill the gradient of x."""
+    axis = extension.lane_axis(x)
+    x = extension.along(x, axis)
+    gradient = gradient.contiguous()
+    filled = extension.empty_along(x_gradient, axis)
+    extension.functions.noisy_or_backward(
+        extension.ELEMENTS[x.dtype],
+        from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.mask_argument(mask),
+        gradient.data_ptr(),
+        statistics.data_ptr(),
+        extension.frames_argument(filled),
+    )
+    extension.hand_over((filled,), (x_gradient,))

@@ -1,0 +1,20 @@
+"""Noisy-or."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels.reference.frames import Frames
+
+
+def noisy_or_pool(
+    x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
+) -> Tensor:
+    """y = 1 - Π (1 - x_i). [V]
+
+    With factors, not their logarithms: a frame at 1 has a gradient, and `prod` the derivatives of
+    a product with zeros, to any order.
+    """
+    values = Frames(x, dim, mask, from_logits)
+    inactive = (-values.raw).sigmoid() if from_logits else 1 - values.x
+    return values.restore(1 - inactive.masked_fill(~values.valid, 1).prod(-1))
