@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from milkernels.family import WEIGHTED_AVERAGES, Average
-from milkernels.kernels import maximum, weighted_average
+from milkernels.kernels import log_mean_exp, maximum, noisy_or, weighted_average
 from milkernels.kernels.launch import Launch
 
 LAYOUTS = ("classes_first", "frames_first")
@@ -19,6 +19,9 @@ DTYPES = {
     "float64": torch.float64,
 }
 MAXIMUM = "max"
+MAX_MEAN = "max_mean"
+NOISY_OR = "noisy_or"
+LOG_MEAN_EXP = "log_mean_exp"
 
 #: (bags, classes, frames) whose rows are a multiple of 16 elements in both layouts, and bags so
 #: long that a launch cuts them and merges the parts.
@@ -50,7 +53,9 @@ class CompileCase:
     def reads_frames(self) -> bool:
         """Whether the kernel reads tiles of x."""
         if self.direction == "backward":
-            return self.member != MAXIMUM and (self.everything or self.member != "mean")
+            return self.member != MAXIMUM and (
+                self.everything or self.member not in ("mean", MAX_MEAN)
+            )
         return self.direction == "forward"
 
     @property
@@ -80,10 +85,28 @@ class CompileCase:
         return self.empty(bags, frames, classes).transpose(1, 2)
 
 
-def _maximum(case: CompileCase, _: str) -> list[Launch]:
+def _maximum(case: CompileCase, member: str) -> list[Launch]:
     x, mask = case.frames(), case.mask()
-    launches, (y, index) = maximum.forward(x, mask, case.everything)
-    return [*launches, *maximum.backward(y, x, index, case.everything, case.frames())]
+    flags = (case.everything, member == MAX_MEAN)
+    launches, (y, places) = maximum.forward(x, mask, *flags)
+    return [*launches, *maximum.backward(y, x, mask, places, *flags, case.frames())]
+
+
+def _noisy_or(case: CompileCase, _: str) -> list[Launch]:
+    x, mask = case.frames(), case.mask()
+    launches, (y, statistics) = noisy_or.forward(x, mask, case.everything)
+    backward = noisy_or.backward(y, x, mask, statistics, case.everything, case.frames())
+    return [*launches, *backward]
+
+
+def _log_mean_exp(case: CompileCase, _: str) -> list[Launch]:
+    x, mask = case.frames(), case.mask()
+    inputs = (x, case.empty(x.shape[1]), mask)
+    launches, (y, statistics) = log_mean_exp.forward(*inputs, case.everything, case.everything)
+    sharpness_gradient = case.empty(x.shape[1]) if case.everything else None
+    gradients = (case.frames(), sharpness_gradient)
+    backward = log_mean_exp.backward(y, *inputs, statistics, case.everything, *gradients)
+    return [*launches, *backward]
 
 
 def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
@@ -110,12 +133,20 @@ def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
 
 #: Family of a member, and its launches for a case.
 _WEIGHTED_AVERAGE = ("weighted_average", _weighted_average)
-_FAMILIES = {MAXIMUM: ("maximum", _maximum)}
+_FAMILIES = {
+    MAXIMUM: ("maximum", _maximum),
+    MAX_MEAN: ("maximum", _maximum),
+    NOISY_OR: ("noisy_or", _noisy_or),
+    LOG_MEAN_EXP: ("log_mean_exp", _log_mean_exp),
+}
 
 
 def quick_cases(target: str) -> Iterator[CompileCase]:
-    """Each kernel with everything on, the weighted average in both layouts, and the plain mean."""
-    for member, layouts in (("power_exp", LAYOUTS), (MAXIMUM, LAYOUTS[:1])):
+    """Each kernel with everything on, those that reduce in their own way in both layouts, and the
+    plain mean."""
+    both = ("power_exp", NOISY_OR)
+    for member in ("power_exp", *_FAMILIES):
+        layouts = LAYOUTS if member in both else LAYOUTS[:1]
         for layout in layouts:
             for direction in ("forward", "backward"):
                 yield CompileCase(target, member, direction, layout, "float32", True)
@@ -125,16 +156,17 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
 
 
 def all_cases(target: str) -> Iterator[CompileCase]:
-    """Every member with everything on, in both layouts and dtypes; the plain mean and maximum;
-    merges with and without moments; float64."""
-    for member in (*WEIGHTED_AVERAGES, MAXIMUM):
+    """Every member with everything on, in both layouts and dtypes; the plain mean and
+    families of their own; merges with and without moments; float64."""
+    for member in (*WEIGHTED_AVERAGES, *_FAMILIES):
         for direction in ("forward", "backward"):
             for layout in LAYOUTS:
                 for dtype in ("float32", "bfloat16"):
                     yield CompileCase(target, member, direction, layout, dtype, True)
-            if member in ("mean", MAXIMUM):
+            if member in ("mean", *_FAMILIES):
                 yield CompileCase(target, member, direction, "frames_first", "float32", False)
-    for member in ("mean", "power_exp", MAXIMUM):
+    for member in ("mean", "power_exp", *_FAMILIES):
         yield CompileCase(target, member, "merge", "classes_first", "float32", True)
-    for direction in ("forward", "merge", "backward"):
-        yield CompileCase(target, "power_exp", direction, "classes_first", "float64", True)
+    for member in ("power_exp", *_FAMILIES):
+        for direction in ("forward", "merge", "backward"):
+            yield CompileCase(target, member, direction, "classes_first", "float64", True)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 KERNELS = {
     f"{family}_{direction}"
-    for family in ("weighted_average", "maximum")
+    for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
     for direction in ("forward", "merge", "backward")
 }
 

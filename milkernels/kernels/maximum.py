@@ -1,15 +1,17 @@
-"""The maximum over frames in Triton: its forward and its backward kernel."""
+"""The maximum over frames in Triton, alone or plus their mean, forward and backward.
+
+The state of a part of a bag is (value, index) of its largest frame, and with the mean (total, lost,
+low, count): the sum of its frames, what its additions lost, the smallest, and how many there are.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, sums, tiles
 from milkernels.kernels.launch import Launch
 
 _NOTHING = tl.constexpr(-1)
@@ -42,10 +44,37 @@ def _of_tile(raw, real, frame_start, BLOCK_FRAMES: tl.constexpr):
 
 
 @triton.jit
-def _finish(value, index, y_ptr, index_ptr, cell, inside, FROM_LOGITS: tl.constexpr):
-    x, _ = formula.probability(value, FROM_LOGITS)
-    tl.store(y_ptr + cell, tl.where(index < 0, 0.0, x), mask=inside)
-    tl.store(index_ptr + cell, index, mask=inside)
+def _sums_of_tile(mean, raw, real, FROM_LOGITS: tl.constexpr):
+    """The mean's state with a tile's frames added."""
+    total, lost, low, count = mean
+    x, _ = formula.probability(raw, FROM_LOGITS)
+    total, lost = sums.add(total, lost, tl.sum(tl.where(real, x, 0.0), 1))
+    low = tl.minimum(low, tl.min(tl.where(real, x, float("inf")), 1))
+    return total, lost, low, count + tl.sum(real.to(tl.int32), 1)
+
+
+@triton.jit
+def _finish(
+    value,
+    index,
+    mean,
+    y_ptr,
+    places_ptr,
+    cell,
+    cells,
+    inside,
+    FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+):
+    y, _ = formula.probability(value, FROM_LOGITS)
+    if PLUS_MEAN:
+        total, lost, low, count = mean
+        average = (total + lost) / tl.where(count == 0, 1, count).to(total.dtype)
+        average = tl.where(average < low, low, average)
+        y += tl.where(average > y, y, average)
+        tl.store(places_ptr + cells + cell, count.to(tl.int64), mask=inside)
+    tl.store(y_ptr + cell, tl.where(index < 0, 0.0, y), mask=inside)
+    tl.store(places_ptr + cell, index, mask=inside)
 
 
 @triton.jit
@@ -53,9 +82,9 @@ def _maximum_forward_kernel(
     x_ptr,
     mask_ptr,
     y_ptr,
-    index_ptr,
-    partial_value_ptr,
-    partial_index_ptr,
+    places_ptr,
+    partial_ptr,
+    partial_places_ptr,
     bags,
     classes,
     frames,
@@ -63,6 +92,7 @@ def _maximum_forward_kernel(
     x_strides,
     mask_strides,
     FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
     MASKED: tl.constexpr,
     SEGMENTED: tl.constexpr,
     WIDE: tl.constexpr,
@@ -71,17 +101,14 @@ def _maximum_forward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes."""
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    class_start = program % class_blocks * BLOCK_CLASSES
-    bag = program // class_blocks % bags
-    segment = program // class_blocks // bags
+    bag, segment, class_start, first, last = tiles.forward_walk(
+        bags, classes, frames, segment_frames, BLOCK_CLASSES
+    )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     value = tl.zeros((BLOCK_CLASSES,), COMPUTE)
     index = tl.full((BLOCK_CLASSES,), _NOTHING, tl.int64)
-    first = segment * segment_frames
-    last = tl.minimum(first + segment_frames, frames)
+    mean = (value, value, value + float("inf"), tl.zeros((BLOCK_CLASSES,), tl.int32))
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
             has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
@@ -92,44 +119,91 @@ def _maximum_forward_kernel(
         raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
         here, here_index = _of_tile(raw, real, frame_start, BLOCK_FRAMES)
         value, index = _first_larger(value, index, here, here_index)
+        if PLUS_MEAN:
+            mean = _sums_of_tile(mean, raw, real, FROM_LOGITS)
     cell = tl.cast(bag, tl.int64) * classes + class_index
+    cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
-        part = segment * tl.cast(bags, tl.int64) * classes + cell
-        tl.store(partial_value_ptr + part, value, mask=has_class)
-        tl.store(partial_index_ptr + part, index, mask=has_class)
+        part = partial_ptr + segment * cells * (4 if PLUS_MEAN else 1) + cell
+        places = partial_places_ptr + segment * cells * (2 if PLUS_MEAN else 1) + cell
+        tl.store(part, value, mask=has_class)
+        tl.store(places, index, mask=has_class)
+        if PLUS_MEAN:
+            total, lost, low, count = mean
+            tl.store(part + cells, total, mask=has_class)
+            tl.store(part + 2 * cells, lost, mask=has_class)
+            tl.store(part + 3 * cells, low, mask=has_class)
+            tl.store(places + cells, count.to(tl.int64), mask=has_class)
     else:
-        _finish(value, index, y_ptr, index_ptr, cell, has_class, FROM_LOGITS)
+        _finish(
+            value,
+            index,
+            mean,
+            y_ptr,
+            places_ptr,
+            cell,
+            cells,
+            has_class,
+            FROM_LOGITS,
+            PLUS_MEAN,
+        )
 
 
 @triton.jit
 def _maximum_merge_kernel(
     y_ptr,
-    index_ptr,
-    partial_value_ptr,
-    partial_index_ptr,
+    places_ptr,
+    partial_ptr,
+    partial_places_ptr,
     cells,
     segments,
     FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    COMPUTE: tl.constexpr,
     BLOCK_CELLS: tl.constexpr,
 ):
     """Join the segments of long bags, in order."""
     cell = tl.program_id(0).to(tl.int64) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
     inside = cell < cells
-    value = tl.load(partial_value_ptr + cell, mask=inside, other=0)
-    index = tl.load(partial_index_ptr + cell, mask=inside, other=_NOTHING)
-    for segment in range(1, segments):
-        part = tl.cast(segment, tl.int64) * cells + cell
-        there = tl.load(partial_value_ptr + part, mask=inside, other=0)
-        there_index = tl.load(partial_index_ptr + part, mask=inside, other=_NOTHING)
+    row_stride = tl.cast(cells, tl.int64)
+    value = tl.zeros((BLOCK_CELLS,), COMPUTE)
+    index = tl.full((BLOCK_CELLS,), _NOTHING, tl.int64)
+    total = value
+    lost = value
+    low = value + float("inf")
+    count = tl.zeros((BLOCK_CELLS,), tl.int64)
+    for segment in range(0, segments):
+        part = partial_ptr + segment * row_stride * (4 if PLUS_MEAN else 1) + cell
+        places = partial_places_ptr + segment * row_stride * (2 if PLUS_MEAN else 1) + cell
+        there = tl.load(part, mask=inside, other=0)
+        there_index = tl.load(places, mask=inside, other=_NOTHING)
         value, index = _first_larger(value, index, there, there_index)
-    _finish(value, index, y_ptr, index_ptr, cell, inside, FROM_LOGITS)
+        if PLUS_MEAN:
+            total, lost = sums.add(total, lost, tl.load(part + row_stride, mask=inside, other=0))
+            lost += tl.load(part + 2 * row_stride, mask=inside, other=0)
+            low = tl.minimum(low, tl.load(part + 3 * row_stride, mask=inside, other=0))
+            count += tl.load(places + row_stride, mask=inside, other=0)
+    mean = (total, lost, low, count)
+    _finish(
+        value,
+        index,
+        mean,
+        y_ptr,
+        places_ptr,
+        cell,
+        row_stride,
+        inside,
+        FROM_LOGITS,
+        PLUS_MEAN,
+    )
 
 
 @triton.jit
 def _maximum_backward_kernel(
     gradient_ptr,
     x_ptr,
-    index_ptr,
+    mask_ptr,
+    places_ptr,
     x_gradient_ptr,
     bags,
     classes,
@@ -137,28 +211,34 @@ def _maximum_backward_kernel(
     walk_frames,
     gradient_strides,
     x_strides,
+    mask_strides,
     x_gradient_strides,
     FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    MASKED: tl.constexpr,
     WIDE: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """Writes each frame once; reads of x only the maxima, for the sigmoid's derivative."""
-    walks = tl.cdiv(frames, walk_frames)
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    first = program % walks * walk_frames
-    last = tl.minimum(first + walk_frames, frames)
-    class_start = program // walks % class_blocks * BLOCK_CLASSES
-    bag = tl.cast(program // walks // class_blocks, tl.int64)
+    """Writes each frame once. Of x it reads, for the sigmoid's derivative, all frames if the mean is
+    added, else the maxima."""
+    bag, class_start, first, last = tiles.backward_walk(
+        classes, frames, walk_frames, BLOCK_CLASSES
+    )
+    bag = tl.cast(bag, tl.int64)
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
-    index = tl.load(index_ptr + bag * classes + class_index, mask=has_class, other=_NOTHING)
+    places = places_ptr + bag * classes + class_index
+    index = tl.load(places, mask=has_class, other=_NOTHING)
     stride_bag, stride_class = gradient_strides
     gradient_cell = gradient_ptr + bag * stride_bag + class_index * stride_class
     gradient = tl.load(gradient_cell, mask=has_class, other=0).to(COMPUTE)
-    if FROM_LOGITS:
+    share = tl.zeros((BLOCK_CLASSES,), COMPUTE)
+    if PLUS_MEAN:
+        cells = tl.cast(bags, tl.int64) * classes
+        share = gradient / tl.load(places + cells, mask=has_class, other=1).to(COMPUTE)
+    elif FROM_LOGITS:
         stride_bag, stride_class, stride_frame = x_strides
         peak_cell = x_ptr + bag * stride_bag + class_index.to(tl.int64) * stride_class
         here = has_class & (index >= first) & (index < last)
@@ -167,7 +247,29 @@ def _maximum_backward_kernel(
         gradient *= x * complement
     for frame_start in range(first, last, BLOCK_FRAMES):
         frame = frame_start + tl.arange(0, BLOCK_FRAMES)
-        x_gradient = tl.where(index[:, None] == frame[None, :], gradient[:, None], 0.0)
+        is_peak = index[:, None] == frame[None, :]
+        inside = has_class[:, None] & (frame < last)[None, :]
+        x_gradient = tl.where(is_peak, gradient[:, None], 0.0)
+        if PLUS_MEAN:
+            inside, real = tiles.inside_and_real(
+                has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            )
+            x_gradient += share[:, None]
+            if FROM_LOGITS:
+                x_tile = tiles.pointers(
+                    x_ptr,
+                    bag,
+                    class_start,
+                    frame_start,
+                    x_strides,
+                    BLOCK_CLASSES,
+                    BLOCK_FRAMES,
+                    WIDE,
+                )
+                raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+                x, complement = formula.probability(raw, True)
+                x_gradient *= x * complement
+            x_gradient = tl.where(real, x_gradient, 0.0)
         x_gradient_tile = tiles.pointers(
             x_gradient_ptr,
             bag,
@@ -178,86 +280,85 @@ def _maximum_backward_kernel(
             BLOCK_FRAMES,
             WIDE,
         )
-        inside = has_class[:, None] & (frame < last)[None, :]
         tl.store(x_gradient_tile, x_gradient, mask=inside)
 
 
 def forward(
-    x: Tensor, mask: Tensor | None, from_logits: bool
+    x: Tensor, mask: Tensor | None, from_logits: bool, plus_mean: bool
 ) -> tuple[list[Launch], tuple[Tensor, Tensor]]:
-    """Launches of a forward pass over x (bags, classes, frames), and their outputs: y and the index
-    of each maximum (bags, classes), -1 for a bag without a real frame."""
+    """Launches of a forward pass over x (bags, classes, frames), and their outputs: y (bags,
+    classes) and the places (1 or 2, bags, classes): each maximum's frame, -1 for a bag without a
+    real frame; then, with `plus_mean`, how many are real."""
     bags, classes, _ = x.shape
     tiling = tiles.tile(x, mask is not None)
     segments = tiling.segments
     y = x.new_empty((bags, classes))
-    index = x.new_empty((bags, classes), dtype=torch.int64)
-    parts: dict[str, Tensor] = {"partial_value_ptr": y, "partial_index_ptr": index}
+    places = x.new_empty((1 + plus_mean, bags, classes), dtype=torch.int64)
+    parts: dict[str, Tensor] = {"partial_ptr": y, "partial_places_ptr": places}
     if segments > 1:
-        shape = (segments, bags, classes)
-        parts["partial_value_ptr"] = x.new_empty(shape, dtype=tiles.arithmetic_dtype(x))
-        parts["partial_index_ptr"] = x.new_empty(shape, dtype=torch.int64)
+        values = (segments, 4 if plus_mean else 1, bags, classes)
+        parts["partial_ptr"] = x.new_empty(values, dtype=tiles.arithmetic_dtype(x))
+        parts["partial_places_ptr"] = x.new_empty((segments, *places.shape), dtype=torch.int64)
+    outputs = {"y_ptr": y, "places_ptr": places, **parts}
+    flags = {"FROM_LOGITS": from_logits, "PLUS_MEAN": plus_mean}
+    constants = tiling.constants(x)
     walk = Launch(
         _maximum_forward_kernel,
         bags * tiling.class_blocks * segments,
         {
-            "x_ptr": x,
-            "mask_ptr": x if mask is None else mask.view(torch.uint8),
-            "y_ptr": y,
-            "index_ptr": index,
-            **parts,
-            **_shape(x),
+            **tiles.inputs(x, mask),
+            **outputs,
+            **flags,
             "segment_frames": tiling.segment_frames,
-            "mask_strides": (0, 0) if mask is None else mask.stride(),
-            "FROM_LOGITS": from_logits,
-            "MASKED": mask is not None,
             "SEGMENTED": segments > 1,
-            **tiling.constants(x),
+            **constants,
         },
     )
     if segments == 1:
-        return [walk], (y, index)
+        return [walk], (y, places)
     cells = bags * classes
     merge = Launch(
         _maximum_merge_kernel,
         triton.cdiv(cells, _MERGE_CELLS),
         {
-            "y_ptr": y,
-            "index_ptr": index,
-            **parts,
+            **outputs,
+            **flags,
             "cells": cells,
             "segments": segments,
-            "FROM_LOGITS": from_logits,
+            "COMPUTE": constants["COMPUTE"],
             "BLOCK_CELLS": _MERGE_CELLS,
         },
     )
-    return [walk, merge], (y, index)
+    return [walk, merge], (y, places)
 
 
 def backward(
-    gradient: Tensor, x: Tensor, index: Tensor, from_logits: bool, x_gradient: Tensor
+    gradient: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    places: Tensor,
+    from_logits: bool,
+    plus_mean: bool,
+    x_gradient: Tensor,
 ) -> list[Launch]:
     """Launches of a backward pass, which fill the gradient of x."""
-    tiling = tiles.tile(x)
+    # The maximum alone lies on no masked frame.
+    mask = mask if plus_mean else None
+    tiling = tiles.tile(x, mask is not None)
     walk = Launch(
         _maximum_backward_kernel,
         tiling.bags * tiling.class_blocks * tiling.walks,
         {
+            **tiles.inputs(x, mask),
             "gradient_ptr": gradient,
-            "index_ptr": index,
+            "places_ptr": places,
             "x_gradient_ptr": x_gradient,
-            "x_ptr": x,
-            **_shape(x),
             "walk_frames": tiles.WALK_FRAMES,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,
+            "PLUS_MEAN": plus_mean,
             **tiling.constants(x, x_gradient),
         },
     )
     return [walk]
-
-
-def _shape(x: Tensor) -> dict[str, Any]:
-    bags, classes, frames = x.shape
-    return {"bags": bags, "classes": classes, "frames": frames, "x_strides": x.stride()}

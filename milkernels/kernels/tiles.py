@@ -83,6 +83,46 @@ def inside_and_real(
     return inside, real
 
 
+@triton.jit
+def forward_walk(bags, classes, frames, segment_frames, BLOCK_CLASSES: tl.constexpr):
+    """What a forward program walks: bag, segment, first of its block of classes, and the segment's
+    first and last frame."""
+    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
+    program = tl.program_id(0)
+    bag = program // class_blocks % bags
+    segment = program // class_blocks // bags
+    first = segment * segment_frames
+    last = tl.minimum(first + segment_frames, frames)
+    return bag, segment, program % class_blocks * BLOCK_CLASSES, first, last
+
+
+@triton.jit
+def backward_walk(classes, frames, walk_frames, BLOCK_CLASSES: tl.constexpr):
+    """What a backward program walks: bag, first of its block of classes, first and last frame."""
+    walks = tl.cdiv(frames, walk_frames)
+    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
+    program = tl.program_id(0)
+    bag = program // walks // class_blocks
+    first = program % walks * walk_frames
+    last = tl.minimum(first + walk_frames, frames)
+    return bag, program // walks % class_blocks * BLOCK_CLASSES, first, last
+
+
+def inputs(x: Tensor, mask: Tensor | None) -> dict[str, Any]:
+    """The arguments of a kernel that reads frames x (bags, classes, frames) and their mask."""
+    bags, classes, frames = x.shape
+    return {
+        "x_ptr": x,
+        "mask_ptr": x if mask is None else mask.view(torch.uint8),
+        "bags": bags,
+        "classes": classes,
+        "frames": frames,
+        "x_strides": x.stride(),
+        "mask_strides": (0, 0) if mask is None else mask.stride(),
+        "MASKED": mask is not None,
+    }
+
+
 @dataclass(frozen=True)
 class Tiling:
     """Block sizes for one shape and layout, chosen from those alone so that results repeat."""

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from milkernels.family import Average
-from milkernels.kernels import moments, tiles
+from milkernels.kernels import moments, sums, tiles
 from milkernels.kernels import weighted_average_kernels as kernels
 from milkernels.kernels.formula import Formula
 from milkernels.kernels.launch import Launch
@@ -90,7 +90,7 @@ def backward(
     tiling = tiles.tile(x, mask is not None)
     learn = power_gradient is not None or alpha_gradient is not None
     formula = Formula.of(replace(average, learn=learn), mask is not None)
-    summing = triton.cdiv(tiling.classes, kernels.REDUCE_CLASSES.value) if learn else 0
+    summing = triton.cdiv(tiling.classes, sums.OVER_CLASSES.value) if learn else 0
     walk = Launch(
         kernels._weighted_average_backward_kernel,
         tiling.bags * tiling.class_blocks * tiling.walks + summing,

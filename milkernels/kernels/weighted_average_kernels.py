@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, moments, tiles
+from milkernels.kernels import formula, moments, sums, tiles
 
 #: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
 #: The learned parameters' covariances with y follow: alpha's, then power's.
@@ -13,10 +13,6 @@ PEAK = tl.constexpr(0)
 TOTAL = tl.constexpr(1)
 AVERAGE = tl.constexpr(2)
 COVARIANCES = tl.constexpr(3)
-
-#: Block of the programs that sum a parameter's gradient over the bags.
-REDUCE_BAGS = tl.constexpr(32)
-REDUCE_CLASSES = tl.constexpr(64)
 
 
 @triton.jit
@@ -191,31 +187,6 @@ def _weighted_average_merge_kernel(
 
 
 @triton.jit
-def _sum_over_bags(
-    gradient_ptr,
-    covariance_ptr,
-    parameter_gradient_ptr,
-    block,
-    bags,
-    classes,
-    gradient_strides,
-    COMPUTE: tl.constexpr,
-):
-    """A parameter's gradient for one block of classes: Σ dL/dy · covariance, bag after bag."""
-    stride_bag, stride_class = gradient_strides
-    class_index = block * REDUCE_CLASSES + tl.arange(0, REDUCE_CLASSES)
-    result = tl.zeros((REDUCE_CLASSES,), COMPUTE)
-    for bag_start in range(0, bags, REDUCE_BAGS):
-        bag = (bag_start + tl.arange(0, REDUCE_BAGS)).to(tl.int64)[:, None]
-        inside = (bag < bags) & (class_index < classes)[None, :]
-        address = gradient_ptr + bag * stride_bag + class_index[None, :] * stride_class
-        gradient = tl.load(address, mask=inside, other=0).to(COMPUTE)
-        address = covariance_ptr + bag * classes + class_index[None, :]
-        result += tl.sum(gradient * tl.load(address, mask=inside, other=0), 0)
-    tl.store(parameter_gradient_ptr + class_index, result, mask=class_index < classes)
-
-
-@triton.jit
 def _weighted_average_backward_kernel(  # noqa: PLR0915 - one walk, told in order
     gradient_ptr,
     x_ptr,
@@ -254,7 +225,7 @@ def _weighted_average_backward_kernel(  # noqa: PLR0915 - one walk, told in orde
     if block >= 0:
         covariance_ptr = statistics_ptr + COVARIANCES * cells
         if FORMULA.variance:
-            _sum_over_bags(
+            sums.over_bags(
                 gradient_ptr,
                 covariance_ptr,
                 alpha_gradient_ptr,
@@ -265,7 +236,7 @@ def _weighted_average_backward_kernel(  # noqa: PLR0915 - one walk, told in orde
                 COMPUTE,
             )
         if FORMULA.covariance:
-            _sum_over_bags(
+            sums.over_bags(
                 gradient_ptr,
                 covariance_ptr + FORMULA.variance * cells,
                 power_gradient_ptr,

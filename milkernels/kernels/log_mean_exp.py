@@ -1,0 +1,456 @@
+"""Log-mean-exp in Triton: y = log(Σ exp(r x_i) / n) / r, forward and backward.
+
+A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's distance
+from the largest, t = R u, the state of a part of a bag is (reference, count, total, step, low, slope,
+spread), one value per class: the largest frame, how many there are, Σ exp(t), Σ (exp(t) - 1) / R,
+the smallest frame, Σ t exp(t) and Σ (t exp(t) - exp(t) + 1) / R². Near t = 0 the quotients are
+series in t, so that nothing is lost as R goes to 0, where they are Σ u and Σ u² / 2: the mean and
+the variance.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from milkernels.kernels import formula, sums, tiles
+from milkernels.kernels.launch import Launch
+
+_ROWS = 7
+_MERGE_CELLS = 128
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
+
+#: Stands for -inf as the largest of nothing: differences of it stay numbers.
+_LOWEST = tl.constexpr(-3.0e38)
+
+#: exp is 0 below, and a product with it must not be NaN.
+_LOWEST_EXPONENT = tl.constexpr(-2000.0)
+
+
+@triton.jit
+def _terms(t):
+    """How many terms a power series needs for |t| up to 1/2: relative error below 3e-8, or 1e-16
+    of float64."""
+    count: tl.constexpr = 16 if t.dtype == tl.float64 else 9
+    return count
+
+
+@triton.jit
+def _first_quotient(t):
+    """(exp(t) - 1) / t."""
+    terms: tl.constexpr = _terms(t)
+    value = tl.full(t.shape, 1.0, t.dtype)
+    for done in tl.static_range(terms):
+        value = 1 + t * (1.0 / (terms - done + 1)) * value
+    return value
+
+
+@triton.jit
+def _second_quotient(t):
+    """(t exp(t) - exp(t) + 1) / t²."""
+    terms: tl.constexpr = _terms(t)
+    value = tl.full(t.shape, 1.0, t.dtype)
+    for done in tl.static_range(terms):
+        value = 1 + t * ((terms - done + 1.0) / ((terms - done) * (terms - done + 2.0))) * value
+    return 0.5 * value
+
+
+@triton.jit
+def _arctangent(square):
+    """(atanh(w) - w) / w³ of w², up to 1/9."""
+    terms: tl.constexpr = _terms(square)
+    value = tl.zeros_like(square)
+    for done in tl.static_range(terms):
+        value = value * square + 1.0 / (2 * (terms - done) + 1)
+    return value
+
+
+@triton.jit
+def _exponent(distance, size):
+    """t = R u."""
+    t = size * distance
+    return tl.where(t < _LOWEST_EXPONENT, _LOWEST_EXPONENT, t)
+
+
+@triton.jit
+def _frame(distance, size, inverse, LEARN: tl.constexpr):
+    """What a frame adds to total, step, slope and spread; and what a change of reference by this
+    distance makes of them."""
+    t = _exponent(distance, size)
+    power = tl.exp2(t * _LOG2_E)
+    near = t > -0.5
+    close = tl.where(near, t, 0.0)
+    step = tl.where(near, distance * _first_quotient(close), (power - 1) * inverse)
+    slope = tl.zeros_like(power)
+    spread = slope
+    if LEARN:
+        slope = t * power
+        spread = (power * (t - 1) + 1) * inverse * inverse
+        spread = tl.where(near, distance * distance * _second_quotient(close), spread)
+    return t, power, step, slope, spread
+
+
+@triton.jit
+def _moved(state, reference, size, inverse, LEARN: tl.constexpr):
+    """A part's state relative to a higher reference."""
+    own, count, total, step, low, slope, spread = state
+    distance = tl.where(count == 0, 0.0, own - reference)
+    t, power, of_step, _, of_spread = _frame(distance, size, inverse, LEARN)
+    step *= power
+    if LEARN:
+        slope = power * (slope + t * total)
+        spread = power * spread + distance * step + count * of_spread
+    return reference, count, power * total, step + count * of_step, low, slope, spread
+
+
+@triton.jit
+def _merge(here, there, size, inverse, LEARN: tl.constexpr):
+    """State of two parts together."""
+    reference = tl.maximum(here[0], there[0])
+    here = _moved(here, reference, size, inverse, LEARN)
+    there = _moved(there, reference, size, inverse, LEARN)
+    return (
+        reference,
+        here[1] + there[1],
+        here[2] + there[2],
+        here[3] + there[3],
+        tl.minimum(here[4], there[4]),
+        here[5] + there[5],
+        here[6] + there[6],
+    )
+
+
+@triton.jit
+def _sharpness(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
+    """R, its sign in r, and 1 / R; 0 for R = 0."""
+    r = tl.load(sharpness_ptr + class_index, mask=inside, other=1).to(COMPUTE)
+    inverse = tl.where(r == 0, 0.0, 1 / tl.where(r == 0, 1.0, tl.abs(r)))
+    return tl.abs(r), tl.where(r < 0, -1.0, 1.0).to(COMPUTE), inverse
+
+
+@triton.jit
+def _finish(
+    state,
+    size,
+    sign,
+    inverse,
+    y_ptr,
+    statistics_ptr,
+    cell,
+    cells,
+    inside,
+    LEARN: tl.constexpr,
+):
+    """Write the bag value and the statistics: reference, total, and dy/dr."""
+    reference, count, total, step, low, slope, spread = state
+    nothing = count == 0
+    total = tl.where(nothing, 1.0, total)
+    mean = total / tl.where(nothing, 1.0, count)
+    far = mean < 0.5
+    # log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1, both over R.
+    q = -step / total
+    w = q / (2 + size * q)
+    scaled = size * w
+    rest = _arctangent(tl.where(far, 0.0, scaled * scaled))
+    logarithm = -tl.log2(tl.where(far, mean, 1.0)) * _LN_2
+    near = 2 * (w + w * scaled * scaled * rest)
+    y = reference - tl.where(far, logarithm * inverse, near)
+    y = tl.where(y < low, low, y)
+    y = tl.where(y > reference, reference, y)
+    tl.store(y_ptr + cell, tl.where(nothing, 0.0, sign * y), mask=inside)
+    row = statistics_ptr + cell
+    tl.store(row, tl.where(nothing, 0.0, reference), mask=inside)
+    # Dividing by infinity takes every frame's gradient to 0.
+    tl.store(row + cells, tl.where(nothing, float("inf"), total), mask=inside)
+    if LEARN:
+        near = spread / total - w * (q - 2 * w * scaled * rest)
+        learned = tl.where(far, (slope / total + logarithm) * inverse * inverse, near)
+        learned = tl.where(nothing | (learned < 0), 0.0, learned)
+        tl.store(row + 2 * cells, learned, mask=inside)
+
+
+@triton.jit
+def _log_mean_exp_forward_kernel(
+    x_ptr,
+    sharpness_ptr,
+    mask_ptr,
+    y_ptr,
+    statistics_ptr,
+    partial_ptr,
+    bags,
+    classes,
+    frames,
+    segment_frames,
+    x_strides,
+    mask_strides,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    LEARN: tl.constexpr,
+    SEGMENTED: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """A program walks one segment of one bag's block of classes."""
+    bag, segment, class_start, first, last = tiles.forward_walk(
+        bags, classes, frames, segment_frames, BLOCK_CLASSES
+    )
+    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    has_class = class_index < classes
+    size, sign, inverse = _sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
+    zeros = tl.zeros((BLOCK_CLASSES,), COMPUTE)
+    state = (zeros + _LOWEST, zeros, zeros, zeros, zeros + float("inf"), zeros, zeros)
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        inside, real = tiles.inside_and_real(
+            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+        )
+        x_tile = tiles.pointers(
+            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+        )
+        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+        x, _ = formula.probability(raw, FROM_LOGITS)
+        x *= sign[:, None]
+        reference = tl.max(tl.where(real, x, -float("inf")), 1)
+        reference = tl.where(reference < _LOWEST, _LOWEST, reference)
+        distance = tl.where(real, x - reference[:, None], 0.0)
+        _, power, step, slope, spread = _frame(distance, size[:, None], inverse[:, None], LEARN)
+        here = (
+            reference,
+            tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1),
+            tl.sum(tl.where(real, power, 0.0), 1),
+            tl.sum(step, 1),
+            tl.min(tl.where(real, x, float("inf")), 1),
+            tl.sum(slope, 1),
+            tl.sum(spread, 1),
+        )
+        state = _merge(state, here, size, inverse, LEARN)
+    cell = tl.cast(bag, tl.int64) * classes + class_index
+    cells = tl.cast(bags, tl.int64) * classes
+    if SEGMENTED:
+        part = partial_ptr + segment * cells * 7 + cell
+        for row in tl.static_range(7):
+            tl.store(part + row * cells, state[row], mask=has_class)
+    else:
+        _finish(
+            state,
+            size,
+            sign,
+            inverse,
+            y_ptr,
+            statistics_ptr,
+            cell,
+            cells,
+            has_class,
+            LEARN,
+        )
+
+
+@triton.jit
+def _load_part(part, row_stride, inside):
+    return (
+        tl.load(part, mask=inside, other=_LOWEST),
+        tl.load(part + row_stride, mask=inside, other=0),
+        tl.load(part + 2 * row_stride, mask=inside, other=0),
+        tl.load(part + 3 * row_stride, mask=inside, other=0),
+        tl.load(part + 4 * row_stride, mask=inside, other=0),
+        tl.load(part + 5 * row_stride, mask=inside, other=0),
+        tl.load(part + 6 * row_stride, mask=inside, other=0),
+    )
+
+
+@triton.jit
+def _log_mean_exp_merge_kernel(
+    sharpness_ptr,
+    y_ptr,
+    statistics_ptr,
+    partial_ptr,
+    cells,
+    classes,
+    segments,
+    LEARN: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CELLS: tl.constexpr,
+):
+    """Join the segments of long bags, in order."""
+    cell = tl.program_id(0).to(tl.int64) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
+    inside = cell < cells
+    row_stride = tl.cast(cells, tl.int64)
+    size, sign, inverse = _sharpness(sharpness_ptr, cell % classes, inside, COMPUTE)
+    state = _load_part(partial_ptr + cell, row_stride, inside)
+    for segment in range(1, segments):
+        part = partial_ptr + segment * row_stride * 7 + cell
+        there = _load_part(part, row_stride, inside)
+        state = _merge(state, there, size, inverse, LEARN)
+    _finish(
+        state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN
+    )
+
+
+@triton.jit
+def _log_mean_exp_backward_kernel(
+    gradient_ptr,
+    x_ptr,
+    sharpness_ptr,
+    mask_ptr,
+    statistics_ptr,
+    x_gradient_ptr,
+    sharpness_gradient_ptr,
+    bags,
+    classes,
+    frames,
+    walk_frames,
+    gradient_strides,
+    x_strides,
+    mask_strides,
+    x_gradient_strides,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    LEARN: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """dx_i = g exp(r x_i) / Σ exp(r x_j). The last programs of the grid sum the sharpness'
+    gradient."""
+    cells = tl.cast(bags, tl.int64) * classes
+    walking = bags * tl.cdiv(classes, BLOCK_CLASSES) * tl.cdiv(frames, walk_frames)
+    block = tl.program_id(0) - walking
+    if block >= 0:
+        if LEARN:
+            sums.over_bags(
+                gradient_ptr,
+                statistics_ptr + 2 * cells,
+                sharpness_gradient_ptr,
+                block,
+                bags,
+                classes,
+                gradient_strides,
+                COMPUTE,
+            )
+    else:
+        bag, class_start, first, last = tiles.backward_walk(
+            classes, frames, walk_frames, BLOCK_CLASSES
+        )
+        class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+        has_class = class_index < classes
+        size, sign, _ = _sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
+        cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
+        stride_bag, stride_class = gradient_strides
+        address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
+        gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
+        reference = tl.load(cell, mask=has_class, other=0)
+        scale = gradient / tl.load(cell + cells, mask=has_class, other=1)
+        for frame_start in range(first, last, BLOCK_FRAMES):
+            inside, real = tiles.inside_and_real(
+                has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            )
+            x_tile = tiles.pointers(
+                x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+            )
+            raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+            x, complement = formula.probability(raw, FROM_LOGITS)
+            distance = x * sign[:, None] - reference[:, None]
+            x_gradient = scale[:, None] * tl.exp2(_exponent(distance, size[:, None]) * _LOG2_E)
+            if FROM_LOGITS:
+                x_gradient *= x * complement
+            x_gradient_tile = tiles.pointers(
+                x_gradient_ptr,
+                bag,
+                class_start,
+                frame_start,
+                x_gradient_strides,
+                BLOCK_CLASSES,
+                BLOCK_FRAMES,
+                WIDE,
+            )
+            tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+
+
+def forward(
+    x: Tensor, sharpness: Tensor, mask: Tensor | None, from_logits: bool, learn: bool
+) -> tuple[list[Launch], tuple[Tensor, Tensor]]:
+    """Launches of a forward pass over x (bags, classes, frames), and their outputs: y (bags,
+    classes) and the statistics. `learn` asks for dy/dr among them."""
+    bags, classes, _ = x.shape
+    tiling = tiles.tile(x, mask is not None)
+    segments = tiling.segments
+    compute = tiles.arithmetic_dtype(x)
+    y = x.new_empty((bags, classes))
+    statistics = x.new_empty((2 + learn, bags, classes), dtype=compute)
+    partial = statistics
+    if segments > 1:
+        partial = x.new_empty((segments, _ROWS, bags, classes), dtype=compute)
+    outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
+    constants = tiling.constants(x)
+    walk = Launch(
+        _log_mean_exp_forward_kernel,
+        bags * tiling.class_blocks * segments,
+        {
+            **tiles.inputs(x, mask),
+            **outputs,
+            "sharpness_ptr": sharpness,
+            "segment_frames": tiling.segment_frames,
+            "FROM_LOGITS": from_logits,
+            "LEARN": learn,
+            "SEGMENTED": segments > 1,
+            **constants,
+        },
+    )
+    if segments == 1:
+        return [walk], (y, statistics)
+    cells = bags * classes
+    merge = Launch(
+        _log_mean_exp_merge_kernel,
+        triton.cdiv(cells, _MERGE_CELLS),
+        {
+            **outputs,
+            "sharpness_ptr": sharpness,
+            "cells": cells,
+            "classes": classes,
+            "segments": segments,
+            "LEARN": learn,
+            "COMPUTE": constants["COMPUTE"],
+            "BLOCK_CELLS": _MERGE_CELLS,
+        },
+    )
+    return [walk, merge], (y, statistics)
+
+
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    sharpness: Tensor,
+    mask: Tensor | None,
+    statistics: Tensor,
+    from_logits: bool,
+    x_gradient: Tensor,
+    sharpness_gradient: Tensor | None,
+) -> list[Launch]:
+    """Launches of a backward pass, which fill the gradients that are given."""
+    tiling = tiles.tile(x, mask is not None)
+    learn = sharpness_gradient is not None
+    summing = triton.cdiv(tiling.classes, sums.OVER_CLASSES.value) if learn else 0
+    walk = Launch(
+        _log_mean_exp_backward_kernel,
+        tiling.bags * tiling.class_blocks * tiling.walks + summing,
+        {
+            **tiles.inputs(x, mask),
+            "gradient_ptr": gradient,
+            "sharpness_ptr": sharpness,
+            "statistics_ptr": statistics,
+            "x_gradient_ptr": x_gradient,
+            "sharpness_gradient_ptr": sharpness_gradient if learn else x,
+            "walk_frames": tiles.WALK_FRAMES,
+            "gradient_strides": gradient.stride(),
+            "x_gradient_strides": x_gradient.stride(),
+            "FROM_LOGITS": from_logits,
+            "LEARN": learn,
+            **tiling.constants(x, x_gradient),
+        },
+    )
+    return [walk]
