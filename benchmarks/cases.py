@@ -35,12 +35,15 @@ OPERATIONS = {
     for operation in (
         Operation("mean"),
         Operation("max"),
+        Operation("max_mean"),
         Operation("linear_softmax"),
         Operation("exp_softmax"),
         Operation("auto", parameters=("alpha",)),
         Operation("power", parameters=("power",)),
         Operation("power_exp", parameters=("power", "alpha")),
         Operation("attention", scores=True),
+        Operation("noisy_or"),
+        Operation("log_mean_exp", parameters=("sharpness",)),
     )
 }
 

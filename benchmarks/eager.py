@@ -7,6 +7,8 @@ classes).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,19 @@ def mean(x: Tensor, *, dim: int) -> Tensor:
 def max(x: Tensor, *, dim: int) -> Tensor:
     # amax is the fast one forward, but its gradient shares out ties, slowly.
     return x.max(dim).values if x.requires_grad else x.amax(dim)
+
+
+def max_mean(x: Tensor, *, dim: int) -> Tensor:
+    return max(x, dim=dim) + x.mean(dim)
+
+
+def noisy_or(x: Tensor, *, dim: int) -> Tensor:
+    return 1 - (1 - x).prod(dim)
+
+
+def log_mean_exp(x: Tensor, sharpness: Tensor, *, dim: int) -> Tensor:
+    total = torch.logsumexp(_per_class(sharpness, dim) * x, dim)
+    return (total - math.log(x.shape[dim])) / sharpness
 
 
 def linear_softmax(x: Tensor, *, dim: int) -> Tensor:

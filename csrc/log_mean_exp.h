@@ -1,10 +1,11 @@
 // Log-mean-exp, y = log(Σ exp(r x_i) / n) / r, and its gradients.
 //
 // A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's distance
-// from a reference near the largest, t = R u, a part of a bag is
+// from a reference, t = R u, a part of a bag is
 //   total Σ exp(t),  step Σ (exp(t) - 1) / R,  slope Σ t exp(t),  spread Σ (t exp(t) - exp(t) + 1) / R².
 // Near t = 0 the quotients are series in t, so that nothing is lost as R goes to 0, where they are
-// Σ u and Σ u² / 2: the mean and the variance.
+// Σ u and Σ u² / 2: the mean and the variance. The reference is about the mean, so that these do not
+// cancel, unless the largest frame is so far above it that its weight is all that counts.
 #pragma once
 
 #include "gather.h"
@@ -59,6 +60,10 @@ struct Terms {
   Vector<T> spread;
 };
 
+// How far above the reference, in t, a frame may lie: as a group gives one, and before it is raised.
+constexpr float kAbove = 4;
+constexpr float kTooFarAbove = 8;
+
 template <class T>
 struct Sharpness {
   Vector<T> size;
@@ -83,7 +88,7 @@ struct Sharpness {
   inline Terms<T> terms(Vector<T> distance) const {
     const Vector<T> t = exponent(distance);
     const Vector<T> power = exponential(t);
-    const auto near = t > T(-0.5);
+    const auto near = (t > T(-0.5)) & (t < T(0.5));
     const Vector<T> step =
         near ? distance * series<T, FirstQuotient>(t) : (power - T(1)) * inverse;
     Vector<T> spread{};
@@ -128,11 +133,15 @@ struct LogMeanExp {
       const Vector<T> zero{};
       Vector<T> x[kFrames];
       Vector<T> top = reference;
+      Vector<T> sum_of_frames{};
+      Vector<T> frames_taken{};
       for (int k = 0; k < kFrames; ++k) {
         x[k] = raw[k];
         if constexpr (kFromLogits) x[k] = sigmoid<T>(raw[k]).value;
         x[k] *= sharpness.sign;
         if constexpr (!kAll) x[k] = real[k] ? x[k] : zero;
+        sum_of_frames += x[k];
+        frames_taken += T(1);
         const Vector<T> lower = minimum(low, x[k]);
         const Vector<T> higher = maximum(high, x[k]);
         const Vector<T> largest = maximum(top, x[k]);
@@ -146,9 +155,14 @@ struct LogMeanExp {
           top = real[k] ? largest : top;
         }
       }
-      const Integer<T> first = (count == zero) & (top > reference);
-      const Integer<T> raised = first | (sharpness.size * (top - reference) > T(0.5));
-      if (any(raised)) raise_reference(raised ? top : reference);
+      const Integer<T> some = top > reference;
+      const Integer<T> raised =
+          some & ((count == zero) | (sharpness.size * (top - reference) > T(kTooFarAbove)));
+      if (any(raised)) {
+        const Vector<T> middle = sum_of_frames / frames_taken;
+        const auto above = sharpness.size * (top - middle) > T(kAbove);
+        raise_reference(raised ? (above ? top : middle) : reference);
+      }
       Terms<T> sum{};
       for (int k = 0; k < kFrames; ++k) {
         Terms<T> term = sharpness.template terms<kLearn>(x[k] - reference);
@@ -201,7 +215,7 @@ struct LogMeanExp {
     }
   };
 
-  // The sums relative to a higher reference.
+  // The sums relative to another reference.
   static Sums moved(Sums sums, Vector<T> to, const Sharpness<T>& sharpness) {
     const Vector<T> distance = sums.row[kCount] == T(0) ? Vector<T>{} : sums.row[kReference] - to;
     const Terms<T> by = sharpness.template terms<kLearn>(distance);
@@ -220,12 +234,20 @@ struct LogMeanExp {
 
   static Sums merge(const Sums& a, const Sums& b, Vector<T> coefficient) {
     const Sharpness<T> sharpness(coefficient);
-    const Vector<T> reference = maximum(a.row[kReference], b.row[kReference]);
+    const Vector<T> zero{};
+    const Vector<T> count = a.row[kCount] + b.row[kCount];
+    const Vector<T> divisor = count == zero ? broadcast(T(1)) : count;
+    const Vector<T> high = maximum(a.row[kHigh], b.row[kHigh]);
+    Vector<T> reference = a.row[kReference] * (a.row[kCount] / divisor) +
+                          b.row[kReference] * (b.row[kCount] / divisor);
+    const auto too_far = sharpness.size * (high - reference) > T(kTooFarAbove);
+    reference = too_far ? maximum(a.row[kReference], b.row[kReference]) : reference;
+    reference = count == zero ? a.row[kReference] : reference;
     Sums joint = moved(a, reference, sharpness);
     const Sums other = moved(b, reference, sharpness);
-    joint.row[kLow] = minimum(joint.row[kLow], other.row[kLow]);
-    joint.row[kHigh] = maximum(joint.row[kHigh], other.row[kHigh]);
-    joint.row[kCount] += other.row[kCount];
+    joint.row[kCount] = count;
+    joint.row[kLow] = minimum(a.row[kLow], b.row[kLow]);
+    joint.row[kHigh] = high;
     joint.row[kSum] += other.row[kSum];
     joint.row[kStep] += other.row[kStep];
     if constexpr (kLearn) {
@@ -244,7 +266,7 @@ struct LogMeanExp {
     const Vector<T> frames = nothing ? one : sums.row[kCount];
     const Vector<T> total = nothing ? one : sums.row[kSum];
     const Vector<T> mean = total / frames;
-    const auto far = mean < T(0.5);
+    const auto far = (mean < T(0.5)) | (mean > T(2));
     // log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1 and both over R.
     const Vector<T> q = -sums.row[kStep] / total;
     const Vector<T> w = q / multiply_add(sharpness.size, q, broadcast(T(2)));

@@ -22,14 +22,14 @@ inline Vector<T> rounding_of(Vector<T> a, Vector<T> b, Vector<T> product) {
 #if defined(__FMA__) || defined(__AVX512F__)
   return multiply_add(a, b, -product);
 #else
-  // Halves of a significand: their products are exact.
+  // Halves of a significand: their products are exact, and in this order their sums (Dekker).
   constexpr int64_t kUpper = sizeof(T) == 4 ? -(1ll << 12) : -(1ll << 27);
   constexpr auto kBits = static_cast<typename Simd<T>::Lane>(kUpper);
   const Vector<T> a_high = bit_cast<Vector<T>>(bit_cast<Integer<T>>(a) & kBits);
   const Vector<T> b_high = bit_cast<Vector<T>>(bit_cast<Integer<T>>(b) & kBits);
   const Vector<T> a_low = a - a_high;
   const Vector<T> b_low = b - b_high;
-  return ((a_high * b_high - product) + (a_high * b_low + a_low * b_high)) + a_low * b_low;
+  return (((a_high * b_high - product) + a_high * b_low) + a_low * b_high) + a_low * b_low;
 #endif
 }
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import POOLINGS, WEIGHTED, make_case
+from cases import BETWEEN_FRAMES, POOLINGS, PROBABILITIES, make_case
 
 from milkernels import functional
 
@@ -18,7 +18,7 @@ def pool_and_gradients(name, x, *rest, **keywords):
 
 @pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", POOLINGS)
+@pytest.mark.parametrize("name", PROBABILITIES)
 def test_probabilities_give_probabilities(any_backend, device, name, dtype, from_logits):
     """Values near 1 are where rounding pushes a plain weighted average over it."""
     x = 1 - 1e-3 * torch.rand(4, 16, 33)
@@ -30,7 +30,7 @@ def test_probabilities_give_probabilities(any_backend, device, name, dtype, from
     assert (y >= 0).all() and (y <= 1).all()
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("name", BETWEEN_FRAMES)
 def test_an_average_lies_between_its_frames(any_backend, device, name):
     x = (5 + 1e-6 * torch.rand(4, 6, 41)).to(device)
     case = make_case(name, 4, 6, 41, device=device)
@@ -167,7 +167,7 @@ def test_a_second_run_gives_the_same_bits(any_backend, device, name):
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["auto", "exp_softmax", "attention"])
+@pytest.mark.parametrize("name", ["auto", "exp_softmax", "attention", "log_mean_exp"])
 def test_large_weights_do_not_overflow(any_backend, device, name):
     case = make_case(name, 2, 3, 17, device=device)
     case.tensors[0] = 100 * torch.randn(2, 3, 17, device=device)

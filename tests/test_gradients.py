@@ -28,7 +28,13 @@ def test_gradcheck(any_backend, device, name, dim, from_logits):
     assert torch.autograd.gradcheck(pool, tensors, fast_mode=is_fast(any_backend))
 
 
-@pytest.mark.parametrize("name", ["linear_softmax", "auto", "power", "attention", "exp_softmax"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("linear_softmax", "auto", "power", "attention", "exp_softmax"),
+        *("max_mean", "noisy_or", "log_mean_exp"),
+    ],
+)
 def test_values_outside_zero_and_one_have_true_gradients(any_backend, device, name):
     """Below the floor a weight is constant, and its derivative 0."""
     pool, tensors = checkable(name, device=device)

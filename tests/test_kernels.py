@@ -92,14 +92,14 @@ def test_masked_frames_count_for_nothing(kernel_backend, device, name, dim, dtyp
 @pytest.mark.parametrize("classes", [1, 7, 16, 33])
 @pytest.mark.parametrize("dim", [-1, 1])
 def test_every_remainder_of_the_vectors_is_right(kernel_backend, device, dim, classes, frames):
-    for name in ("power_exp", "max", "attention"):
+    for name in ("power_exp", "max", "attention", "max_mean", "noisy_or", "log_mean_exp"):
         case = make_case(name, 2, classes, frames, dim=dim, device=device)
         assert_close(case.run(functional), truth_of(case), relative=2e-6)
 
 
 @pytest.mark.parametrize("classes", [260, 527])
 def test_more_classes_than_a_task_takes_at_once(kernel_backend, device, classes):
-    for name in ("auto", "max"):
+    for name in ("auto", "max", "max_mean", "noisy_or", "log_mean_exp"):
         case = make_case(name, 1, classes, 6, dim=1, device=device)
         assert_close(case.run(functional), truth_of(case), relative=1e-6)
 

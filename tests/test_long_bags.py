@@ -26,7 +26,7 @@ def test_a_bag_of_several_segments_is_one_bag(segment, device, name, dim):
     assert_close(case.run(functional), truth, relative=3e-6)
 
 
-@pytest.mark.parametrize("name", ["auto", "max"])
+@pytest.mark.parametrize("name", ["auto", "max", "max_mean", "noisy_or", "log_mean_exp"])
 def test_a_segment_may_be_masked_whole(segment, device, name):
     case = make_case(name, 1, 2, 3 * segment, masked=True, device=device)
     case.keywords["mask"][:, : 3 * segment // 2] = False
@@ -43,7 +43,7 @@ def test_the_largest_of_equals_in_different_segments_is_the_first(segment, devic
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
-@pytest.mark.parametrize("name", ["exp_softmax", "power", "max"])
+@pytest.mark.parametrize("name", ["exp_softmax", "power", "max", "max_mean", "noisy_or", "log_mean_exp"])
 def test_a_million_frames(name, dim):
     case = make_case(name, 1, 2, 10**6, dim=dim, from_logits=True)
     with milkernels.backend("cpp"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import POOLINGS, make_case
+from cases import POOLINGS, WEIGHTED, make_case
 
 import milkernels
 from milkernels import functional
@@ -24,7 +24,7 @@ def operator_inputs(name: str, backend: str, **options):
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
-@pytest.mark.parametrize("name", [name for name in POOLINGS if name != "max"])
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_opcheck_passes_for_the_averages(kernel_backend, device, name, dim):
     inputs, options = operator_inputs(name, kernel_backend, dim=dim, masked=True, device=device)
     operators = torch.ops.milkernels
@@ -35,14 +35,39 @@ def test_opcheck_passes_for_the_averages(kernel_backend, device, name, dim):
     torch.library.opcheck(operators.weighted_average_backward.default, arguments)
 
 
+@pytest.mark.parametrize("plus_mean", [False, True])
 @pytest.mark.parametrize("dim", [1, 2])
-def test_opcheck_passes_for_the_maximum(kernel_backend, device, dim):
+def test_opcheck_passes_for_the_maximum(kernel_backend, device, dim, plus_mean):
+    inputs = (torch.rand(2, 3, 8, device=device), None)
+    check_operators("maximum", inputs, (dim, True, plus_mean, kernel_backend))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_opcheck_passes_for_noisy_or(kernel_backend, device, dim):
     x = torch.rand(2, 3, 8, device=device)
+    mask = torch.rand(2, x.shape[dim], device=device) < 0.7
+    check_operators("noisy_or", (x, mask), (dim, False, kernel_backend))
+
+
+@pytest.mark.parametrize("learn", [False, True])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_opcheck_passes_for_log_mean_exp(kernel_backend, device, dim, learn):
+    x = torch.rand(2, 3, 8, device=device)
+    sharpness = torch.linspace(-2, 2, x.shape[3 - dim], device=device)
+    needs = [True, learn, False]
+    inputs = (x, sharpness, None)
+    check_operators("log_mean_exp", inputs, (dim, True, learn, kernel_backend), needs)
+
+
+def check_operators(name: str, inputs: tuple, options: tuple, needs: list[bool] | None = None):
+    """opcheck of a family's two operators; unless told, of the first input's gradient."""
     operators = torch.ops.milkernels
-    torch.library.opcheck(operators.maximum.default, (x, None, dim, True, kernel_backend))
-    y, index = operators.maximum(x, None, dim, True, kernel_backend)
-    arguments = (torch.ones_like(y), x, None, index, [True, False], dim, True, kernel_backend)
-    torch.library.opcheck(operators.maximum_backward.default, arguments)
+    forward = getattr(operators, name)
+    torch.library.opcheck(forward.default, (*inputs, *options))
+    y, *saved = forward(*inputs, *options)
+    needs = needs or [True, *(False for _ in inputs[1:])]
+    arguments = (torch.ones_like(y), *inputs, *saved, needs, *options)
+    torch.library.opcheck(getattr(operators, f"{name}_backward").default, arguments)
 
 
 @pytest.mark.parametrize("name", POOLINGS)

@@ -1,5 +1,7 @@
 """The oracle against what the papers print."""
 
+from functools import partial
+
 import pytest
 import torch
 from cases import REAL_VALUED, make_case
@@ -28,6 +30,43 @@ def test_max_gives_the_largest_frame_the_whole_gradient():
     expected = torch.zeros_like(x)
     expected[0, 0, x.argmax()] = 1
     assert torch.equal(gradient_of(reference.max_pool, x), expected)
+
+
+def test_max_mean_is_their_sum():
+    x = bag()
+    expected = torch.full_like(x, 1 / 9)
+    expected[0, 0, x.argmax()] += 1
+    assert torch.allclose(reference.max_mean_pool(x), x.amax(-1) + x.mean(-1))
+    assert torch.allclose(gradient_of(reference.max_mean_pool, x), expected)
+
+
+def test_noisy_or_is_the_probability_of_any_and_its_gradient_that_of_no_other():
+    x = bag()
+    y = reference.noisy_or_pool(x)
+    assert torch.allclose(y, 1 - (1 - x).prod(-1))
+    expected = (1 - y[..., None]) / (1 - x)
+    assert torch.allclose(gradient_of(reference.noisy_or_pool, x), expected)
+
+
+def test_noisy_or_of_logits_has_the_bags_complement_times_the_frame_as_gradient():
+    z = torch.randn(1, 1, 9, dtype=FLOAT64)
+    pool = partial(reference.noisy_or_pool, from_logits=True)
+    expected = (1 - pool(z)[..., None]) * z.sigmoid()
+    assert torch.allclose(gradient_of(pool, z), expected)
+
+
+@pytest.mark.parametrize("r", [-3.0, 0.5, 5.0])
+def test_log_mean_exp_is_the_papers_with_the_softmax_as_gradient(r):
+    x = bag()
+    pool = partial(reference.log_mean_exp_pool, sharpness=r)
+    assert torch.allclose(pool(x), (r * x).exp().mean(-1).log() / r)
+    assert torch.allclose(gradient_of(pool, x), torch.softmax(r * x, -1))
+
+
+def test_log_mean_exp_goes_from_minimum_to_mean_to_maximum():
+    x = bag()
+    for r, expected in ((-1e6, x.amin(-1)), (1e-9, x.mean(-1)), (1e6, x.amax(-1))):
+        assert torch.allclose(reference.log_mean_exp_pool(x, r), expected, atol=1e-5)
 
 
 def test_linear_softmax_is_the_ratio_of_sums():

@@ -90,10 +90,11 @@ def test_each_direction_is_one_launch_that_moves_each_byte_once(
     assert meter.bytes <= 1.02 * minimum(case, backward=True)
 
 
-def test_the_mean_of_plain_values_reads_none_of_them_again(meter):
-    case = make_case("mean", BAGS, CLASSES, FRAMES)
+@pytest.mark.parametrize("name", ["mean", "max", "max_mean"])
+def test_plain_values_whose_gradient_is_linear_are_not_read_again(meter, name):
+    case = make_case(name, BAGS, CLASSES, FRAMES)
     x = case.x.requires_grad_()
-    y = functional.mean_pool(x)
+    y = getattr(functional, f"{name}_pool")(x)
     meter.bytes = 0
     torch.autograd.grad(y.sum(), x)
     assert meter.bytes <= 1.02 * x.numel() * x.element_size()

@@ -61,6 +61,22 @@ WRONG = {
         ValueError,
         lambda: functional.attention_pool(X, X, "relu"),
     ),
+    "sharpness: expected a finite number other than 0, got 0.0": (
+        ValueError,
+        lambda: functional.log_mean_exp_pool(X, 0.0),
+    ),
+    "sharpness: expected a finite number other than 0, got inf": (
+        ValueError,
+        lambda: functional.log_mean_exp_pool(X, float("inf")),
+    ),
+    "sharpness: expected a number or a tensor, got str": (
+        TypeError,
+        lambda: functional.log_mean_exp_pool(X, "5"),
+    ),
+    "sharpness: expected shape (3,), (classes,), got (5,)": (
+        ValueError,
+        lambda: functional.log_mean_exp_pool(X, torch.ones(5)),
+    ),
     "normalize: expected 'frames', got 'bags'": (
         ValueError,
         lambda: functional.attention_pool(X, X, normalize="bags"),

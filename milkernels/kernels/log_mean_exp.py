@@ -1,11 +1,13 @@
 """Log-mean-exp in Triton: y = log(Σ exp(r x_i) / n) / r, forward and backward.
 
 A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's distance
-from the largest, t = R u, the state of a part of a bag is (reference, count, total, step, low, slope,
-spread), one value per class: the largest frame, how many there are, Σ exp(t), Σ (exp(t) - 1) / R,
-the smallest frame, Σ t exp(t) and Σ (t exp(t) - exp(t) + 1) / R². Near t = 0 the quotients are
-series in t, so that nothing is lost as R goes to 0, where they are Σ u and Σ u² / 2: the mean and
-the variance.
+from a reference, t = R u, the state of a part of a bag is (reference, count, total, step, low, high,
+slope, spread), one value per class: how many frames there are, Σ exp(t), Σ (exp(t) - 1) / R, the
+smallest and the largest frame, Σ t exp(t) and Σ (t exp(t) - exp(t) + 1) / R².
+
+Near t = 0 the quotients are series in t, so that nothing is lost as R goes to 0, where they are Σ u
+and Σ u² / 2: the mean and the variance. The reference is about the mean, so that these do not
+cancel, unless the largest frame is so far above it that its weight is all that counts.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from torch import Tensor
 from milkernels.kernels import formula, sums, tiles
 from milkernels.kernels.launch import Launch
 
-_ROWS = 7
+_ROWS = tl.constexpr(8)
 _MERGE_CELLS = 128
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 
-#: Stands for -inf as the largest of nothing: differences of it stay numbers.
+#: How far above the reference, in t, a frame of a tile may lie; twice as far, of several.
+_ABOVE = tl.constexpr(4.0)
+
+#: Stands for -inf as the reference of nothing: differences of it stay numbers.
 _LOWEST = tl.constexpr(-3.0e38)
 
 #: exp is 0 below, and a product with it must not be NaN.
@@ -81,7 +86,7 @@ def _frame(distance, size, inverse, LEARN: tl.constexpr):
     distance makes of them."""
     t = _exponent(distance, size)
     power = tl.exp2(t * _LOG2_E)
-    near = t > -0.5
+    near = tl.abs(t) < 0.5
     close = tl.where(near, t, 0.0)
     step = tl.where(near, distance * _first_quotient(close), (power - 1) * inverse)
     slope = tl.zeros_like(power)
@@ -95,31 +100,39 @@ def _frame(distance, size, inverse, LEARN: tl.constexpr):
 
 @triton.jit
 def _moved(state, reference, size, inverse, LEARN: tl.constexpr):
-    """A part's state relative to a higher reference."""
-    own, count, total, step, low, slope, spread = state
+    """A part's state relative to another reference."""
+    own, count, total, step, low, high, slope, spread = state
     distance = tl.where(count == 0, 0.0, own - reference)
     t, power, of_step, _, of_spread = _frame(distance, size, inverse, LEARN)
     step *= power
     if LEARN:
         slope = power * (slope + t * total)
         spread = power * spread + distance * step + count * of_spread
-    return reference, count, power * total, step + count * of_step, low, slope, spread
+    total *= power
+    return reference, count, total, step + count * of_step, low, high, slope, spread
 
 
 @triton.jit
 def _merge(here, there, size, inverse, LEARN: tl.constexpr):
     """State of two parts together."""
-    reference = tl.maximum(here[0], there[0])
+    count = here[1] + there[1]
+    divisor = tl.where(count == 0, 1.0, count)
+    high = tl.maximum(here[5], there[5])
+    reference = here[0] * (here[1] / divisor) + there[0] * (there[1] / divisor)
+    too_far = size * (high - reference) > 2 * _ABOVE
+    reference = tl.where(too_far, tl.maximum(here[0], there[0]), reference)
+    reference = tl.where(count == 0, _LOWEST, reference)
     here = _moved(here, reference, size, inverse, LEARN)
     there = _moved(there, reference, size, inverse, LEARN)
     return (
         reference,
-        here[1] + there[1],
+        count,
         here[2] + there[2],
         here[3] + there[3],
         tl.minimum(here[4], there[4]),
-        here[5] + there[5],
+        high,
         here[6] + there[6],
+        here[7] + there[7],
     )
 
 
@@ -145,11 +158,11 @@ def _finish(
     LEARN: tl.constexpr,
 ):
     """Write the bag value and the statistics: reference, total, and dy/dr."""
-    reference, count, total, step, low, slope, spread = state
+    reference, count, total, step, low, high, slope, spread = state
     nothing = count == 0
     total = tl.where(nothing, 1.0, total)
     mean = total / tl.where(nothing, 1.0, count)
-    far = mean < 0.5
+    far = (mean < 0.5) | (mean > 2)
     # log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1, both over R.
     q = -step / total
     w = q / (2 + size * q)
@@ -159,7 +172,7 @@ def _finish(
     near = 2 * (w + w * scaled * scaled * rest)
     y = reference - tl.where(far, logarithm * inverse, near)
     y = tl.where(y < low, low, y)
-    y = tl.where(y > reference, reference, y)
+    y = tl.where(y > high, high, y)
     tl.store(y_ptr + cell, tl.where(nothing, 0.0, sign * y), mask=inside)
     row = statistics_ptr + cell
     tl.store(row, tl.where(nothing, 0.0, reference), mask=inside)
@@ -203,7 +216,8 @@ def _log_mean_exp_forward_kernel(
     has_class = class_index < classes
     size, sign, inverse = _sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
     zeros = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-    state = (zeros + _LOWEST, zeros, zeros, zeros, zeros + float("inf"), zeros, zeros)
+    infinity = zeros + float("inf")
+    state = (zeros + _LOWEST, zeros, zeros, zeros, infinity, -infinity, zeros, zeros)
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
             has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
@@ -214,16 +228,20 @@ def _log_mean_exp_forward_kernel(
         raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
         x, _ = formula.probability(raw, FROM_LOGITS)
         x *= sign[:, None]
-        reference = tl.max(tl.where(real, x, -float("inf")), 1)
-        reference = tl.where(reference < _LOWEST, _LOWEST, reference)
+        count = tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1)
+        high = tl.max(tl.where(real, x, -float("inf")), 1)
+        reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
+        reference = tl.where(size * (high - reference) > _ABOVE, high, reference)
+        reference = tl.where(count == 0, _LOWEST, reference)
         distance = tl.where(real, x - reference[:, None], 0.0)
         _, power, step, slope, spread = _frame(distance, size[:, None], inverse[:, None], LEARN)
         here = (
             reference,
-            tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1),
+            count,
             tl.sum(tl.where(real, power, 0.0), 1),
             tl.sum(step, 1),
             tl.min(tl.where(real, x, float("inf")), 1),
+            high,
             tl.sum(slope, 1),
             tl.sum(spread, 1),
         )
@@ -231,8 +249,8 @@ def _log_mean_exp_forward_kernel(
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
-        part = partial_ptr + segment * cells * 7 + cell
-        for row in tl.static_range(7):
+        part = partial_ptr + segment * cells * _ROWS + cell
+        for row in tl.static_range(8):
             tl.store(part + row * cells, state[row], mask=has_class)
     else:
         _finish(
@@ -259,6 +277,7 @@ def _load_part(part, row_stride, inside):
         tl.load(part + 4 * row_stride, mask=inside, other=0),
         tl.load(part + 5 * row_stride, mask=inside, other=0),
         tl.load(part + 6 * row_stride, mask=inside, other=0),
+        tl.load(part + 7 * row_stride, mask=inside, other=0),
     )
 
 
@@ -282,7 +301,7 @@ def _log_mean_exp_merge_kernel(
     size, sign, inverse = _sharpness(sharpness_ptr, cell % classes, inside, COMPUTE)
     state = _load_part(partial_ptr + cell, row_stride, inside)
     for segment in range(1, segments):
-        part = partial_ptr + segment * row_stride * 7 + cell
+        part = partial_ptr + segment * row_stride * _ROWS + cell
         there = _load_part(part, row_stride, inside)
         state = _merge(state, there, size, inverse, LEARN)
     _finish(
@@ -354,7 +373,7 @@ def _log_mean_exp_backward_kernel(
             )
             raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
             x, complement = formula.probability(raw, FROM_LOGITS)
-            distance = x * sign[:, None] - reference[:, None]
+            distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
             x_gradient = scale[:, None] * tl.exp2(_exponent(distance, size[:, None]) * _LOG2_E)
             if FROM_LOGITS:
                 x_gradient *= x * complement
@@ -384,7 +403,7 @@ def forward(
     statistics = x.new_empty((2 + learn, bags, classes), dtype=compute)
     partial = statistics
     if segments > 1:
-        partial = x.new_empty((segments, _ROWS, bags, classes), dtype=compute)
+        partial = x.new_empty((segments, _ROWS.value, bags, classes), dtype=compute)
     outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
     constants = tiling.constants(x)
     walk = Launch(

@@ -17,7 +17,7 @@ from milkernels.kernels.launch import Launch
 #: Rows of the statistics: the product's factor, 0 where several frames are 1, its power of two, and
 #: how many frames are 1.
 _STATISTICS_ROWS = 3
-_PARTIAL_ROWS = 4
+_PARTIAL_ROWS = tl.constexpr(4)
 _MERGE_CELLS = 128
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -60,7 +60,8 @@ def _multiply(high, low, exponent, high_b, low_b, exponent_b):
     product = high * high_b
     upper, upper_b = _upper_half(high), _upper_half(high_b)
     lower, lower_b = high - upper, high_b - upper_b
-    lost = (upper * upper_b - product) + (upper * lower_b + lower * upper_b) + lower * lower_b
+    # In this order every sum is exact (Dekker).
+    lost = ((upper * upper_b - product) + upper * lower_b) + lower * upper_b + lower * lower_b
     low = tl.fma(high, low_b, tl.fma(low, high_b, lost))
     return _normalised(product, low, exponent + exponent_b)
 
@@ -75,7 +76,8 @@ def _one_minus(x):
 
 @triton.jit
 def _factor(raw, FROM_LOGITS: tl.constexpr):
-    """1 - x of each frame as a product, and whether it is 0; that factor is then 1."""
+    """1 - x of each frame as a product, and whether it is 0 and left out, which it is not of
+    logits."""
     zero = tl.zeros_like(raw)
     if FROM_LOGITS:
         minus = -tl.abs(raw)
@@ -92,7 +94,7 @@ def _factor(raw, FROM_LOGITS: tl.constexpr):
         high, low = _one_minus(decay * larger)
         large = raw > 0
         high = tl.where(large, fraction * larger, high)
-        return high, tl.where(large, 0.0, low), tl.where(large, whole, 0.0), raw != raw
+        return high, tl.where(large, 0.0, low), tl.where(large, whole, 0.0), zero != 0
     else:
         high, low = _one_minus(raw)
         is_one = high == 0
@@ -175,14 +177,13 @@ def _noisy_or_forward_kernel(
         lost = tl.where(real, lost, 0.0)
         apart = tl.where(real, apart, 0.0)
         high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
-        if not FROM_LOGITS:
-            ones += tl.where(real & is_one, 1.0, 0.0)
+        ones += tl.where(real & is_one, 1.0, 0.0)
     high, low, exponent = _over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
     ones = tl.sum(ones, 1)
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
-        part = partial_ptr + segment * cells * 4 + cell
+        part = partial_ptr + segment * cells * _PARTIAL_ROWS + cell
         tl.store(part, high, mask=has_class)
         tl.store(part + cells, low, mask=has_class)
         tl.store(part + 2 * cells, exponent, mask=has_class)
@@ -205,7 +206,7 @@ def _noisy_or_merge_kernel(
     exponent = tl.load(part + 2 * row_stride, mask=inside, other=0)
     ones = tl.load(part + 3 * row_stride, mask=inside, other=0)
     for segment in range(1, segments):
-        there = part + segment * row_stride * 4
+        there = part + segment * row_stride * _PARTIAL_ROWS
         high_b = tl.load(there, mask=inside, other=1)
         low_b = tl.load(there + row_stride, mask=inside, other=0)
         exponent_b = tl.load(there + 2 * row_stride, mask=inside, other=0)
@@ -295,7 +296,7 @@ def forward(
     statistics = x.new_empty((_STATISTICS_ROWS, bags, classes), dtype=compute)
     partial = statistics
     if segments > 1:
-        partial = x.new_empty((segments, _PARTIAL_ROWS, bags, classes), dtype=compute)
+        partial = x.new_empty((segments, _PARTIAL_ROWS.value, bags, classes), dtype=compute)
     outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
     walk = Launch(
         _noisy_or_forward_kernel,
