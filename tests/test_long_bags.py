@@ -43,7 +43,9 @@ def test_the_largest_of_equals_in_different_segments_is_the_first(segment, devic
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
-@pytest.mark.parametrize("name", ["exp_softmax", "power", "max", "max_mean", "noisy_or", "log_mean_exp"])
+@pytest.mark.parametrize(
+    "name", ["exp_softmax", "power", "max", "max_mean", "noisy_or", "log_mean_exp"]
+)
 def test_a_million_frames(name, dim):
     case = make_case(name, 1, 2, 10**6, dim=dim, from_logits=True)
     with milkernels.backend("cpp"):

@@ -1,9 +1,9 @@
 """Log-mean-exp in Triton: y = log(Σ exp(r x_i) / n) / r, forward and backward.
 
 A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's distance
-from a reference, t = R u, the state of a part of a bag is (reference, count, total, step, low, high,
-slope, spread), one value per class: how many frames there are, Σ exp(t), Σ (exp(t) - 1) / R, the
-smallest and the largest frame, Σ t exp(t) and Σ (t exp(t) - exp(t) + 1) / R².
+from a reference, t = R u, the state of a part of a bag is (reference, count, total, step, low,
+high, slope, spread), one value per class: how many frames there are, Σ exp(t), Σ (exp(t) - 1) / R,
+the smallest and the largest frame, Σ t exp(t) and Σ (t exp(t) - exp(t) + 1) / R².
 
 Near t = 0 the quotients are series in t, so that nothing is lost as R goes to 0, where they are Σ u
 and Σ u² / 2: the mean and the variance. The reference is about the mean, so that these do not
@@ -304,9 +304,7 @@ def _log_mean_exp_merge_kernel(
         part = partial_ptr + segment * row_stride * _ROWS + cell
         there = _load_part(part, row_stride, inside)
         state = _merge(state, there, size, inverse, LEARN)
-    _finish(
-        state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN
-    )
+    _finish(state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN)
 
 
 @triton.jit

@@ -221,11 +221,9 @@ def _maximum_backward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """Writes each frame once. Of x it reads, for the sigmoid's derivative, all frames if the mean is
-    added, else the maxima."""
-    bag, class_start, first, last = tiles.backward_walk(
-        classes, frames, walk_frames, BLOCK_CLASSES
-    )
+    """Writes each frame once. Of x it reads, for the sigmoid's derivative, all frames if the mean
+    is added, else the maxima."""
+    bag, class_start, first, last = tiles.backward_walk(classes, frames, walk_frames, BLOCK_CLASSES)
     bag = tl.cast(bag, tl.int64)
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
@@ -237,7 +235,8 @@ def _maximum_backward_kernel(
     share = tl.zeros((BLOCK_CLASSES,), COMPUTE)
     if PLUS_MEAN:
         cells = tl.cast(bags, tl.int64) * classes
-        share = gradient / tl.load(places + cells, mask=has_class, other=1).to(COMPUTE)
+        count = tl.load(places + cells, mask=has_class, other=1)
+        share = gradient / tl.where(count == 0, 1, count).to(COMPUTE)
     elif FROM_LOGITS:
         stride_bag, stride_class, stride_frame = x_strides
         peak_cell = x_ptr + bag * stride_bag + class_index.to(tl.int64) * stride_class

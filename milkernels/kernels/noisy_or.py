@@ -171,7 +171,7 @@ def _noisy_or_forward_kernel(
         x_tile = tiles.pointers(
             x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
         )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+        raw = tl.where(real, tl.load(x_tile, mask=inside, other=0).to(COMPUTE), 0.0)
         factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
         factor = tl.where(real, factor, 1.0)
         lost = tl.where(real, lost, 0.0)
@@ -238,9 +238,7 @@ def _noisy_or_backward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """dx_i is g times the product without its own factor; from logits dz_i = g (1 - y) x_i."""
-    bag, class_start, first, last = tiles.backward_walk(
-        classes, frames, walk_frames, BLOCK_CLASSES
-    )
+    bag, class_start, first, last = tiles.backward_walk(classes, frames, walk_frames, BLOCK_CLASSES)
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     cells = tl.cast(bags, tl.int64) * classes

@@ -89,7 +89,9 @@ def _empty_gradients(
     return torch.empty_like(x), torch.empty_like(sharpness) if needs[1] else None
 
 
-def _needed(x_gradient: Tensor, sharpness_gradient: Tensor | None, needs: list[bool]) -> list[Tensor]:
+def _needed(
+    x_gradient: Tensor, sharpness_gradient: Tensor | None, needs: list[bool]
+) -> list[Tensor]:
     given = (x_gradient if needs[0] else None, sharpness_gradient)
     return [gradient for gradient in given if gradient is not None]
 

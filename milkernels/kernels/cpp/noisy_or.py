@@ -6,8 +6,8 @@ from torch import Tensor
 
 from milkernels.kernels.cpp import extension
 
-#: Rows of the statistics: Π (1 - x_i) over the frames that are not 1 as factor and power of two, the
-#: factor 0 where several are; and how many are 1.
+#: Rows of the statistics: Π (1 - x_i) over the frames that are not 1, as factor and power of two,
+#: the factor 0 where several are 1; and how many are.
 STATISTICS_ROWS = 3
 
 
