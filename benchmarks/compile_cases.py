@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from milkernels.family import WEIGHTED_AVERAGES, Average
-from milkernels.kernels import log_mean_exp, maximum, noisy_or, weighted_average
+from milkernels.kernels import (
+    gated_fusion,
+    log_mean_exp,
+    maximum,
+    noisy_or,
+    statistics,
+    weighted_average,
+)
 from milkernels.kernels.launch import Launch
 
 LAYOUTS = ("classes_first", "frames_first")
@@ -22,11 +30,18 @@ MAXIMUM = "max"
 MAX_MEAN = "max_mean"
 NOISY_OR = "noisy_or"
 LOG_MEAN_EXP = "log_mean_exp"
+ATTENTION_STATS = "attention_stats"
+WEIGHTED_STATS = "weighted_stats"
+GATED_FUSION = "gated_fusion"
 
 #: (bags, classes, frames) whose rows are a multiple of 16 elements in both layouts, and bags so
 #: long that a launch cuts them and merges the parts.
 _SHAPE = (64, 528, 400)
 _LONG_SHAPE = (4, 64, 32768)
+
+#: (bags, channels, frames) and heads of embeddings: GMAP's, and one head too wide for a tile.
+_EMBEDDING_SHAPE, _HEADS = (64, 512, 400), 4
+_WIDE_SHAPE, _WIDE_HEADS = (4, 4096, 32768), 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,8 @@ class CompileCase:
     """One kernel for one GPU.
 
     `everything` turns on what a kernel can be compiled for: a mask, logits, gradients of learned
-    parameters, an activation of the scores. `direction` is forward, merge or backward.
+    parameters, an activation of the scores. `direction` is forward, merge or backward, or
+    another step of a family.
     """
 
     target: str
@@ -46,7 +62,7 @@ class CompileCase:
 
     @property
     def kernel(self) -> str:
-        family, _ = _FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
+        family, _ = {**_FAMILIES, **_OF_EMBEDDINGS}.get(self.member, _WEIGHTED_AVERAGE)
         return f"{family}_{self.direction}"
 
     @property
@@ -56,7 +72,7 @@ class CompileCase:
             return self.member != MAXIMUM and (
                 self.everything or self.member not in ("mean", MAX_MEAN)
             )
-        return self.direction == "forward"
+        return self.direction in ("forward", "scores")
 
     @property
     def writes_frames(self) -> bool:
@@ -64,7 +80,7 @@ class CompileCase:
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""
-        _, build = _FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
+        _, build = {**_FAMILIES, **_OF_EMBEDDINGS}.get(self.member, _WEIGHTED_AVERAGE)
         launches = build(self, self.member)
         return {launch.kernel.__name__: launch for launch in launches}[f"_{self.kernel}_kernel"]
 
@@ -131,6 +147,35 @@ def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
     return [*launches, *backward]
 
 
+def _statistics(case: CompileCase, member: str) -> list[Launch]:
+    wide = case.direction in ("scores", "merge")
+    shape, heads = (_WIDE_SHAPE, _WIDE_HEADS) if wide else (_EMBEDDING_SHAPE, _HEADS)
+    bags, channels, frames = shape
+
+    def of_frames(count: int) -> Tensor:
+        if case.layout == "classes_first":
+            return case.empty(bags, count, frames)
+        return case.empty(bags, frames, count).transpose(1, 2)
+
+    h = of_frames(channels)
+    query = scores = None
+    if member == ATTENTION_STATS:
+        query = case.empty(heads, channels // heads)
+    else:
+        scores = of_frames(heads)
+    mask = case.empty(bags, frames, dtype=torch.bool) if case.everything else None
+    inputs = (h, query, scores, mask)
+    launches, (y, *saved) = statistics.forward(*inputs, 1e-7)
+    gradients = (of_frames(channels), query, scores)
+    return [*launches, *statistics.backward(y, *inputs, *saved, 1e-7, *gradients)]
+
+
+def _gated_fusion(case: CompileCase, _: str) -> list[Launch]:
+    c = case.empty(64, 1024)
+    launches, y = gated_fusion.forward(c, c)
+    return [*launches, *gated_fusion.backward(y, c, c, y, y)]
+
+
 #: Family of a member, and its launches for a case.
 _WEIGHTED_AVERAGE = ("weighted_average", _weighted_average)
 _FAMILIES = {
@@ -138,6 +183,11 @@ _FAMILIES = {
     MAX_MEAN: ("maximum", _maximum),
     NOISY_OR: ("noisy_or", _noisy_or),
     LOG_MEAN_EXP: ("log_mean_exp", _log_mean_exp),
+}
+_OF_EMBEDDINGS = {
+    ATTENTION_STATS: ("statistics", _statistics),
+    WEIGHTED_STATS: ("statistics", _statistics),
+    GATED_FUSION: ("gated_fusion", _gated_fusion),
 }
 
 
@@ -153,6 +203,18 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
         yield CompileCase(target, member, "merge", "classes_first", "float32", True)
     for direction in ("forward", "backward"):
         yield CompileCase(target, "mean", direction, "frames_first", "float32", False)
+    yield from _cases_of_embeddings(target, (ATTENTION_STATS,), "float32")
+
+
+def _cases_of_embeddings(
+    target: str, members: tuple[str, ...], dtype: str
+) -> Iterator[CompileCase]:
+    for direction in ("forward", "backward"):
+        for member, layout in product(members, LAYOUTS):
+            yield CompileCase(target, member, direction, layout, dtype, True)
+        yield CompileCase(target, GATED_FUSION, direction, "classes_first", dtype, True)
+    for direction in ("merge", "scores", "sum"):
+        yield CompileCase(target, ATTENTION_STATS, direction, "classes_first", dtype, True)
 
 
 def all_cases(target: str) -> Iterator[CompileCase]:
@@ -170,3 +232,7 @@ def all_cases(target: str) -> Iterator[CompileCase]:
     for member in ("power_exp", *_FAMILIES):
         for direction in ("forward", "merge", "backward"):
             yield CompileCase(target, member, direction, "classes_first", "float64", True)
+    for dtype in ("float32", "bfloat16"):
+        yield from _cases_of_embeddings(target, (ATTENTION_STATS, WEIGHTED_STATS), dtype)
+    for direction in ("forward", "backward"):
+        yield CompileCase(target, ATTENTION_STATS, direction, "classes_first", "float64", True)

@@ -113,6 +113,44 @@ struct LogMeanExpProblem : GatheredProblem {
   void* sharpness_gradient = nullptr;
 };
 
+// Statistics pooling: weighted mean and deviation of the channels of each head. A problem's classes
+// are the embedding's channels; each head has classes / heads of them, side by side.
+struct StatisticsProblem : Problem {
+  int64_t heads = 1;
+  // Floor of the variance.
+  double eps = 0;
+  FrameTensor h;
+  // (classes,) in the arithmetic type: a frame's score is its scalar product with its head's part.
+  // Null where the scores (bags, heads, frames) are given.
+  const void* query = nullptr;
+  FrameTensor scores;
+  // (2, bags, heads): peak and total. (3, bags, classes): mean, what rounding took off it, variance.
+  void* normaliser = nullptr;
+  void* moments = nullptr;
+  // Forward: (bags, 2 · classes), each head's means before its deviations.
+  void* y = nullptr;
+  // Backward: y's gradient and what to fill, null where nothing asks for it.
+  const void* gradient = nullptr;
+  FrameTensor h_gradient;
+  FrameTensor scores_gradient;
+  void* query_gradient = nullptr;
+  // statistics_forward_scratch or statistics_backward_scratch values in the arithmetic type.
+  void* scratch = nullptr;
+};
+
+// The gate of gated fusion, elementwise: y = sigmoid(gate) c. Every tensor is contiguous.
+struct GatedFusionProblem {
+  int64_t elements = 0;
+  int threads = 1;
+  const void* c = nullptr;
+  const void* gate = nullptr;
+  void* y = nullptr;
+  // Backward: y's gradient and what to fill, null where nothing asks for it.
+  const void* gradient = nullptr;
+  void* c_gradient = nullptr;
+  void* gate_gradient = nullptr;
+};
+
 // Internal to each file that includes this: a copy compiled for one instruction set must not serve
 // another.
 static inline int64_t segments_of(int64_t frames) {
@@ -143,6 +181,36 @@ static inline int64_t forward_scratch(const Problem& problem) {
 }
 static inline int64_t backward_scratch(const Problem& problem) {
   return 2 * parts_of(problem) * problem.bags * problem.classes;
+}
+
+// Frames of a task of statistics pooling: about as many elements as asked, in whole blocks.
+static inline int64_t statistics_frames_of_task(const StatisticsProblem& problem,
+                                                int64_t elements) {
+  constexpr int64_t kBlockFrames = 128;
+  const int64_t heads = problem.frames_contiguous && problem.heads > 0 ? problem.heads : 1;
+  const int64_t width = problem.classes / heads;
+  const int64_t blocks = elements / kBlockFrames / (width > 0 ? width : 1);
+  return kBlockFrames * (blocks > 0 ? blocks : 1);
+}
+static inline int64_t statistics_segment_frames(const StatisticsProblem& problem) {
+  return statistics_frames_of_task(problem, 262144);
+}
+static inline int64_t statistics_part_frames(const StatisticsProblem& problem) {
+  return statistics_frames_of_task(problem, 65536);
+}
+static inline int64_t tasks_of(int64_t frames, int64_t frames_of_task) {
+  return frames > frames_of_task ? (frames + frames_of_task - 1) / frames_of_task : 1;
+}
+
+// Values of scratch: each segment's state, forward; each part's share of the query's gradient,
+// backward.
+static inline int64_t statistics_forward_scratch(const StatisticsProblem& problem) {
+  const int64_t segments = tasks_of(problem.frames, statistics_segment_frames(problem));
+  return segments > 1 ? segments * problem.bags * (2 * problem.heads + 3 * problem.classes) : 0;
+}
+static inline int64_t statistics_backward_scratch(const StatisticsProblem& problem) {
+  const int64_t parts = tasks_of(problem.frames, statistics_part_frames(problem));
+  return problem.query_gradient == nullptr ? 0 : parts * problem.bags * problem.classes;
 }
 
 }  // namespace milkernels

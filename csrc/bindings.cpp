@@ -179,6 +179,70 @@ void log_mean_exp_backward(int element, bool from_logits, const Layout& layout, 
   kernels(element).log_mean_exp_backward(problem);
 }
 
+void set_statistics(StatisticsProblem& problem, const Layout& layout, const Mask& mask,
+                    int64_t heads, double eps, const Frames& h, Address query, const Frames& scores,
+                    Address normaliser, Address moments) {
+  set_problem(problem, layout, mask, false);
+  problem.heads = heads;
+  problem.eps = eps;
+  problem.h = frame_tensor(h);
+  problem.query = pointer(query);
+  problem.scores = frame_tensor(scores);
+  problem.normaliser = pointer(normaliser);
+  problem.moments = pointer(moments);
+}
+
+void statistics_forward(int element, const Layout& layout, const Mask& mask, int64_t heads,
+                        double eps, const Frames& h, Address query, const Frames& scores,
+                        Address normaliser, Address moments, Address y) {
+  StatisticsProblem problem;
+  set_statistics(problem, layout, mask, heads, eps, h, query, scores, normaliser, moments);
+  problem.y = pointer(y);
+  const auto scratch = std::make_unique<double[]>(size(statistics_forward_scratch(problem)));
+  problem.scratch = scratch.get();
+  kernels(element).statistics_forward(problem);
+}
+
+void statistics_backward(int element, const Layout& layout, const Mask& mask, int64_t heads,
+                         double eps, const Frames& h, Address query, const Frames& scores,
+                         Address normaliser, Address moments, Address gradient,
+                         const Frames& h_gradient, Address query_gradient,
+                         const Frames& scores_gradient) {
+  StatisticsProblem problem;
+  set_statistics(problem, layout, mask, heads, eps, h, query, scores, normaliser, moments);
+  problem.gradient = pointer(gradient);
+  problem.h_gradient = frame_tensor(h_gradient);
+  problem.query_gradient = pointer(query_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
+  const auto scratch = std::make_unique<double[]>(size(statistics_backward_scratch(problem)));
+  problem.scratch = scratch.get();
+  kernels(element).statistics_backward(problem);
+}
+
+void gated_fusion_forward(int element, int64_t elements, int threads, Address c, Address gate,
+                          Address y) {
+  GatedFusionProblem problem;
+  problem.elements = elements;
+  problem.threads = threads;
+  problem.c = pointer(c);
+  problem.gate = pointer(gate);
+  problem.y = pointer(y);
+  kernels(element).gated_fusion_forward(problem);
+}
+
+void gated_fusion_backward(int element, int64_t elements, int threads, Address c, Address gate,
+                           Address gradient, Address c_gradient, Address gate_gradient) {
+  GatedFusionProblem problem;
+  problem.elements = elements;
+  problem.threads = threads;
+  problem.c = pointer(c);
+  problem.gate = pointer(gate);
+  problem.gradient = pointer(gradient);
+  problem.c_gradient = pointer(c_gradient);
+  problem.gate_gradient = pointer(gate_gradient);
+  kernels(element).gated_fusion_backward(problem);
+}
+
 }  // namespace
 }  // namespace milkernels
 
@@ -194,6 +258,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("noisy_or_backward", &noisy_or_backward, released);
   module.def("log_mean_exp_forward", &log_mean_exp_forward, released);
   module.def("log_mean_exp_backward", &log_mean_exp_backward, released);
+  module.def("statistics_forward", &statistics_forward, released);
+  module.def("statistics_backward", &statistics_backward, released);
+  module.def("gated_fusion_forward", &gated_fusion_forward, released);
+  module.def("gated_fusion_backward", &gated_fusion_backward, released);
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

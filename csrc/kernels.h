@@ -12,7 +12,11 @@
   KERNEL(noisy_or_forward, NoisyOrProblem)              \
   KERNEL(noisy_or_backward, NoisyOrProblem)             \
   KERNEL(log_mean_exp_forward, LogMeanExpProblem)       \
-  KERNEL(log_mean_exp_backward, LogMeanExpProblem)
+  KERNEL(log_mean_exp_backward, LogMeanExpProblem)      \
+  KERNEL(statistics_forward, StatisticsProblem)         \
+  KERNEL(statistics_backward, StatisticsProblem)        \
+  KERNEL(gated_fusion_forward, GatedFusionProblem)      \
+  KERNEL(gated_fusion_backward, GatedFusionProblem)
 
 namespace milkernels {
 

@@ -211,6 +211,22 @@ inline Vector<double> ceiling(Vector<double> x) {
   return x;
 }
 
+inline Vector<float> square_root(Vector<float> x) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<float>>(_mm512_maskz_sqrt_ps(0xffff, bit_cast<__m512>(x)));
+#elif defined(__AVX2__)
+  return bit_cast<Vector<float>>(_mm256_sqrt_ps(bit_cast<__m256>(x)));
+#else
+  for (int lane = 0; lane < kLanes<float>; ++lane) x[lane] = std::sqrt(x[lane]);
+  return x;
+#endif
+}
+
+inline Vector<double> square_root(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::sqrt(x[lane]);
+  return x;
+}
+
 // log x = whole · ln 2 + rest: kept apart, the two lose nothing to each other's rounding.
 template <class T>
 struct Logarithm {

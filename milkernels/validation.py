@@ -40,7 +40,9 @@ def floating(name: str, tensor: Tensor) -> None:
         )
 
 
-def mask_of(mask: Tensor | None, bags: int, frames: int, device: torch.device) -> None:
+def mask_of(
+    mask: Tensor | None, bags: int, frames: int, device: torch.device, of: str = "x"
+) -> None:
     if mask is None:
         return
     if not isinstance(mask, Tensor):
@@ -48,7 +50,7 @@ def mask_of(mask: Tensor | None, bags: int, frames: int, device: torch.device) -
     if mask.dtype != torch.bool:
         raise TypeError(f"mask: expected a bool tensor (True = real frame), got {mask.dtype}")
     _shape("mask", mask, (bags, frames), "(batch, frames)")
-    same_device("mask", mask, device)
+    same_device("mask", mask, device, of)
 
 
 def class_parameter(name: str, parameter: Tensor, classes: int, device: torch.device) -> None:
@@ -80,9 +82,69 @@ def score_activation(activation: str | None) -> None:
         raise ValueError(f"score_activation: expected one of {expected}, got {activation!r}")
 
 
-def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
+def same_device(name: str, tensor: Tensor, device: torch.device, of: str = "x") -> None:
+    """Check that a tensor is on the device of the one that is called `of`."""
     if tensor.device != device:
-        raise ValueError(f"{name}: expected a tensor on x's device {device}, got {tensor.device}")
+        raise ValueError(
+            f"{name}: expected a tensor on {of}'s device {device}, got {tensor.device}"
+        )
+
+
+def embeddings(h: Tensor, dim: int) -> tuple[int, int, int]:
+    """Check frame embeddings and return their (bags, channels, frames)."""
+    floating("h", h)
+    if h.dim() != 3:
+        layout = "(batch, channels, frames)" if dim == 2 else "(batch, frames, channels)"
+        raise ValueError(f"h: expected 3 dimensions {layout}, got shape {tuple(h.shape)}")
+    return h.shape[0], h.shape[3 - dim], h.shape[dim]
+
+
+def head_queries(query: Tensor, channels: int, device: torch.device) -> None:
+    floating("query", query)
+    if query.dim() != 2 or query.shape[0] == 0 or query.numel() != channels:
+        raise ValueError(
+            f"query: expected shape (heads, D / heads) for h's D = {channels} channels, got "
+            f"{tuple(query.shape)}"
+        )
+    same_device("query", query, device, "h")
+
+
+def head_scores(scores: Tensor, h: Tensor, dim: int) -> None:
+    floating("scores", scores)
+    channels, frames = h.shape[3 - dim], h.shape[dim]
+    sizes = f"({h.shape[0]}, heads, {frames})" if dim == 2 else f"({h.shape[0]}, {frames}, heads)"
+    fits = scores.dim() == 3 and (scores.shape[0], scores.shape[dim]) == (h.shape[0], frames)
+    heads = scores.shape[3 - dim] if fits else 0
+    if not fits or heads == 0 or channels % heads:
+        raise ValueError(
+            f"scores: expected shape {sizes} with heads that divide h's {channels} channels, got "
+            f"{tuple(scores.shape)}"
+        )
+    if scores.dtype != h.dtype:
+        raise TypeError(f"scores: expected h's dtype {h.dtype}, got {scores.dtype}")
+    same_device("scores", scores, h.device, "h")
+
+
+def gated_embedding(c: Tensor, weight: Tensor, bias: Tensor) -> None:
+    floating("c", c)
+    if c.dim() != 2:
+        raise ValueError(f"c: expected 2 dimensions (batch, N), got shape {tuple(c.shape)}")
+    width = c.shape[1]
+    for name, parameter, shape, meaning in (
+        ("weight", weight, (width, width), "(N, N)"),
+        ("bias", bias, (width,), "(N,)"),
+    ):
+        floating(name, parameter)
+        _shape(name, parameter, shape, meaning)
+        same_device(name, parameter, c.device, "c")
+
+
+def variance_floor(eps: float) -> float:
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+        raise TypeError(f"eps: expected a number, got {type(eps).__name__}")
+    if not 0 <= eps < float("inf"):
+        raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
+    return float(eps)
 
 
 def _shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:

@@ -67,3 +67,23 @@ def attention(x: Tensor, scores: Tensor, score_activation: str | None = None) ->
 
 def _weighted(x: Tensor, weight: Tensor) -> Tensor:
     return (weight * x).sum(-1) / weight.sum(-1)
+
+
+def attention_stats(h: Tensor, query: Tensor, eps: float = 1e-7) -> Tensor:
+    heads = h.unflatten(1, tuple(query.shape))
+    return _statistics(heads, torch.einsum("bhwt,hw->bht", heads, query), eps)
+
+
+def weighted_stats(h: Tensor, scores: Tensor, eps: float = 1e-7) -> Tensor:
+    return _statistics(h.unflatten(1, (scores.shape[1], -1)), scores, eps)
+
+
+def gated_fusion(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.sigmoid(c @ weight.T + bias) * c
+
+
+def _statistics(heads: Tensor, scores: Tensor, eps: float) -> Tensor:
+    weight = torch.softmax(scores, -1)[:, :, None]
+    mean = (weight * heads).sum(-1)
+    variance = (weight * (heads - mean[..., None]) ** 2).sum(-1)
+    return torch.cat([mean, variance.clamp(min=eps).sqrt()], -1).flatten(1)

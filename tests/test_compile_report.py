@@ -14,6 +14,10 @@ KERNELS = {
     f"{family}_{direction}"
     for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
     for direction in ("forward", "merge", "backward")
+} | {
+    *("statistics_forward", "statistics_merge", "statistics_scores"),
+    *("statistics_backward", "statistics_sum"),
+    *("gated_fusion_forward", "gated_fusion_backward"),
 }
 
 

@@ -9,6 +9,7 @@ if torch.cuda.is_available():
     pytestmark = pytest.mark.skip(reason="the interpreter counts; here kernels are compiled")
 
 from cases import POOLINGS, make_case
+from test_statistics import stats_case
 
 import milkernels
 from milkernels import functional
@@ -107,3 +108,23 @@ def test_evaluation_does_not_gather_what_only_learning_needs(meter):
     evaluation, meter.bytes = meter.bytes, 0
     functional.power_exp_pool(*(tensor.requires_grad_() for tensor in case.tensors))
     assert evaluation < meter.bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", ["attention_stats", "weighted_stats"])
+def test_statistics_read_the_embeddings_once_in_each_direction(meter, name, dim, masked, dtype):
+    channels, heads = 32, 2
+    case = stats_case(name, BAGS, channels, FRAMES, heads, dim=dim, masked=masked, dtype=dtype)
+    tensors = [tensor.requires_grad_() for tensor in case.tensors]
+    frames = sum(tensor.nbytes for tensor in case.tensors if tensor.dim() == 3)
+    frames += BAGS * FRAMES if masked else 0
+    y = getattr(functional, f"{name}_pool")(*tensors, **case.keywords)
+    assert meter.launches == 1
+    assert meter.bytes <= 1.05 * (frames + y.nbytes)
+    meter.bytes = meter.launches = 0
+    gradients = torch.autograd.grad(y, tensors, torch.ones_like(y))
+    assert meter.launches == (2 if name == "attention_stats" else 1)
+    written = sum(gradient.nbytes for gradient in gradients)
+    assert meter.bytes <= 1.05 * (frames + y.nbytes + written)

@@ -15,9 +15,11 @@ probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in it
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.
 """
 
+from milkernels.functional.gated_fusion import gated_fusion
 from milkernels.functional.log_mean_exp import log_mean_exp_pool
 from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
+from milkernels.functional.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.functional.weighted_average import (
     attention_pool,
     auto_pool,
@@ -30,8 +32,10 @@ from milkernels.functional.weighted_average import (
 
 __all__ = [
     "attention_pool",
+    "attention_stats_pool",
     "auto_pool",
     "exp_softmax_pool",
+    "gated_fusion",
     "linear_softmax_pool",
     "log_mean_exp_pool",
     "max_mean_pool",
@@ -40,4 +44,5 @@ __all__ = [
     "noisy_or_pool",
     "power_exp_pool",
     "power_pool",
+    "weighted_stats_pool",
 ]

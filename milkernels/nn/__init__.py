@@ -1,5 +1,6 @@
 """Modules: one per pooling, its parameters and a call of `milkernels.functional`."""
 
+from milkernels.nn.embedding_level import GMAP, AttentionStatsPool, GatedFusion
 from milkernels.nn.frame_level import (
     AttentionPool,
     AutoPool,
@@ -15,10 +16,13 @@ from milkernels.nn.frame_level import (
 )
 
 __all__ = [
+    "GMAP",
     "AttentionPool",
+    "AttentionStatsPool",
     "AutoPool",
     "ExpSoftmaxPool",
     "FramePool",
+    "GatedFusion",
     "LinearSoftmaxPool",
     "MaxPool",
     "MeanPool",

@@ -5,4 +5,11 @@ from milkernels.ops.maximum import maximum
 from milkernels.ops.noisy_or import noisy_or
 from milkernels.ops.weighted_average import weighted_average
 
-__all__ = ["log_mean_exp", "maximum", "noisy_or", "weighted_average"]
+__all__ = [
+    "gated_fusion",
+    "log_mean_exp",
+    "maximum",
+    "noisy_or",
+    "statistics",
+    "weighted_average",
+]

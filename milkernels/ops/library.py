@@ -72,7 +72,12 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
     if differentiates(*tensors):
         return _Fused.apply(name, options, *tensors)[0]
     # Where autograd records nothing, its bookkeeping is left out.
-    return getattr(torch.ops.milkernels, name)(*tensors, *options)[0]
+    return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))[0]
+
+
+def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What an operator gives: PyTorch takes a single output out of its tuple."""
+    return (result,) if isinstance(result, Tensor) else result
 
 
 def differentiates(*tensors: Tensor | None) -> bool:
@@ -85,7 +90,7 @@ def differentiates(*tensors: Tensor | None) -> bool:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(name: str, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
-        return getattr(torch.ops.milkernels, name)(*tensors, *options)
+        return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -4,9 +4,11 @@ Same names and signatures as `milkernels.functional`. Slow and differentiable to
 inputs give the truth that the kernels are held to. Half-precision inputs are computed in float32.
 """
 
+from milkernels.reference.gated_fusion import gated_fusion
 from milkernels.reference.log_mean_exp import log_mean_exp_pool
 from milkernels.reference.maximum import max_mean_pool, max_pool
 from milkernels.reference.noisy_or import noisy_or_pool
+from milkernels.reference.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.reference.weighted_average import (
     attention_pool,
     auto_pool,
@@ -19,8 +21,10 @@ from milkernels.reference.weighted_average import (
 
 __all__ = [
     "attention_pool",
+    "attention_stats_pool",
     "auto_pool",
     "exp_softmax_pool",
+    "gated_fusion",
     "linear_softmax_pool",
     "log_mean_exp_pool",
     "max_mean_pool",
@@ -29,4 +33,5 @@ __all__ = [
     "noisy_or_pool",
     "power_exp_pool",
     "power_pool",
+    "weighted_stats_pool",
 ]

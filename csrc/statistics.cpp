@@ -1,0 +1,13 @@
+#include "statistics_backward.h"
+#include "statistics_forward.h"
+
+#include "kernels.h"
+
+namespace milkernels {
+namespace MILKERNELS_INSTRUCTION_SET {
+
+template void statistics_forward<MILKERNELS_ELEMENT>(const StatisticsProblem&);
+template void statistics_backward<MILKERNELS_ELEMENT>(const StatisticsProblem&);
+
+}  // namespace MILKERNELS_INSTRUCTION_SET
+}  // namespace milkernels

@@ -1,0 +1,81 @@
+"""Poolings of frame embeddings into one embedding for each bag."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from milkernels import functional
+
+
+class AttentionStatsPool(nn.Module):
+    """`functional.attention_stats_pool` with a learned query for each head.
+
+    The query starts as the weight of a linear layer would: uniform in ±1 / √(dim / heads).
+
+    Args:
+        dim: width D of the embeddings.
+        heads: how many, each over D / heads channels of its own.
+        frame_dim: the frame axis, -1 or 2 for (batch, D, frames), 1 for (batch, frames, D).
+        eps: floor of the variance.
+    """
+
+    def __init__(self, dim: int, heads: int = 1, frame_dim: int = -1, eps: float = 1e-7) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim: expected at least 1 channel, got {dim}")
+        if heads < 1 or dim % heads:
+            raise ValueError(f"heads: expected a divisor of dim = {dim}, got {heads}")
+        if frame_dim not in (-1, -2, 1, 2):
+            raise ValueError(
+                "frame_dim: expected -1 or 2 for (batch, dim, frames), 1 for (batch, frames, dim), "
+                f"got {frame_dim!r}"
+            )
+        self.dim = dim
+        self.heads = heads
+        self.frame_dim = frame_dim
+        self.eps = eps
+        self.query = nn.Parameter(nn.Linear(dim // heads, heads, bias=False).weight.detach())
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, 2 · dim): head by head, its means and then its deviations."""
+        return functional.attention_stats_pool(h, self.query, mask, self.frame_dim, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, heads={self.heads}, frame_dim={self.frame_dim}, eps={self.eps}"
+
+
+class GatedFusion(nn.Module):
+    """`functional.gated_fusion` with a learned layer for the gate, which starts as a linear layer.
+
+    Args:
+        dim: width of the embeddings (batch, dim) that it takes and gives.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim: expected at least 1 channel, got {dim}")
+        self.gate = nn.Linear(dim, dim)
+
+    def forward(self, c: Tensor) -> Tensor:
+        return functional.gated_fusion(c, self.gate.weight, self.gate.bias)
+
+
+class GMAP(nn.Module):
+    """Gated multi-head attention pooling: `AttentionStatsPool`, whose heads' statistics are then
+    fused by a `GatedFusion` of width 2 · dim (Hong et al., 2020, eqs. 9 to 11).
+
+    Args:
+        dim: width D of the embeddings.
+        heads: how many; the paper's best model has 4.
+        frame_dim, eps: as in `AttentionStatsPool`.
+    """
+
+    def __init__(self, dim: int, heads: int = 4, frame_dim: int = -1, eps: float = 1e-7) -> None:
+        super().__init__()
+        self.pool = AttentionStatsPool(dim, heads, frame_dim, eps)
+        self.fusion = GatedFusion(2 * dim)
+
+    def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, 2 · dim)."""
+        return self.fusion(self.pool(h, mask))

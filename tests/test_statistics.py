@@ -1,0 +1,468 @@
+"""Statistics pooling: weighted mean and deviation of embeddings, by a query or by scores."""
+
+from __future__ import annotations
+
+import math
+
+import eager
+import pytest
+import torch
+from cases import Case, assert_close
+from test_kernels import HALF_AND_SINGLE, assert_within_budget
+
+import milkernels
+from milkernels import functional, reference
+
+NAMES = ("attention_stats", "weighted_stats")
+
+
+class StatisticsCase(Case):
+    """h and its query or scores; two results for each channel."""
+
+    def to(self, dtype):
+        return StatisticsCase(
+            self.name, [tensor.to(dtype) for tensor in self.tensors], self.keywords
+        )
+
+    def bag_gradient(self):
+        bags, channels = self.x.shape[0], self.x.shape[3 - self.dim]
+        values = torch.arange(2 * bags * channels, device=self.x.device) % 7 - 3
+        return values.reshape(bags, 2 * channels).to(self.x.dtype)
+
+
+def stats_case(
+    name,
+    bags=2,
+    channels=12,
+    frames=37,
+    heads=3,
+    *,
+    dim=-1,
+    masked=False,
+    dtype=torch.float32,
+    device="cpu",
+):
+    def frames_of(count):
+        return torch.randn((bags, frames, count) if dim == 1 else (bags, count, frames))
+
+    if name == "attention_stats":
+        other = torch.randn(heads, channels // heads) / math.sqrt(channels // heads)
+    else:
+        other = frames_of(heads)
+    keywords = {"dim": dim}
+    if masked:
+        mask = torch.rand(bags, frames) < 0.7
+        mask[:, 0] = True
+        keywords["mask"] = mask.to(device)
+    tensors = [tensor.to(device, dtype) for tensor in (frames_of(channels), other)]
+    return StatisticsCase(name, tensors, keywords)
+
+
+def naive_form(name, dim):
+    def pool(h, other):
+        if dim == 1:
+            h = h.transpose(1, 2)
+            other = other.transpose(1, 2) if other.dim() == 3 else other
+        return getattr(eager, name)(h, other)
+
+    return pool
+
+
+def truth_of(case):
+    return case.to(torch.float64).run(reference)
+
+
+@pytest.mark.parametrize("heads", [1, 4, 16], ids="heads={}".format)
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, dim, dtype, heads):
+    case = stats_case(name, 4, 16, heads=heads, dim=dim, dtype=dtype, device=device)
+    assert_within_budget(case, naive_form(name, dim))
+
+
+@pytest.mark.parametrize("frames", [200, 1000])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, dim, frames):
+    case = stats_case(name, 4, 16, frames, heads=4, dim=dim, device=device)
+    case.tensors[0] += 5
+    assert_within_budget(case, naive_form(name, dim))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("heads", [1, 3, 12], ids="heads={}".format)
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_equals_the_oracle(kernel_backend, device, name, dim, heads, masked):
+    options = {"dim": dim, "masked": masked, "dtype": torch.float64, "device": device}
+    case = stats_case(name, heads=heads, **options)
+    assert_close(case.run(functional), case.run(reference), relative=1e-13)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 16, 17, 65, 130])
+@pytest.mark.parametrize("channels", [1, 7, 16, 33])
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_every_remainder_of_the_vectors_is_right(kernel_backend, device, dim, channels, frames):
+    for name, heads in (("attention_stats", 1), ("weighted_stats", channels)):
+        case = stats_case(
+            name,
+            2,
+            channels,
+            frames,
+            heads,
+            dim=dim,
+            masked=True,
+            dtype=torch.float64,
+            device=device,
+        )
+        assert_close(case.run(functional), case.run(reference), relative=1e-12)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_head_wider_than_a_tile_is_cut(monkeypatch, name, dim, masked):
+    from milkernels.kernels import statistics  # noqa: PLC0415 - Triton
+
+    monkeypatch.setattr(statistics, "MAX_WIDTH", 8)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"dim": dim, "masked": masked, "dtype": torch.float64, "device": device}
+    case = stats_case(name, 2, 42, 37, heads=2, **options)
+    with milkernels.backend("triton"):
+        assert_close(case.run(functional), case.run(reference), relative=1e-13)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_long_bags_are_cut_and_merged(kernel_backend, device, name, dim):
+    case = stats_case(name, 1, 4, 3000, heads=2, dim=dim, masked=True, device=device)
+    assert_close(case.run(functional), truth_of(case), relative=1e-6)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_very_long_bags_lose_no_digits(name, dim):
+    case = stats_case(name, 1, 4, 200_000, heads=2, dim=dim)
+    case.tensors[0] += 5
+    with milkernels.backend("cpp"):
+        assert_close(case.run(functional), truth_of(case), relative=2e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_bits_do_not_depend_on_the_number_of_threads(name, dim, masked):
+    case = stats_case(name, 2, 48, 9000, heads=3, dim=dim, masked=masked)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 2):
+            torch.set_num_threads(count)
+            with milkernels.backend("cpp"):
+                results.append(case.run(functional))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
+
+
+def test_a_second_run_gives_the_same_bits(kernel_backend, device):
+    case = stats_case("attention_stats", 5, device=device)
+    first, second = case.run(functional), case.run(functional)
+    assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+# What the papers say.
+
+
+def test_one_head_is_gmaps_single_head_pooling(any_backend, device):
+    """Equations 5 to 8: c = [μ, σ]."""
+    h = torch.randn(2, 12, 37, dtype=torch.float64, device=device)
+    v = torch.randn(12, dtype=torch.float64, device=device)
+    weight = torch.softmax(torch.einsum("bdt,d->bt", h, v), 1)[:, None]
+    mean = (weight * h).sum(2)
+    deviation = ((weight * h * h).sum(2) - mean * mean).sqrt()
+    pooled = functional.attention_stats_pool(h, v[None])
+    assert torch.allclose(pooled, torch.cat([mean, deviation], 1), rtol=1e-9)
+
+
+def test_heads_follow_one_another_each_with_mean_and_deviation(any_backend, device):
+    """Equation 10: a head is the single-head pooling of its own channels."""
+    h = torch.randn(2, 12, 37, dtype=torch.float64, device=device)
+    query = torch.randn(3, 4, dtype=torch.float64, device=device)
+    apart = [
+        functional.attention_stats_pool(part, row[None])
+        for part, row in zip(h.split(4, 1), query, strict=True)
+    ]
+    pooled = functional.attention_stats_pool(h, query)
+    assert torch.allclose(pooled, torch.cat(apart, 1), rtol=1e-12)
+
+
+def test_equal_scores_give_the_plain_mean_and_deviation(any_backend, device):
+    h = torch.randn(2, 12, 37, dtype=torch.float64, device=device)
+    plain = torch.stack([h.mean(2), h.std(2, correction=0)], 1).unflatten(2, (3, 4))
+    expected = plain.transpose(1, 2).flatten(1)
+    by_query = functional.attention_stats_pool(h, h.new_zeros(3, 4))
+    by_scores = functional.weighted_stats_pool(h, h.new_full((2, 3, 37), 7.0))
+    assert torch.allclose(by_query, expected, rtol=1e-12)
+    assert torch.allclose(by_scores, expected, rtol=1e-12)
+
+
+def test_a_query_weighs_as_its_scalar_products_as_scores(any_backend, device):
+    case = stats_case("attention_stats", dtype=torch.float64, device=device)
+    h, query = case.tensors
+    scores = torch.einsum("bhwt,hw->bht", h.unflatten(1, (3, 4)), query)
+    by_scores = functional.weighted_stats_pool(h, scores)
+    assert torch.allclose(functional.attention_stats_pool(h, query), by_scores, rtol=1e-12)
+
+
+def test_as_many_heads_as_channels_score_each_channel_by_itself(any_backend, device):
+    h, scores = torch.randn(2, 2, 6, 37, dtype=torch.float64, device=device)
+    weight = torch.softmax(scores, 2)
+    mean = (weight * h).sum(2)
+    deviation = (weight * (h - mean[..., None]) ** 2).sum(2).sqrt()
+    pooled = functional.weighted_stats_pool(h, scores)
+    assert torch.allclose(pooled, torch.stack([mean, deviation], 2).flatten(1), rtol=1e-12)
+
+
+# What a variance must not lose.
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_a_small_spread_far_from_0_keeps_three_digits(any_backend, device, dim):
+    case = stats_case("weighted_stats", 2, 6, 400, heads=2, dim=dim, device=device)
+    h = 5 + 0.01 * case.x
+    scores = case.tensors[1]
+    first = (slice(None), slice(None), 0) if dim == -1 else (slice(None), 0)
+    h[first] = 1e4
+    scores[first] = -1e4
+    pooled = functional.weighted_stats_pool(h, scores, dim=dim)
+    truth = reference.weighted_stats_pool(h.double(), scores.double(), dim=dim)
+    assert truth.unflatten(1, (2, 2, 3))[:, :, 1].max() < 0.02
+    assert ((pooled - truth) / truth).abs().max() < 1e-3
+
+
+def test_constant_frames_give_the_floor_and_no_gradient_through_it(any_backend, device):
+    h = torch.full((2, 6, 9), 3.0, device=device).requires_grad_()
+    query = torch.randn(2, 3, device=device).requires_grad_()
+    pooled = functional.attention_stats_pool(h, query, eps=1e-4)
+    mean, deviation = pooled.unflatten(1, (2, 2, 3)).unbind(2)
+    assert torch.allclose(mean, torch.full_like(mean, 3))
+    assert torch.allclose(deviation, torch.full_like(deviation, 1e-2))
+    for gradient in torch.autograd.grad(deviation.sum(), (h, query)):
+        assert gradient.count_nonzero() == 0
+
+
+def test_a_floor_of_0_is_allowed(any_backend, device):
+    h = torch.full((1, 2, 5), 3.0, device=device).requires_grad_()
+    pooled = functional.weighted_stats_pool(h, h.new_zeros(1, 1, 5), eps=0)
+    (gradient,) = torch.autograd.grad(pooled.sum(), h)
+    assert torch.allclose(gradient, torch.full_like(gradient, 0.2))
+
+
+# Edge cases.
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_frames_may_hold_nan(any_backend, device, name, dim):
+    case = stats_case(name, dim=dim, masked=True, dtype=torch.float64, device=device)
+    clean = case.run(functional)
+    mask = case.keywords["mask"]
+    spoiled = ~(mask[:, :, None] if dim == 1 else mask[:, None, :])
+    for index, tensor in enumerate(case.tensors):
+        if tensor.dim() == 3:
+            case.tensors[index] = tensor.masked_fill(spoiled, float("nan"))
+    assert_close(case.run(functional), clean, relative=1e-13)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_bags_without_a_real_frame_give_0_and_gradients_of_0(any_backend, device, name, dim):
+    case = stats_case(name, dim=dim, device=device)
+    mask = torch.ones(2, 37, dtype=torch.bool, device=device)
+    mask[1] = False
+    case.keywords["mask"] = mask
+    y, to_h, to_other = case.run(functional)
+    assert y[1].count_nonzero() == 0
+    assert to_h[1].count_nonzero() == 0
+    assert y[0].count_nonzero() > 0
+    assert all(tensor.isfinite().all() for tensor in (y, to_h, to_other))
+
+
+def test_scores_of_minus_infinity_take_frames_out(any_backend, device):
+    case = stats_case("weighted_stats", heads=1, dtype=torch.float64, device=device)
+    h, scores = case.tensors
+    scores[:, :, 20:] = -torch.inf
+    scores[1] = -torch.inf
+    y, to_h, _ = case.run(functional)
+    assert torch.allclose(y[0], functional.weighted_stats_pool(h[:, :, :20], scores[:, :, :20])[0])
+    assert to_h[0, :, 20:].count_nonzero() == 0
+    assert y[1].count_nonzero() == 0
+    assert to_h[1].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("bags", "channels", "frames"), [(0, 4, 5), (2, 0, 5), (2, 4, 0)])
+def test_empty_tensors_are_pooled_and_differentiated(
+    any_backend, device, name, dim, bags, channels, frames
+):
+    case = stats_case(name, bags, channels, frames, heads=2, dim=dim, device=device)
+    if name == "weighted_stats" and channels == 0:
+        case = stats_case(name, bags, channels, frames, heads=1, dim=dim, device=device)
+    y, to_h, to_other = case.run(functional)
+    assert y.shape == (bags, 2 * channels)
+    assert to_h.shape == case.x.shape
+    assert all(tensor.count_nonzero() == 0 for tensor in (y, to_h, to_other))
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_stays_in_its_bag_and_head(any_backend, device, name, dim):
+    case = stats_case(name, heads=3, dim=dim, device=device)
+    case.x[0, 5 if dim == -1 else 2, 2 if dim == -1 else 5] = float("nan")
+    y, to_h, _ = case.run(functional)
+    heads = y.unflatten(1, (3, 8))
+    assert heads[0, 1].isnan().any()
+    heads[0, 1] = 0
+    assert heads.isfinite().all()
+    by_channel = to_h if dim == -1 else to_h.transpose(1, 2)
+    assert by_channel[0, 4:8].isnan().any()
+    by_channel[0, 4:8] = 0
+    assert by_channel.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_strides_give_the_same(any_backend, device, name):
+    case = stats_case(name, 3, masked=True, dtype=torch.float64, device=device)
+    truth = case.run(reference)
+    sparse = torch.randn(3, 12, 2, 37, dtype=torch.float64, device=device)[:, :, 0]
+    crossed = case.x.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for h in (sparse.copy_(case.x), crossed, case.x.transpose(1, 2).contiguous().transpose(1, 2)):
+        case.tensors[0] = h
+        assert_close(case.run(functional), truth, relative=1e-13)
+    case.tensors[1] = case.tensors[1].mT.contiguous().mT
+    assert_close(case.run(functional), truth, relative=1e-13)
+
+
+def test_a_query_may_have_its_own_dtype(kernel_backend, device):
+    case = stats_case("attention_stats", dtype=torch.bfloat16, device=device)
+    case.tensors[1] = case.tensors[1].double()
+    ours = case.run(functional)
+    assert [tensor.dtype for tensor in ours] == [torch.bfloat16, torch.bfloat16, torch.float64]
+    assert_close(ours, truth_of(case), relative=1e-2)
+    assert_close(ours[2:], truth_of(case)[2:], relative=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [(0,), (1,), (0, 1)], ids=["h", "other", "both"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_gradients_that_are_wanted_are_computed(kernel_backend, device, name, dim, wanted):
+    case = stats_case(name, dim=dim, dtype=torch.float64, device=device)
+    truth = case.run(reference)[1:]
+    tensors = [tensor.detach() for tensor in case.tensors]
+    for index in wanted:
+        tensors[index].requires_grad_()
+    y = getattr(functional, f"{name}_pool")(*tensors, **case.keywords)
+    gradients = torch.autograd.grad(y, [tensors[index] for index in wanted], case.bag_gradient())
+    assert_close(list(gradients), [truth[index] for index in wanted], relative=1e-13)
+
+
+# Derivatives and PyTorch's machinery.
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_the_derivatives(any_backend, device, name, dim):
+    case = stats_case(name, 2, 4, 5, 2, dim=dim, masked=True, dtype=torch.float64, device=device)
+    tensors = [tensor.requires_grad_() for tensor in case.tensors]
+    pool = getattr(functional, f"{name}_pool")
+
+    def function(*inputs):
+        return pool(*inputs, **case.keywords)
+
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_opcheck_passes(kernel_backend, device, name, dim):
+    case = stats_case(name, dim=1 if dim == 1 else -1, masked=True, device=device)
+    h, other = case.tensors
+    query, scores = (other, None) if name == "attention_stats" else (None, other)
+    inputs = (h, query, scores, case.keywords["mask"])
+    options = (1e-7, dim, kernel_backend)
+    operators = torch.ops.milkernels
+    torch.library.opcheck(operators.statistics.default, (*inputs, *options))
+    y, *saved = operators.statistics(*inputs, *options)
+    needs = [tensor is not None and tensor.is_floating_point() for tensor in inputs]
+    arguments = (torch.ones_like(y), *inputs, *saved, needs, *options)
+    torch.library.opcheck(operators.statistics_backward.default, arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_into_one_graph(name):
+    case = stats_case(name)
+    pool = getattr(functional, f"{name}_pool")
+
+    def loss(h, other):
+        return pool(2 * h, other).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    with milkernels.backend("cpp"):
+        results = []
+        for function in (loss, compiled):
+            tensors = [tensor.clone().requires_grad_() for tensor in case.tensors]
+            function(*tensors).backward()
+            results.append([tensor.grad for tensor in tensors])
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+# Errors.
+
+H = torch.zeros(2, 6, 9)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "arguments", "keywords"),
+    [
+        (TypeError, "h: expected a tensor, got list", ([1.0], H[0, :2, :3]), {}),
+        (TypeError, "h: expected a float64, float32, bfloat16 or float16", (H.int(), H[0]), {}),
+        (ValueError, "h: expected 3 dimensions (batch, channels, frames)", (H[0], H[0]), {}),
+        (ValueError, "h: expected 3 dimensions (batch, frames, chan", (H[0], H[0]), {"dim": 1}),
+        (ValueError, "dim: expected", (H, torch.zeros(2, 3)), {"dim": 0}),
+        (ValueError, "query: expected shape (heads, D / heads)", (H, torch.zeros(2, 4)), {}),
+        (ValueError, "query: expected shape (heads, D / heads)", (H, torch.zeros(6)), {}),
+        (TypeError, "query: expected a tensor", (H, None), {}),
+        (ValueError, "query: expected a tensor on h's", (H, torch.zeros(2, 3, device="meta")), {}),
+        (ValueError, "mask: expected shape (2, 9)", (H, torch.zeros(2, 3), H[0] > 0), {}),
+        (TypeError, "mask: expected a bool tensor", (H, torch.zeros(2, 3), H[:, 0]), {}),
+        (ValueError, "eps: expected a finite number", (H, torch.zeros(2, 3)), {"eps": -1.0}),
+        (TypeError, "eps: expected a number", (H, torch.zeros(2, 3)), {"eps": "small"}),
+    ],
+)
+def test_errors_of_the_query_form_name_the_argument(error, message, arguments, keywords):
+    with pytest.raises(error) as caught:
+        functional.attention_stats_pool(*arguments, **keywords)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "scores", "keywords"),
+    [
+        (ValueError, "scores: expected shape (2, heads, 9)", torch.zeros(2, 4, 9), {}),
+        (ValueError, "scores: expected shape (2, heads, 9)", torch.zeros(2, 0, 9), {}),
+        (ValueError, "scores: expected shape (2, heads, 9)", torch.zeros(2, 3, 8), {}),
+        (ValueError, "scores: expected shape (2, 6, heads)", torch.zeros(2, 3, 9), {"dim": 1}),
+        (TypeError, "scores: expected h's dtype", torch.zeros(2, 3, 9).double(), {}),
+        (TypeError, "scores: expected a tensor", [0.0], {}),
+    ],
+)
+def test_errors_of_the_scores_form_name_the_argument(error, message, scores, keywords):
+    with pytest.raises(error) as caught:
+        functional.weighted_stats_pool(H, scores, **keywords)
+    assert message in str(caught.value)
