@@ -4,15 +4,17 @@
 
 #include "arguments.h"
 
-#define MILKERNELS_KERNELS(KERNEL)                      \
-  KERNEL(average_forward, AverageProblem)               \
-  KERNEL(average_backward, AverageProblem)              \
-  KERNEL(maximum_forward, MaximumProblem)               \
-  KERNEL(maximum_backward, MaximumProblem)              \
-  KERNEL(noisy_or_forward, NoisyOrProblem)              \
-  KERNEL(noisy_or_backward, NoisyOrProblem)             \
-  KERNEL(log_mean_exp_forward, LogMeanExpProblem)       \
-  KERNEL(log_mean_exp_backward, LogMeanExpProblem)
+#define MILKERNELS_KERNELS(KERNEL)                         \
+  KERNEL(average_forward, AverageProblem)                  \
+  KERNEL(average_backward, AverageProblem)                 \
+  KERNEL(maximum_forward, MaximumProblem)                  \
+  KERNEL(maximum_backward, MaximumProblem)                 \
+  KERNEL(noisy_or_forward, NoisyOrProblem)                 \
+  KERNEL(noisy_or_backward, NoisyOrProblem)                \
+  KERNEL(log_mean_exp_forward, LogMeanExpProblem)          \
+  KERNEL(log_mean_exp_backward, LogMeanExpProblem)         \
+  KERNEL(linear_attention_forward, LinearAttentionProblem) \
+  KERNEL(linear_attention_backward, LinearAttentionProblem)
 
 namespace milkernels {
 

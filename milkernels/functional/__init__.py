@@ -15,6 +15,7 @@ probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in it
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.
 """
 
+from milkernels.functional.linear_attention import linear_attention_pool
 from milkernels.functional.log_mean_exp import log_mean_exp_pool
 from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
@@ -32,6 +33,7 @@ __all__ = [
     "attention_pool",
     "auto_pool",
     "exp_softmax_pool",
+    "linear_attention_pool",
     "linear_softmax_pool",
     "log_mean_exp_pool",
     "max_mean_pool",

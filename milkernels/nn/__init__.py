@@ -1,5 +1,6 @@
 """Modules: one per pooling, its parameters and a call of `milkernels.functional`."""
 
+from milkernels.nn.embedding_level import TwoStepAttention
 from milkernels.nn.frame_level import (
     AttentionPool,
     AutoPool,
@@ -24,6 +25,7 @@ __all__ = [
     "MeanPool",
     "PowerExpPool",
     "PowerPool",
+    "TwoStepAttention",
     "build_pooling",
     "list_poolings",
 ]

@@ -4,6 +4,7 @@ Same names and signatures as `milkernels.functional`. Slow and differentiable to
 inputs give the truth that the kernels are held to. Half-precision inputs are computed in float32.
 """
 
+from milkernels.reference.linear_attention import linear_attention_pool
 from milkernels.reference.log_mean_exp import log_mean_exp_pool
 from milkernels.reference.maximum import max_mean_pool, max_pool
 from milkernels.reference.noisy_or import noisy_or_pool
@@ -21,6 +22,7 @@ __all__ = [
     "attention_pool",
     "auto_pool",
     "exp_softmax_pool",
+    "linear_attention_pool",
     "linear_softmax_pool",
     "log_mean_exp_pool",
     "max_mean_pool",
