@@ -151,6 +151,38 @@ struct GatedFusionProblem {
   void* gate_gradient = nullptr;
 };
 
+// Rows of L values pooled by two linear layers; everything but z, y and their gradients is in the
+// arithmetic type.
+struct LinearAttentionProblem {
+  int64_t rows = 0;
+  int64_t width = 0;
+  // The sigmoid on the class branch, as in the authors' program, and not on the attention branch.
+  bool as_in_code = false;
+  int threads = 1;
+  // Rows, each contiguous.
+  const void* z = nullptr;
+  int64_t stride_row = 0;
+  // (width, width) and (width,), contiguous.
+  const void* attention_weight = nullptr;
+  const void* attention_bias = nullptr;
+  const void* class_weight = nullptr;
+  const void* class_bias = nullptr;
+  // (rows,): the pooled values and their gradient.
+  void* y = nullptr;
+  const void* gradient = nullptr;
+  // Three rows of (rows,): peak, total, average.
+  void* statistics = nullptr;
+  // Backward: what to fill, contiguous; z's may be null, and the others together.
+  void* z_gradient = nullptr;
+  void* attention_weight_gradient = nullptr;
+  void* attention_bias_gradient = nullptr;
+  void* class_weight_gradient = nullptr;
+  void* class_bias_gradient = nullptr;
+
+  // In elements that a pass over memory would take as long for.
+  int64_t work() const { return rows * width * (1 + width / 16); }
+};
+
 // Internal to each file that includes this: a copy compiled for one instruction set must not serve
 // another.
 static inline int64_t segments_of(int64_t frames) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <memory>
+#include <tuple>
 
 #include "dispatch.h"
 
@@ -243,6 +244,46 @@ void gated_fusion_backward(int element, int64_t elements, int threads, Address c
   kernels(element).gated_fusion_backward(problem);
 }
 
+// Rows, their width, the stride from row to row, whether as in the authors' program, threads.
+using Rows = std::tuple<int64_t, int64_t, int64_t, bool, int>;
+
+// Weight and bias of the attention layer, then of the class layer.
+using Layers = std::array<Address, 4>;
+
+LinearAttentionProblem linear_attention_problem(const Rows& rows, Address z, const Layers& layers,
+                                                Address statistics) {
+  LinearAttentionProblem problem;
+  std::tie(problem.rows, problem.width, problem.stride_row, problem.as_in_code, problem.threads) =
+      rows;
+  problem.z = pointer(z);
+  problem.attention_weight = pointer(layers[0]);
+  problem.attention_bias = pointer(layers[1]);
+  problem.class_weight = pointer(layers[2]);
+  problem.class_bias = pointer(layers[3]);
+  problem.statistics = pointer(statistics);
+  return problem;
+}
+
+void linear_attention_forward(int element, const Rows& rows, Address z, const Layers& layers,
+                              Address y, Address statistics) {
+  LinearAttentionProblem problem = linear_attention_problem(rows, z, layers, statistics);
+  problem.y = pointer(y);
+  kernels(element).linear_attention_forward(problem);
+}
+
+void linear_attention_backward(int element, const Rows& rows, Address gradient, Address z,
+                               const Layers& layers, Address statistics, Address z_gradient,
+                               const Layers& layer_gradients) {
+  LinearAttentionProblem problem = linear_attention_problem(rows, z, layers, statistics);
+  problem.gradient = pointer(gradient);
+  problem.z_gradient = pointer(z_gradient);
+  problem.attention_weight_gradient = pointer(layer_gradients[0]);
+  problem.attention_bias_gradient = pointer(layer_gradients[1]);
+  problem.class_weight_gradient = pointer(layer_gradients[2]);
+  problem.class_bias_gradient = pointer(layer_gradients[3]);
+  kernels(element).linear_attention_backward(problem);
+}
+
 }  // namespace
 }  // namespace milkernels
 
@@ -262,6 +303,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("statistics_backward", &statistics_backward, released);
   module.def("gated_fusion_forward", &gated_fusion_forward, released);
   module.def("gated_fusion_backward", &gated_fusion_backward, released);
+  module.def("linear_attention_forward", &linear_attention_forward, released);
+  module.def("linear_attention_backward", &linear_attention_backward, released);
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

@@ -4,19 +4,21 @@
 
 #include "arguments.h"
 
-#define MILKERNELS_KERNELS(KERNEL)                      \
-  KERNEL(average_forward, AverageProblem)               \
-  KERNEL(average_backward, AverageProblem)              \
-  KERNEL(maximum_forward, MaximumProblem)               \
-  KERNEL(maximum_backward, MaximumProblem)              \
-  KERNEL(noisy_or_forward, NoisyOrProblem)              \
-  KERNEL(noisy_or_backward, NoisyOrProblem)             \
-  KERNEL(log_mean_exp_forward, LogMeanExpProblem)       \
-  KERNEL(log_mean_exp_backward, LogMeanExpProblem)      \
-  KERNEL(statistics_forward, StatisticsProblem)         \
-  KERNEL(statistics_backward, StatisticsProblem)        \
-  KERNEL(gated_fusion_forward, GatedFusionProblem)      \
-  KERNEL(gated_fusion_backward, GatedFusionProblem)
+#define MILKERNELS_KERNELS(KERNEL)                          \
+  KERNEL(average_forward, AverageProblem)                   \
+  KERNEL(average_backward, AverageProblem)                  \
+  KERNEL(maximum_forward, MaximumProblem)                   \
+  KERNEL(maximum_backward, MaximumProblem)                  \
+  KERNEL(noisy_or_forward, NoisyOrProblem)                  \
+  KERNEL(noisy_or_backward, NoisyOrProblem)                 \
+  KERNEL(log_mean_exp_forward, LogMeanExpProblem)           \
+  KERNEL(log_mean_exp_backward, LogMeanExpProblem)          \
+  KERNEL(statistics_forward, StatisticsProblem)             \
+  KERNEL(statistics_backward, StatisticsProblem)            \
+  KERNEL(gated_fusion_forward, GatedFusionProblem)          \
+  KERNEL(gated_fusion_backward, GatedFusionProblem)         \
+  KERNEL(linear_attention_forward, LinearAttentionProblem)  \
+  KERNEL(linear_attention_backward, LinearAttentionProblem)
 
 namespace milkernels {
 

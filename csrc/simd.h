@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -64,7 +65,8 @@ inline To bit_cast(From from) {
 
 template <class T>
 inline Vector<T> broadcast(T value) {
-  return Vector<T>{} + value;
+  // Adding to 0 would be an instruction more, and lose the sign of -0.
+  return value - Vector<T>{};
 }
 
 // 0, 1, 2, ...
@@ -140,23 +142,45 @@ inline V minimum(V a, V b) {
   return b < a ? b : a;
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+// Each lane's neighbour `kDistance` lanes away, in registers.
+template <int kDistance, class V, int... kLane>
+inline V neighbours(V vector, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(vector, vector, (kLane ^ kDistance)...);
+}
+
+// One lane of the halves, quarters, ... combined: the order of the loop below.
+template <class T, int kDistance, class Combine>
+inline T fold_lanes(Vector<T> vector, const Combine& combine) {
+  if constexpr (kDistance == 0) {
+    return vector[0];
+  } else {
+    const auto lanes = std::make_integer_sequence<int, kLanes<T>>();
+    const Vector<T> other = neighbours<kDistance>(vector, lanes);
+    return fold_lanes<T, kDistance / 2>(combine(vector, other), combine);
+  }
+}
+#else
+template <class T, int kDistance, class Combine>
+inline T fold_lanes(Vector<T> vector, const Combine& combine) {
+  for (int distance = kDistance; distance > 0; distance /= 2) {
+    Vector<T> other = vector;
+    for (int lane = 0; lane < distance; ++lane) other[lane] = vector[lane + distance];
+    vector = combine(vector, other);
+  }
+  return vector[0];
+}
+#endif
+
 template <class T>
 inline T sum_of_lanes(Vector<T> vector) {
-  T lanes[kLanes<T>];
-  std::memcpy(lanes, &vector, sizeof lanes);
-  for (int width = kLanes<T> / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
+  return fold_lanes<T, kLanes<T> / 2>(vector, [](Vector<T> a, Vector<T> b) { return a + b; });
 }
 
 template <class T>
 inline T largest_lane(Vector<T> vector) {
-  T lanes[kLanes<T>];
-  std::memcpy(lanes, &vector, sizeof lanes);
-  for (int width = kLanes<T> / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane)
-      lanes[lane] = lanes[lane + width] > lanes[lane] ? lanes[lane + width] : lanes[lane];
-  return lanes[0];
+  return fold_lanes<T, kLanes<T> / 2>(vector,
+                                      [](Vector<T> a, Vector<T> b) { return maximum(a, b); });
 }
 
 // The nearest whole number, up to 2^22.

@@ -58,3 +58,7 @@ WEIGHTED_AVERAGES: dict[str, Member] = {
     "power_exp": Member(alpha="learned", power="learned"),
     "attention": Member(scores=True),
 }
+
+#: Positions of a row up to which Triton's linear attention holds both weights in one tile, and
+#: needs no statistics of a row in its backward pass.
+NARROW_ROW = 64

@@ -68,6 +68,19 @@ def sharpness(value: float | Tensor, classes: int, device: torch.device) -> None
         raise ValueError(f"sharpness: expected a finite number other than 0, got {value}")
 
 
+def layer_parameter(name: str, parameter: Tensor, shape: tuple[int, ...], z: Tensor) -> None:
+    """Check a weight or bias of a linear layer from z's last axis to as many outputs."""
+    floating(name, parameter)
+    _shape(name, parameter, shape, "as z's last axis asks")
+    same_device(name, parameter, z.device, "z")
+
+
+def one_of(name: str, value: object, expected: tuple[object, ...]) -> None:
+    if value not in expected:
+        choices = ", ".join(map(repr, expected))
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
 def attention_scores(scores: Tensor, x: Tensor) -> None:
     floating("scores", scores)
     _shape("scores", scores, tuple(x.shape), "x's shape")
@@ -77,9 +90,7 @@ def attention_scores(scores: Tensor, x: Tensor) -> None:
 
 
 def score_activation(activation: str | None) -> None:
-    if activation not in SCORE_ACTIVATIONS:
-        expected = ", ".join(repr(name) for name in SCORE_ACTIVATIONS)
-        raise ValueError(f"score_activation: expected one of {expected}, got {activation!r}")
+    one_of("score_activation", activation, SCORE_ACTIVATIONS)
 
 
 def same_device(name: str, tensor: Tensor, device: torch.device, of: str = "x") -> None:

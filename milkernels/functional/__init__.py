@@ -16,6 +16,7 @@ logits nothing is floored. Errors are ValueError or TypeError and name the argum
 """
 
 from milkernels.functional.gated_fusion import gated_fusion
+from milkernels.functional.linear_attention import linear_attention_pool
 from milkernels.functional.log_mean_exp import log_mean_exp_pool
 from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
@@ -36,6 +37,7 @@ __all__ = [
     "auto_pool",
     "exp_softmax_pool",
     "gated_fusion",
+    "linear_attention_pool",
     "linear_softmax_pool",
     "log_mean_exp_pool",
     "max_mean_pool",

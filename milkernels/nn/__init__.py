@@ -1,6 +1,6 @@
 """Modules: one per pooling, its parameters and a call of `milkernels.functional`."""
 
-from milkernels.nn.embedding_level import GMAP, AttentionStatsPool, GatedFusion
+from milkernels.nn.embedding_level import GMAP, AttentionStatsPool, GatedFusion, TwoStepAttention
 from milkernels.nn.frame_level import (
     AttentionPool,
     AutoPool,
@@ -28,6 +28,7 @@ __all__ = [
     "MeanPool",
     "PowerExpPool",
     "PowerPool",
+    "TwoStepAttention",
     "build_pooling",
     "list_poolings",
 ]

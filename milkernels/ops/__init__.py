@@ -1,5 +1,6 @@
 """The operators: one module a family, over `library`, the one that knows torch.library."""
 
+from milkernels.ops.linear_attention import linear_attention
 from milkernels.ops.log_mean_exp import log_mean_exp
 from milkernels.ops.maximum import maximum
 from milkernels.ops.noisy_or import noisy_or
@@ -7,6 +8,7 @@ from milkernels.ops.weighted_average import weighted_average
 
 __all__ = [
     "gated_fusion",
+    "linear_attention",
     "log_mean_exp",
     "maximum",
     "noisy_or",

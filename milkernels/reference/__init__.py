@@ -5,6 +5,7 @@ inputs give the truth that the kernels are held to. Half-precision inputs are co
 """
 
 from milkernels.reference.gated_fusion import gated_fusion
+from milkernels.reference.linear_attention import linear_attention_pool
 from milkernels.reference.log_mean_exp import log_mean_exp_pool
 from milkernels.reference.maximum import max_mean_pool, max_pool
 from milkernels.reference.noisy_or import noisy_or_pool
@@ -25,6 +26,7 @@ __all__ = [
     "auto_pool",
     "exp_softmax_pool",
     "gated_fusion",
+    "linear_attention_pool",
     "linear_softmax_pool",
     "log_mean_exp_pool",
     "max_mean_pool",

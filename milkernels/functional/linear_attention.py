@@ -1,0 +1,71 @@
+"""Attention over a row by two linear layers: what two-step attention pooling is made of.
+
+Source: [D] Deshmukh, Raj and Singh, "Multi-task learning for interpretable weakly labelled sound
+event detection", 2020.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels import ops, reference, validation
+from milkernels.backends import resolve
+
+#: Positions of a row up to which Triton's kernels, which compute the layers again for each block of
+#: their gradients, do not cost more than the traffic that they save.
+_WIDEST_TRITON = 512
+
+
+def linear_attention_pool(
+    z: Tensor,
+    att_weight: Tensor,
+    att_bias: Tensor,
+    cla_weight: Tensor,
+    cla_bias: Tensor,
+    variant: str = "paper",
+) -> Tensor:
+    """Attention over the last axis by two linear layers, the layers included.
+
+    `variant="paper"`: y = Σ_l softmax_l(σ(z Waᵀ + ba)) · (z Wcᵀ + bc) [D, eq. 8-11]. Weights lie
+    within a factor e of each other, and y may be any real number: the class branch is linear. Use
+    it as a logit, not as a probability.
+
+    `variant="code"`: y = Σ_l softmax_l(z Waᵀ + ba) · σ(z Wcᵀ + bc), as the authors' program does: y
+    is in [0, 1].
+
+    `nn.TwoStepAttention` applies it over frequency and then over time.
+
+    Args:
+        z: (..., L), float64, float32, bfloat16 or float16, of any strides (rows that are not
+            contiguous are copied).
+        att_weight, cla_weight: (L, L), outputs by inputs, as in `torch.nn.Linear`. Each may have a
+            floating dtype of its own.
+        att_bias, cla_bias: (L,).
+        variant: "paper" or "code".
+
+    Returns:
+        (...) in z's dtype, computed in float32 at least. Neither layer's output (..., L) is ever
+        written to memory, forward or backward. On a GPU float32 is multiplied as
+        `torch.backends.cuda.matmul.fp32_precision` says, in TensorFloat-32 or not, and rows of
+        more than 512 positions take plain PyTorch, which does write them.
+
+    Raises:
+        ValueError, TypeError: naming the argument that is wrong.
+    """
+    validation.floating("z", z)
+    if z.dim() == 0:
+        raise ValueError("z: expected at least 1 dimension (..., L), got shape ()")
+    width = z.shape[-1]
+    for name, parameter, shape in (
+        ("att_weight", att_weight, (width, width)),
+        ("att_bias", att_bias, (width,)),
+        ("cla_weight", cla_weight, (width, width)),
+        ("cla_bias", cla_bias, (width,)),
+    ):
+        validation.layer_parameter(name, parameter, shape, z)
+    validation.one_of("variant", variant, ("paper", "code"))
+    arguments = (z, att_weight, att_bias, cla_weight, cla_bias, variant)
+    chosen = resolve(z.device)
+    if chosen == "reference" or (chosen == "triton" and width > _WIDEST_TRITON):
+        return reference.linear_attention_pool(*arguments)
+    return ops.linear_attention(*arguments, chosen)

@@ -1,0 +1,416 @@
+"""Attention over a row by two linear layers, and the two-step attention made of it."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from cases import assert_close
+from torch import Tensor
+from torch.nn.functional import linear
+
+import milkernels
+from milkernels import functional, nn, reference
+
+VARIANTS = ("paper", "code")
+WIDTHS = (1, 5, 16, 64, 100, 311)
+HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def make_inputs(width: int, *rows: int, dtype=torch.float32, device="cpu") -> list[Tensor]:
+    """z (*rows, width), then weight and bias of the attention and of the class layer."""
+    tensors = [torch.randn(*rows, width)]
+    for _ in range(2):
+        tensors += [torch.randn(width, width) * 2 / width**0.5, torch.randn(width)]
+    return [tensor.to(device, dtype) for tensor in tensors]
+
+
+def row_gradient(z: Tensor) -> Tensor:
+    """A dL/dy with both signs that every dtype holds exactly."""
+    shape = z.shape[:-1]
+    values = torch.arange(shape.numel(), device=z.device) % 7 - 3
+    return values.reshape(shape).to(z.dtype)
+
+
+def run(function, tensors: list[Tensor], variant: str, dtype=None) -> list[Tensor]:
+    """Values, then every gradient."""
+    tensors = [t.detach().to(dtype or t.dtype).requires_grad_() for t in tensors]
+    y = function(*tensors, variant)
+    return [y.detach(), *torch.autograd.grad(y, tensors, row_gradient(tensors[0]))]
+
+
+def pool(*arguments) -> Tensor:
+    return functional.linear_attention_pool(*arguments)
+
+
+def truth(tensors: list[Tensor], variant: str) -> list[Tensor]:
+    return run(reference.linear_attention_pool, tensors, variant, torch.float64)
+
+
+def naive(z, att_weight, att_bias, cla_weight, cla_bias, variant):
+    """As people write it in eager PyTorch."""
+    attention, values = linear(z, att_weight, att_bias), linear(z, cla_weight, cla_bias)
+    if variant == "paper":
+        return (torch.softmax(torch.sigmoid(attention), -1) * values).sum(-1)
+    return (torch.softmax(attention, -1) * torch.sigmoid(values)).sum(-1)
+
+
+def rows_for(width: int, backend: str) -> tuple[int, ...]:
+    """Few for the interpreter, which is slow where weights are walked in blocks."""
+    return (3, 7) if backend == "triton" and width > 64 else (3, 50)
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, variant, width, dtype):
+    tensors = make_inputs(width, *rows_for(width, kernel_backend), dtype=dtype, device=device)
+    rounding = torch.finfo(dtype).eps
+    results = zip(
+        run(pool, tensors, variant),
+        run(naive, tensors, variant),
+        truth(tensors, variant),
+        strict=True,
+    )
+    for index, (one, other, true) in enumerate(results):
+        assert one.dtype == dtype
+        error = (one.double() - true).abs().max().item()
+        budget = 2 * (other.double() - true).abs().max().item()
+        budget += rounding * true.abs().max().item()
+        assert error <= budget, f"tensor {index}: error {error:.2e} of a budget of {budget:.2e}"
+
+
+@pytest.mark.parametrize("width", [5, 64, 100])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_float64_equals_the_oracle(kernel_backend, device, variant, width):
+    tensors = make_inputs(width, 3, 7, dtype=torch.float64, device=device)
+    assert_close(run(pool, tensors, variant), truth(tensors, variant), relative=1e-13)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_may_have_their_own_dtype(kernel_backend, device, variant):
+    tensors = make_inputs(16, 4, 9, dtype=torch.bfloat16, device=device)
+    tensors[1:] = [tensor.float() for tensor in tensors[1:]]
+    ours = run(pool, tensors, variant)
+    assert [tensor.dtype for tensor in ours[2:]] == [torch.float32] * 4
+    assert_close(ours, truth(tensors, variant), relative=2e-2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 97])
+@pytest.mark.parametrize("width", [15, 17, 33, 63])
+def test_every_remainder_of_the_tiles_is_right(kernel_backend, device, width, rows):
+    tensors = make_inputs(width, rows, device=device)
+    assert_close(run(pool, tensors, "paper"), truth(tensors, "paper"), relative=4e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4, 5)])
+def test_any_leading_shape(any_backend, device, shape):
+    tensors = make_inputs(6, *shape, device=device)
+    ours = run(pool, tensors, "paper")
+    assert ours[0].shape == shape
+    assert_close(ours, truth(tensors, "paper"), relative=4e-6)
+
+
+VIEWS = {
+    "transposed": lambda z: z.transpose(0, 1).contiguous().transpose(0, 1),
+    "last axis first": lambda z: z.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+    "every second value": lambda z: torch.stack([z, -z], -1).flatten(2)[..., ::2],
+    "inside a larger tensor": lambda z: torch.nn.functional.pad(z, (3, 2, 1, 4))[:, 1:-4, 3:-2],
+    "backwards": lambda z: z.flip(0).contiguous().flip(0),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+def test_any_strides_give_the_same_numbers(kernel_backend, device, view):
+    tensors = make_inputs(18, 3, 5, device=device)
+    plain = run(pool, tensors, "code")
+    tensors[0] = view(tensors[0])
+    tensors[1] = tensors[1].t().contiguous().t()
+    for one, other in zip(run(pool, tensors, "code"), plain, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_expanded_rows_and_a_summed_result(kernel_backend, device):
+    """Strides of 0, in z and in the gradient that `.sum()` sends."""
+    tensors = make_inputs(9, 1, 4, device=device)
+    tensors[0] = tensors[0].expand(3, 4, 9)
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    y = functional.linear_attention_pool(*leaves)
+    summed = torch.autograd.grad(y.sum(), leaves, retain_graph=True)
+    ones = torch.autograd.grad(y, leaves, torch.ones_like(y))
+    assert all(torch.equal(one, other) for one, other in zip(summed, ones, strict=True))
+    assert torch.equal(y[0], y[2])
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (2, 0, 6), (3, 0), (0, 0)])
+def test_nothing_in_gives_zeros_and_gradients_of_zero(any_backend, device, shape):
+    y, *gradients = run(pool, make_inputs(shape[-1], *shape[:-1], device=device), "paper")
+    assert torch.equal(y, torch.zeros(shape[:-1], device=device))
+    assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in gradients)
+
+
+def test_nan_stays_in_its_row(kernel_backend, device):
+    tensors = make_inputs(20, 10, device=device)
+    clean_y, clean_gradient = run(pool, tensors, "paper")[:2]
+    tensors[0][4, 3] = float("nan")
+    y, gradient = run(pool, tensors, "paper")[:2]
+    others = [row for row in range(10) if row != 4]
+    assert y[4].isnan()
+    assert gradient[4].isnan().all()
+    assert torch.equal(y[others], clean_y[others])
+    assert torch.equal(gradient[others], clean_gradient[others])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_large_scores_do_not_overflow(any_backend, device, variant):
+    tensors = make_inputs(12, 30, device=device)
+    tensors[1] = tensors[1] * 300
+    assert all(tensor.isfinite().all() for tensor in run(pool, tensors, variant))
+
+
+def test_the_papers_values_leave_zero_and_one_and_its_programs_do_not(any_backend, device):
+    """The class branch of equation 9 is linear, whatever the paper says of its range."""
+    tensors = make_inputs(24, 50, device=device)
+    tensors[4] = 8 * tensors[4].abs()
+    paper = functional.linear_attention_pool(*tensors, "paper")
+    code = functional.linear_attention_pool(*tensors, "code")
+    assert paper.max() > 1
+    assert 0 <= code.min() <= code.max() <= 1
+
+
+def test_an_average_of_saturated_probabilities_is_not_above_one(any_backend, device):
+    tensors = make_inputs(64, 200, device=device)
+    tensors[4] = torch.full_like(tensors[4], 30.0)
+    assert functional.linear_attention_pool(*tensors, "code").max() <= 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradcheck_and_gradgradcheck(any_backend, device, variant):
+    tensors = make_inputs(4, 2, 3, dtype=torch.float64, device=device)
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+    fast = any_backend == "triton"
+
+    def function(*tensors):
+        return functional.linear_attention_pool(*tensors, variant)
+
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=fast)
+
+
+@pytest.mark.parametrize("needed", [[0], [1], [4], [0, 2], [1, 2, 3, 4]])
+@pytest.mark.parametrize("width", [7, 70])
+def test_only_what_needs_a_gradient_gets_one(kernel_backend, device, width, needed):
+    tensors = make_inputs(width, 11, device=device)
+    whole = run(pool, tensors, "code")[1:]
+    leaves = [tensor.requires_grad_(index in needed) for index, tensor in enumerate(tensors)]
+    y = functional.linear_attention_pool(*leaves, "code")
+    wanted = [leaves[index] for index in needed]
+    gradients = torch.autograd.grad(y, wanted, row_gradient(tensors[0]))
+    for index, gradient in zip(needed, gradients, strict=True):
+        assert torch.equal(gradient, whole[index])
+
+
+@pytest.mark.parametrize("width", [16, 70])
+def test_a_second_run_gives_the_same_bits(kernel_backend, device, width):
+    tensors = make_inputs(width, 150, device=device)
+    first, second = (run(pool, tensors, "paper") for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("width", [5, 64, 311])
+def test_the_number_of_threads_does_not_change_a_bit(width):
+    tensors = make_inputs(width, 2000)
+    threads = torch.get_num_threads()
+    results = []
+    with milkernels.backend("cpp"):
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(run(pool, tensors, "paper"))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_sums_over_many_rows_stay_exact():
+    tensors = make_inputs(16, 200_000)
+    with milkernels.backend("cpp"):
+        assert_close(run(pool, tensors, "paper"), truth(tensors, "paper"), relative=2e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("width", [8, 70])
+def test_opcheck_passes(kernel_backend, device, width, variant):
+    tensors = make_inputs(width, 2, 3, device=device)
+    operators = torch.ops.milkernels
+    options = (variant, kernel_backend)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        operators.linear_attention.default, (*tensors, *options), test_utils=checks
+    )
+    y, statistics = operators.linear_attention(*tensors, *options)
+    arguments = (torch.ones_like(y), *tensors, statistics, [True] * 5, *options)
+    torch.library.opcheck(operators.linear_attention_backward.default, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiles_into_one_graph(variant):
+    tensors = make_inputs(8, 2, 3)
+
+    def loss(z, *layers):
+        return functional.linear_attention_pool(2 * z, *layers, variant).square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    with milkernels.backend("cpp"):
+        for rows in (3, 5):
+            results = []
+            for function in (loss, compiled):
+                leaves = [t.detach().clone().requires_grad_() for t in make_inputs(8, 2, rows)]
+                leaves[1:] = [t.detach().clone().requires_grad_() for t in tensors[1:]]
+                with torch.no_grad():
+                    leaves[0].fill_(0.5)
+                function(*leaves).backward()
+                results.append([leaf.grad for leaf in leaves])
+            for eager, graph in zip(*results, strict=True):
+                assert torch.equal(eager, graph)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_takes_half_precision_and_float32_parameters(any_backend, device, variant, dtype):
+    module = nn.TwoStepAttention(6, 9, variant).to(device)
+    convolution = torch.nn.Conv2d(1, 4, 1).to(device)
+    with torch.autocast(device, dtype):
+        x = convolution(torch.randn(2, 1, 9, 6, device=device))
+        y = module(x)
+    assert x.dtype == y.dtype == dtype
+    y.float().square().sum().backward()
+    parameters = (*convolution.parameters(), *module.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in parameters)
+
+
+class Allocations(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts the bytes of every tensor that an operator returns in memory of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        known = {
+            argument.untyped_storage().data_ptr()
+            for argument in torch.utils._pytree.tree_leaves((arguments, keywords))
+            if isinstance(argument, Tensor)
+        }
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in known:
+                self.bytes += tensor.untyped_storage().nbytes()
+        return result
+
+
+def test_neither_layers_output_reaches_memory():
+    """Beside z's own gradient a step allocates a few values for each row, and eager PyTorch
+    several tensors of z's size."""
+    leaves = [tensor.requires_grad_() for tensor in make_inputs(64, 16384)]
+    size = leaves[0].nbytes
+    taken = {}
+    with milkernels.backend("cpp"):
+        for function in (pool, naive):
+            with Allocations() as allocations:
+                y = function(*leaves, "paper")
+                torch.autograd.grad(y, leaves, torch.ones_like(y))
+            taken[function] = allocations.bytes - size
+    assert taken[pool] <= 0.15 * size
+    assert taken[pool] <= 0.05 * taken[naive]
+
+
+Z = torch.rand(4, 3)
+SQUARE, ROW = torch.rand(3, 3), torch.rand(3)
+LAYERS = (SQUARE, ROW, SQUARE, ROW)
+
+WRONG = {
+    "z: expected a tensor, got float": (
+        TypeError,
+        lambda: functional.linear_attention_pool(1.0, *LAYERS),
+    ),
+    "z: expected a float64, float32, bfloat16 or float16 tensor, got torch.int64": (
+        TypeError,
+        lambda: functional.linear_attention_pool(Z.long(), *LAYERS),
+    ),
+    "z: expected at least 1 dimension (..., L), got shape ()": (
+        ValueError,
+        lambda: functional.linear_attention_pool(Z[0, 0], *LAYERS),
+    ),
+    "att_weight: expected shape (3, 3), as z's last axis asks, got (4, 3)": (
+        ValueError,
+        lambda: functional.linear_attention_pool(Z, Z, ROW, SQUARE, ROW),
+    ),
+    "cla_bias: expected shape (3,), as z's last axis asks, got (4,)": (
+        ValueError,
+        lambda: functional.linear_attention_pool(Z, SQUARE, ROW, SQUARE, torch.rand(4)),
+    ),
+    "att_bias: expected a tensor on z's device cpu, got meta": (
+        ValueError,
+        lambda: functional.linear_attention_pool(Z, SQUARE, ROW.to("meta"), SQUARE, ROW),
+    ),
+    "variant: expected one of 'paper', 'code', got 'papers'": (
+        ValueError,
+        lambda: functional.linear_attention_pool(Z, *LAYERS, "papers"),
+    ),
+    "x: expected shape (batch, classes, 9, 6), frames by frequencies, got (2, 4, 6, 9)": (
+        ValueError,
+        lambda: nn.TwoStepAttention(6, 9)(torch.rand(2, 4, 6, 9)),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_the_error_names_what_is_wrong(message):
+    error, call = WRONG[message]
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_steps_pool_frequencies_and_then_frames(any_backend, device, variant):
+    module = nn.TwoStepAttention(6, 9, variant).to(device)
+    x = torch.randn(2, 4, 9, 6, device=device)
+    frames = module.over_frequency(x)
+    assert frames.shape == (2, 4, 9)
+    steps = [
+        (step.attention.weight, step.attention.bias, step.classes.weight, step.classes.bias)
+        for step in (module.over_frequency, module.over_time)
+    ]
+    expected = naive(naive(x, *steps[0], variant), *steps[1], variant)
+    assert torch.allclose(module(x), expected, atol=1e-5)
+
+
+def test_two_step_attention_has_the_papers_number_of_parameters():
+    """Layers of their own in each step, 64 frequencies and 311 frames."""
+    module = nn.TwoStepAttention(64, 311)
+    assert sum(parameter.numel() for parameter in module.parameters()) == 202_384
+
+
+def test_two_step_attention_starts_as_linear_layers_do():
+    torch.manual_seed(3)
+    module = nn.TwoStepAttention(6, 9)
+    torch.manual_seed(3)
+    layers = [torch.nn.Linear(width, width) for width in (6, 6, 9, 9)]
+    expected = [parameter for layer in layers for parameter in layer.parameters()]
+    assert all(map(torch.equal, module.parameters(), expected))
+
+
+def test_two_step_attention_copies_pickles_and_reloads():
+    module = nn.TwoStepAttention(6, 9)
+    assert list(module.state_dict()) == [
+        f"{step}.{layer}.{parameter}"
+        for step in ("over_frequency", "over_time")
+        for layer in ("attention", "classes")
+        for parameter in ("weight", "bias")
+    ]
+    x = torch.randn(2, 4, 9, 6)
+    other = nn.TwoStepAttention(6, 9)
+    other.load_state_dict(module.state_dict())
+    for same in (other, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(same(x), module(x))
