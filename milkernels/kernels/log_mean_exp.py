@@ -12,6 +12,7 @@ cancel, unless the largest frame is so far above it that its weight is all that 
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -36,37 +37,21 @@ _LOWEST_EXPONENT = tl.constexpr(-2000.0)
 
 
 @triton.jit
-def _terms(t):
-    """How many terms a power series needs for |t| up to 1/2: relative error below 3e-8, or 1e-16
-    of float64."""
-    count: tl.constexpr = 16 if t.dtype == tl.float64 else 9
-    return count
-
-
-@triton.jit
-def _first_quotient(t):
-    """(exp(t) - 1) / t."""
-    terms: tl.constexpr = _terms(t)
-    value = tl.full(t.shape, 1.0, t.dtype)
-    for done in tl.static_range(terms):
-        value = 1 + t * (1.0 / (terms - done + 1)) * value
-    return value
-
-
-@triton.jit
-def _second_quotient(t):
-    """(t exp(t) - exp(t) + 1) / t²."""
-    terms: tl.constexpr = _terms(t)
+def _quotients(t):
+    """(exp(t) - 1) / t and (t exp(t) - exp(t) + 1) / t², the second by its series, whose relative
+    error is below 3e-8, or 1e-16 of float64, for |t| up to 1/2."""
+    terms: tl.constexpr = 13 if t.dtype == tl.float64 else 7
     value = tl.full(t.shape, 1.0, t.dtype)
     for done in tl.static_range(terms):
         value = 1 + t * ((terms - done + 1.0) / ((terms - done) * (terms - done + 2.0))) * value
-    return 0.5 * value
+    second = 0.5 * value
+    return (1 - t * second) / (1 - t), second
 
 
 @triton.jit
 def _arctangent(square):
     """(atanh(w) - w) / w³ of w², up to 1/9."""
-    terms: tl.constexpr = _terms(square)
+    terms: tl.constexpr = 15 if square.dtype == tl.float64 else 7
     value = tl.zeros_like(square)
     for done in tl.static_range(terms):
         value = value * square + 1.0 / (2 * (terms - done) + 1)
@@ -88,13 +73,14 @@ def _frame(distance, size, inverse, LEARN: tl.constexpr):
     power = tl.exp2(t * _LOG2_E)
     near = tl.abs(t) < 0.5
     close = tl.where(near, t, 0.0)
-    step = tl.where(near, distance * _first_quotient(close), (power - 1) * inverse)
+    first, second = _quotients(close)
+    step = tl.where(near, distance * first, (power - 1) * inverse)
     slope = tl.zeros_like(power)
     spread = slope
     if LEARN:
         slope = t * power
         spread = (power * (t - 1) + 1) * inverse * inverse
-        spread = tl.where(near, distance * distance * _second_quotient(close), spread)
+        spread = tl.where(near, distance * distance * second, spread)
     return t, power, step, slope, spread
 
 
@@ -417,6 +403,7 @@ def forward(
             "SEGMENTED": segments > 1,
             **constants,
         },
+        num_warps=tiles.NUM_WARPS * (2 if x.dtype == torch.float64 else 1),
     )
     if segments == 1:
         return [walk], (y, statistics)
