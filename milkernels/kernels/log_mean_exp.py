@@ -1,14 +1,5 @@
-"""Log-mean-exp in Triton: y = log(Σ exp(r x_i) / n) / r, forward and backward.
-
-A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's distance
-from a reference, t = R u, the state of a part of a bag is (reference, count, total, step, low,
-high, slope, spread), one value per class: how many frames there are, Σ exp(t), Σ (exp(t) - 1) / R,
-the smallest and the largest frame, Σ t exp(t) and Σ (t exp(t) - exp(t) + 1) / R².
-
-Near t = 0 the quotients are series in t, so that nothing is lost as R goes to 0, where they are Σ u
-and Σ u² / 2: the mean and the variance. The reference is about the mean, so that these do not
-cancel, unless the largest frame is so far above it that its weight is all that counts.
-"""
+"""Log-mean-exp in Triton, y = log(Σ exp(r x_i) / n) / r: its kernels, forward and backward, and
+what they are launched with."""
 
 from __future__ import annotations
 
@@ -18,108 +9,12 @@ import triton.language as tl
 from torch import Tensor
 
 from milkernels.kernels import formula, sums, tiles
+from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels.launch import Launch
 
-_ROWS = tl.constexpr(8)
 _MERGE_CELLS = 128
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
-
-#: How far above the reference, in t, a frame of a tile may lie; twice as far, of several.
-_ABOVE = tl.constexpr(4.0)
-
-#: Stands for -inf as the reference of nothing: differences of it stay numbers.
-_LOWEST = tl.constexpr(-3.0e38)
-
-#: exp is 0 below, and a product with it must not be NaN.
-_LOWEST_EXPONENT = tl.constexpr(-2000.0)
-
-
-@triton.jit
-def _quotients(t):
-    """(exp(t) - 1) / t and (t exp(t) - exp(t) + 1) / t², the second by its series, whose relative
-    error is below 3e-8, or 1e-16 of float64, for |t| up to 1/2."""
-    terms: tl.constexpr = 13 if t.dtype == tl.float64 else 7
-    value = tl.full(t.shape, 1.0, t.dtype)
-    for done in tl.static_range(terms):
-        value = 1 + t * ((terms - done + 1.0) / ((terms - done) * (terms - done + 2.0))) * value
-    second = 0.5 * value
-    return (1 - t * second) / (1 - t), second
-
-
-@triton.jit
-def _arctangent(square):
-    """(atanh(w) - w) / w³ of w², up to 1/9."""
-    terms: tl.constexpr = 15 if square.dtype == tl.float64 else 7
-    value = tl.zeros_like(square)
-    for done in tl.static_range(terms):
-        value = value * square + 1.0 / (2 * (terms - done) + 1)
-    return value
-
-
-@triton.jit
-def _exponent(distance, size):
-    """t = R u."""
-    t = size * distance
-    return tl.where(t < _LOWEST_EXPONENT, _LOWEST_EXPONENT, t)
-
-
-@triton.jit
-def _frame(distance, size, inverse, LEARN: tl.constexpr):
-    """What a frame adds to total, step, slope and spread; and what a change of reference by this
-    distance makes of them."""
-    t = _exponent(distance, size)
-    power = tl.exp2(t * _LOG2_E)
-    near = tl.abs(t) < 0.5
-    close = tl.where(near, t, 0.0)
-    first, second = _quotients(close)
-    step = tl.where(near, distance * first, (power - 1) * inverse)
-    slope = tl.zeros_like(power)
-    spread = slope
-    if LEARN:
-        slope = t * power
-        spread = (power * (t - 1) + 1) * inverse * inverse
-        spread = tl.where(near, distance * distance * second, spread)
-    return t, power, step, slope, spread
-
-
-@triton.jit
-def _moved(state, reference, size, inverse, LEARN: tl.constexpr):
-    """A part's state relative to another reference."""
-    own, count, total, step, low, high, slope, spread = state
-    distance = tl.where(count == 0, 0.0, own - reference)
-    t, power, of_step, _, of_spread = _frame(distance, size, inverse, LEARN)
-    step *= power
-    if LEARN:
-        slope = power * (slope + t * total)
-        spread = power * spread + distance * step + count * of_spread
-    total *= power
-    return reference, count, total, step + count * of_step, low, high, slope, spread
-
-
-@triton.jit
-def _merge(here, there, size, inverse, LEARN: tl.constexpr):
-    """State of two parts together."""
-    count = here[1] + there[1]
-    divisor = tl.where(count == 0, 1.0, count)
-    high = tl.maximum(here[5], there[5])
-    reference = here[0] * (here[1] / divisor) + there[0] * (there[1] / divisor)
-    too_far = size * (high - reference) > 2 * _ABOVE
-    reference = tl.where(too_far, tl.maximum(here[0], there[0]), reference)
-    reference = tl.where(count == 0, _LOWEST, reference)
-    here = _moved(here, reference, size, inverse, LEARN)
-    there = _moved(there, reference, size, inverse, LEARN)
-    return (
-        reference,
-        count,
-        here[2] + there[2],
-        here[3] + there[3],
-        tl.minimum(here[4], there[4]),
-        high,
-        here[6] + there[6],
-        here[7] + there[7],
-    )
 
 
 @triton.jit
@@ -153,7 +48,7 @@ def _finish(
     q = -step / total
     w = q / (2 + size * q)
     scaled = size * w
-    rest = _arctangent(tl.where(far, 0.0, scaled * scaled))
+    rest = states.arctangent(tl.where(far, 0.0, scaled * scaled))
     logarithm = -tl.log2(tl.where(far, mean, 1.0)) * _LN_2
     near = 2 * (w + w * scaled * scaled * rest)
     y = reference - tl.where(far, logarithm * inverse, near)
@@ -203,7 +98,7 @@ def _log_mean_exp_forward_kernel(
     size, sign, inverse = _sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
     zeros = tl.zeros((BLOCK_CLASSES,), COMPUTE)
     infinity = zeros + float("inf")
-    state = (zeros + _LOWEST, zeros, zeros, zeros, infinity, -infinity, zeros, zeros)
+    state = (zeros + states.LOWEST, zeros, zeros, zeros, infinity, -infinity, zeros, zeros)
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
             has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
@@ -217,10 +112,12 @@ def _log_mean_exp_forward_kernel(
         count = tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1)
         high = tl.max(tl.where(real, x, -float("inf")), 1)
         reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
-        reference = tl.where(size * (high - reference) > _ABOVE, high, reference)
-        reference = tl.where(count == 0, _LOWEST, reference)
+        reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)
+        reference = tl.where(count == 0, states.LOWEST, reference)
         distance = tl.where(real, x - reference[:, None], 0.0)
-        _, power, step, slope, spread = _frame(distance, size[:, None], inverse[:, None], LEARN)
+        _, power, step, slope, spread = states.of_frame(
+            distance, size[:, None], inverse[:, None], LEARN
+        )
         here = (
             reference,
             count,
@@ -231,11 +128,11 @@ def _log_mean_exp_forward_kernel(
             tl.sum(slope, 1),
             tl.sum(spread, 1),
         )
-        state = _merge(state, here, size, inverse, LEARN)
+        state = states.merge(state, here, size, inverse, LEARN)
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
-        part = partial_ptr + segment * cells * _ROWS + cell
+        part = partial_ptr + segment * cells * states.ROWS + cell
         for row in tl.static_range(8):
             tl.store(part + row * cells, state[row], mask=has_class)
     else:
@@ -251,20 +148,6 @@ def _log_mean_exp_forward_kernel(
             has_class,
             LEARN,
         )
-
-
-@triton.jit
-def _load_part(part, row_stride, inside):
-    return (
-        tl.load(part, mask=inside, other=_LOWEST),
-        tl.load(part + row_stride, mask=inside, other=0),
-        tl.load(part + 2 * row_stride, mask=inside, other=0),
-        tl.load(part + 3 * row_stride, mask=inside, other=0),
-        tl.load(part + 4 * row_stride, mask=inside, other=0),
-        tl.load(part + 5 * row_stride, mask=inside, other=0),
-        tl.load(part + 6 * row_stride, mask=inside, other=0),
-        tl.load(part + 7 * row_stride, mask=inside, other=0),
-    )
 
 
 @triton.jit
@@ -285,11 +168,11 @@ def _log_mean_exp_merge_kernel(
     inside = cell < cells
     row_stride = tl.cast(cells, tl.int64)
     size, sign, inverse = _sharpness(sharpness_ptr, cell % classes, inside, COMPUTE)
-    state = _load_part(partial_ptr + cell, row_stride, inside)
+    state = states.load(partial_ptr + cell, row_stride, inside)
     for segment in range(1, segments):
-        part = partial_ptr + segment * row_stride * _ROWS + cell
-        there = _load_part(part, row_stride, inside)
-        state = _merge(state, there, size, inverse, LEARN)
+        part = partial_ptr + segment * row_stride * states.ROWS + cell
+        there = states.load(part, row_stride, inside)
+        state = states.merge(state, there, size, inverse, LEARN)
     _finish(state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN)
 
 
@@ -358,7 +241,9 @@ def _log_mean_exp_backward_kernel(
             raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
             x, complement = formula.probability(raw, FROM_LOGITS)
             distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
-            x_gradient = scale[:, None] * tl.exp2(_exponent(distance, size[:, None]) * _LOG2_E)
+            x_gradient = scale[:, None] * tl.exp2(
+                states.exponent(distance, size[:, None]) * states.LOG2_E
+            )
             if FROM_LOGITS:
                 x_gradient *= x * complement
             x_gradient_tile = tiles.pointers(
@@ -387,7 +272,7 @@ def forward(
     statistics = x.new_empty((2 + learn, bags, classes), dtype=compute)
     partial = statistics
     if segments > 1:
-        partial = x.new_empty((segments, _ROWS.value, bags, classes), dtype=compute)
+        partial = x.new_empty((segments, states.ROWS.value, bags, classes), dtype=compute)
     outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
     constants = tiling.constants(x)
     walk = Launch(
