@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from benchmarks import eager
-from milkernels import functional
+from milkernels import functional, reference
 
 Pooling = Callable[..., Tensor]
 
@@ -22,11 +23,14 @@ MODES = ("forward", "forward + backward")
 
 @dataclass(frozen=True)
 class Operation:
-    """A pooling: `name` is its function in `benchmarks.eager`, and with `_pool` in `milkernels`."""
+    """A pooling: `name` is its function in `benchmarks.eager`, and with `_pool` in `milkernels` if
+    no other `function` is given there, called with the `keywords`."""
 
     name: str
     parameters: tuple[str, ...] = ()
     scores: bool = False
+    function: str | None = None
+    keywords: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 #: One line registers an operation.
@@ -44,6 +48,13 @@ OPERATIONS = {
         Operation("attention", scores=True),
         Operation("noisy_or"),
         Operation("log_mean_exp", parameters=("sharpness",)),
+        Operation(
+            "class_attention",
+            scores=True,
+            function="attention_pool",
+            keywords={"normalize": "classes"},
+        ),
+        Operation("rank", keywords={"decay": eager.DECAY}),
     )
 }
 
@@ -159,8 +170,19 @@ def select(
 
 def kernel(case: Case) -> Pooling:
     """The fused pooling."""
-    function = getattr(functional, f"{case.operation.name}_pool")
-    return partial(function, dim=case.dim, from_logits=case.kind == "logits")
+    return _pooling(functional, case)
+
+
+def oracle(case: Case) -> Pooling:
+    """The reference's pooling."""
+    return _pooling(reference, case)
+
+
+def _pooling(module: ModuleType, case: Case) -> Pooling:
+    operation = case.operation
+    function = getattr(module, operation.function or f"{operation.name}_pool")
+    layout = {"dim": case.dim, "from_logits": case.kind == "logits"}
+    return partial(function, **layout, **operation.keywords)
 
 
 def eager_form(case: Case) -> Pooling:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from benchmarks.cases import Case, Inputs, Pooling, step
-from milkernels import reference
+from benchmarks.cases import Case, Inputs, Pooling, oracle, step
 
 #: Error allowed in an element, relative to its size plus the tensor's mean size.
 _VALUE_TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
@@ -27,17 +26,12 @@ class Truth:
 
 def truth(case: Case, inputs: Inputs) -> Truth:
     """The reference on the same inputs in float64."""
-    function = getattr(reference, f"{case.operation.name}_pool")
     exact = Inputs(
         tuple(tensor.double() for tensor in inputs.frames),
         tuple(tensor.double() for tensor in inputs.parameters),
         inputs.gradient.double(),
     ).requiring_gradients(True)
-
-    def pooling(*arguments: Tensor) -> Tensor:
-        return function(*arguments, dim=case.dim, from_logits=case.kind == "logits")
-
-    values, *gradients = step(pooling, exact)
+    values, *gradients = step(oracle(case), exact)
     return Truth(values.detach(), tuple(gradients))
 
 

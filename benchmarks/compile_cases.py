@@ -11,10 +11,12 @@ from torch import Tensor
 
 from milkernels.family import WEIGHTED_AVERAGES, Average
 from milkernels.kernels import (
+    class_attention,
     gated_fusion,
     log_mean_exp,
     maximum,
     noisy_or,
+    rank,
     statistics,
     weighted_average,
 )
@@ -33,6 +35,8 @@ LOG_MEAN_EXP = "log_mean_exp"
 ATTENTION_STATS = "attention_stats"
 WEIGHTED_STATS = "weighted_stats"
 GATED_FUSION = "gated_fusion"
+CLASS_ATTENTION = "class_attention"
+RANK = "rank"
 
 #: (bags, classes, frames) whose rows are a multiple of 16 elements in both layouts, and bags so
 #: long that a launch cuts them and merges the parts.
@@ -42,6 +46,16 @@ _LONG_SHAPE = (4, 64, 32768)
 #: (bags, channels, frames) and heads of embeddings: GMAP's, and one head too wide for a tile.
 _EMBEDDING_SHAPE, _HEADS = (64, 512, 400), 4
 _WIDE_SHAPE, _WIDE_HEADS = (4, 4096, 32768), 1
+#: More classes than a tile of them all holds.
+_MANY_CLASSES_SHAPE = (64, 2048, 400)
+
+#: Shapes that a kernel needs to be launched at all.
+_SHAPES = {
+    "merge": _LONG_SHAPE,
+    "keys": _LONG_SHAPE,
+    "weigh": _LONG_SHAPE,
+    "frames": _MANY_CLASSES_SHAPE,
+}
 
 
 @dataclass(frozen=True)
@@ -69,20 +83,23 @@ class CompileCase:
     def reads_frames(self) -> bool:
         """Whether the kernel reads tiles of x."""
         if self.direction == "backward":
-            return self.member != MAXIMUM and (
-                self.everything or self.member not in ("mean", MAX_MEAN)
-            )
-        return self.direction in ("forward", "scores")
+            if self.member in (MAXIMUM, RANK):
+                return self.member == RANK and self.everything
+            return self.everything or self.member not in ("mean", MAX_MEAN)
+        return self.direction in ("forward", "scores", "keys", "frames")
 
     @property
     def writes_frames(self) -> bool:
-        return self.direction == "backward"
+        return self.direction in ("backward", "keys")
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""
         _, build = {**_FAMILIES, **_OF_EMBEDDINGS}.get(self.member, _WEIGHTED_AVERAGE)
         launches = build(self, self.member)
-        return {launch.kernel.__name__: launch for launch in launches}[f"_{self.kernel}_kernel"]
+        kernels = {
+            launch.kernel.__name__: launch for launch in launches if isinstance(launch, Launch)
+        }
+        return kernels[f"_{self.kernel}_kernel"]
 
     def mask(self) -> Tensor | None:
         """A mask (bags, frames), with everything on."""
@@ -95,7 +112,7 @@ class CompileCase:
 
     def frames(self) -> Tensor:
         """A (bags, classes, frames) view in the case's layout."""
-        bags, classes, frames = _LONG_SHAPE if self.direction == "merge" else _SHAPE
+        bags, classes, frames = _SHAPES.get(self.direction, _SHAPE)
         if self.layout == "classes_first":
             return self.empty(bags, classes, frames)
         return self.empty(bags, frames, classes).transpose(1, 2)
@@ -122,6 +139,23 @@ def _log_mean_exp(case: CompileCase, _: str) -> list[Launch]:
     sharpness_gradient = case.empty(x.shape[1]) if case.everything else None
     gradients = (case.frames(), sharpness_gradient)
     backward = log_mean_exp.backward(y, *inputs, statistics, case.everything, *gradients)
+    return [*launches, *backward]
+
+
+def _class_attention(case: CompileCase, _: str) -> list[Launch]:
+    activation = "tanh" if case.everything else None
+    options = (activation, case.everything)
+    inputs = (case.frames(), case.frames(), case.mask())
+    launches, (y, statistics) = class_attention.forward(*inputs, *options)
+    gradients = (case.frames(), case.frames())
+    return [*class_attention.backward(y, *inputs, statistics, *options, *gradients), *launches]
+
+
+def _rank(case: CompileCase, _: str) -> list[Launch | rank.Sort]:
+    x, mask = case.frames(), case.mask()
+    ranks = torch.empty_like(x, dtype=torch.int16)
+    launches, (y, total) = rank.forward(x, mask, 0.9, case.everything, ranks)
+    backward = rank.backward(y, x, ranks, total, 0.9, case.everything, case.frames())
     return [*launches, *backward]
 
 
@@ -183,12 +217,17 @@ _FAMILIES = {
     MAX_MEAN: ("maximum", _maximum),
     NOISY_OR: ("noisy_or", _noisy_or),
     LOG_MEAN_EXP: ("log_mean_exp", _log_mean_exp),
+    CLASS_ATTENTION: ("class_attention", _class_attention),
+    RANK: ("rank", _rank),
 }
 _OF_EMBEDDINGS = {
     ATTENTION_STATS: ("statistics", _statistics),
     WEIGHTED_STATS: ("statistics", _statistics),
     GATED_FUSION: ("gated_fusion", _gated_fusion),
 }
+
+#: Kernels of a family beside forward, merge and backward.
+_FURTHER = ((CLASS_ATTENTION, "frames"), (RANK, "keys"), (RANK, "weigh"))
 
 
 def quick_cases(target: str) -> Iterator[CompileCase]:
@@ -204,6 +243,12 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
     for direction in ("forward", "backward"):
         yield CompileCase(target, "mean", direction, "frames_first", "float32", False)
     yield from _cases_of_embeddings(target, (ATTENTION_STATS,), "float32")
+    for member in (CLASS_ATTENTION, RANK):
+        for direction, layout in product(("forward", "backward"), LAYOUTS):
+            yield CompileCase(target, member, direction, layout, "float32", True)
+        yield CompileCase(target, member, "merge", "classes_first", "float32", True)
+    for member, direction in _FURTHER:
+        yield CompileCase(target, member, direction, "classes_first", "float32", True)
 
 
 def _cases_of_embeddings(
@@ -231,7 +276,11 @@ def all_cases(target: str) -> Iterator[CompileCase]:
         yield CompileCase(target, member, "merge", "classes_first", "float32", True)
     for member in ("power_exp", *_FAMILIES):
         for direction in ("forward", "merge", "backward"):
-            yield CompileCase(target, member, direction, "classes_first", "float64", True)
+            # In float64 no bag is ranked by one kernel.
+            if (member, direction) != (RANK, "forward"):
+                yield CompileCase(target, member, direction, "classes_first", "float64", True)
+    for (member, direction), dtype in product(_FURTHER, DTYPES):
+        yield CompileCase(target, member, direction, "frames_first", dtype, True)
     for dtype in ("float32", "bfloat16"):
         yield from _cases_of_embeddings(target, (ATTENTION_STATS, WEIGHTED_STATS), dtype)
     for direction in ("forward", "backward"):

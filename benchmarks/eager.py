@@ -14,6 +14,9 @@ from torch import Tensor
 
 FLOOR = 1e-7
 
+#: Of the rank pooling.
+DECAY = 0.999
+
 
 def mean(x: Tensor, *, dim: int) -> Tensor:
     return x.mean(dim)
@@ -60,6 +63,18 @@ def power_exp(x: Tensor, power: Tensor, alpha: Tensor, *, dim: int) -> Tensor:
 
 def attention(x: Tensor, scores: Tensor, *, dim: int) -> Tensor:
     return (torch.softmax(scores, dim) * x).sum(dim)
+
+
+def class_attention(x: Tensor, scores: Tensor, *, dim: int) -> Tensor:
+    classes = 2 if dim == 1 else 1
+    return _weighted(x, torch.softmax(scores, classes).clamp(FLOOR, 1), dim)
+
+
+def rank(x: Tensor, *, dim: int) -> Tensor:
+    weight = DECAY ** torch.arange(x.shape[dim], dtype=x.dtype, device=x.device)
+    # The largest first; the sum does not ask which of equals that is.
+    descending = x.sort(dim, descending=True).values
+    return (descending * (weight[:, None] if dim == 1 else weight)).sum(dim) / weight.sum()
 
 
 def _per_class(parameter: Tensor, dim: int) -> Tensor:

@@ -183,6 +183,35 @@ struct LinearAttentionProblem {
   int64_t work() const { return rows * width * (1 + width / 16); }
 };
 
+// Attention whose scores are normalised over the classes.
+struct ClassAttentionProblem : Problem {
+  Activation activation = Activation::kNone;
+  FrameTensor x;
+  FrameTensor scores;
+  // Rows of (bags, classes) in the arithmetic type: the sum of weights, the average.
+  void* statistics = nullptr;
+  void* y = nullptr;
+  const void* gradient = nullptr;
+  // Those wanted.
+  FrameTensor x_gradient;
+  FrameTensor scores_gradient;
+};
+
+// Weights are powers of `decay`, by rank.
+struct RankProblem : Problem {
+  double decay = 1;
+  FrameTensor x;
+  // (bags, classes): the bag values, and the sum of weights in the arithmetic type.
+  void* y = nullptr;
+  void* total = nullptr;
+  // Rank of each frame, -1 for one that weighs nothing: 32-bit integers, or 16-bit ones. Null if
+  // they are not wanted.
+  FrameTensor ranks;
+  bool wide_ranks = false;
+  const void* gradient = nullptr;
+  FrameTensor x_gradient;
+};
+
 // Internal to each file that includes this: a copy compiled for one instruction set must not serve
 // another.
 static inline int64_t segments_of(int64_t frames) {

@@ -284,6 +284,64 @@ void linear_attention_backward(int element, const Rows& rows, Address gradient, 
   kernels(element).linear_attention_backward(problem);
 }
 
+void class_attention_forward(int element, int activation, bool from_logits, const Layout& layout,
+                             const Frames& x, const Frames& scores, const Mask& mask, Address y,
+                             Address statistics) {
+  ClassAttentionProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.activation = static_cast<Activation>(activation);
+  problem.x = frame_tensor(x);
+  problem.scores = frame_tensor(scores);
+  problem.y = pointer(y);
+  problem.statistics = pointer(statistics);
+  kernels(element).class_attention_forward(problem);
+}
+
+void class_attention_backward(int element, int activation, bool from_logits, const Layout& layout,
+                              const Frames& x, const Frames& scores, const Mask& mask,
+                              Address gradient, Address statistics, const Frames& x_gradient,
+                              const Frames& scores_gradient) {
+  ClassAttentionProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.activation = static_cast<Activation>(activation);
+  problem.x = frame_tensor(x);
+  problem.scores = frame_tensor(scores);
+  problem.gradient = pointer(gradient);
+  problem.statistics = pointer(statistics);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
+  kernels(element).class_attention_backward(problem);
+}
+
+void rank_forward(int element, double decay, bool from_logits, const Layout& layout,
+                  const Frames& x, const Mask& mask, Address y, Address total, const Frames& ranks,
+                  bool wide_ranks) {
+  RankProblem problem;
+  set_problem(problem, layout, mask, from_logits);
+  problem.decay = decay;
+  problem.x = frame_tensor(x);
+  problem.y = pointer(y);
+  problem.total = pointer(total);
+  problem.ranks = frame_tensor(ranks);
+  problem.wide_ranks = wide_ranks;
+  kernels(element).rank_forward(problem);
+}
+
+void rank_backward(int element, double decay, bool from_logits, const Layout& layout,
+                   const Frames& x, Address gradient, Address total, const Frames& ranks,
+                   bool wide_ranks, const Frames& x_gradient) {
+  RankProblem problem;
+  set_problem(problem, layout, Mask{}, from_logits);
+  problem.decay = decay;
+  problem.x = frame_tensor(x);
+  problem.gradient = pointer(gradient);
+  problem.total = pointer(total);
+  problem.ranks = frame_tensor(ranks);
+  problem.wide_ranks = wide_ranks;
+  problem.x_gradient = frame_tensor(x_gradient);
+  kernels(element).rank_backward(problem);
+}
+
 }  // namespace
 }  // namespace milkernels
 
@@ -305,6 +363,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("gated_fusion_backward", &gated_fusion_backward, released);
   module.def("linear_attention_forward", &linear_attention_forward, released);
   module.def("linear_attention_backward", &linear_attention_backward, released);
+  module.def("class_attention_forward", &class_attention_forward, released);
+  module.def("class_attention_backward", &class_attention_backward, released);
+  module.def("rank_forward", &rank_forward, released);
+  module.def("rank_backward", &rank_backward, released);
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

@@ -18,7 +18,11 @@
   KERNEL(gated_fusion_forward, GatedFusionProblem)          \
   KERNEL(gated_fusion_backward, GatedFusionProblem)         \
   KERNEL(linear_attention_forward, LinearAttentionProblem)  \
-  KERNEL(linear_attention_backward, LinearAttentionProblem)
+  KERNEL(linear_attention_backward, LinearAttentionProblem) \
+  KERNEL(class_attention_forward, ClassAttentionProblem)    \
+  KERNEL(class_attention_backward, ClassAttentionProblem)   \
+  KERNEL(rank_forward, RankProblem)                         \
+  KERNEL(rank_backward, RankProblem)
 
 namespace milkernels {
 

@@ -17,7 +17,13 @@ WEIGHT_FLOOR = 1e-7
 #: Bound of the "clamp" activation of attention scores (PANNs' AttBlock).
 SCORE_CLAMP = 10.0
 
+#: A share of the softmax over the classes counts as at least this (the DESED baseline).
+SHARE_FLOOR = 1e-7
+
 SCORE_ACTIVATIONS: tuple[str | None, ...] = (None, "sigmoid", "tanh", "clamp")
+
+#: Axes along which attention's scores are normalised.
+SCORE_AXES = ("frames", "classes")
 
 
 @dataclass(frozen=True)

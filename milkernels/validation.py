@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from milkernels.family import SCORE_ACTIVATIONS
+from milkernels.family import SCORE_ACTIVATIONS, SCORE_AXES
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -91,6 +91,19 @@ def attention_scores(scores: Tensor, x: Tensor) -> None:
 
 def score_activation(activation: str | None) -> None:
     one_of("score_activation", activation, SCORE_ACTIVATIONS)
+
+
+def score_axis(axis: str) -> None:
+    if axis not in SCORE_AXES:
+        expected = " or ".join(repr(name) for name in SCORE_AXES)
+        raise ValueError(f"normalize: expected {expected}, got {axis!r}")
+
+
+def decay(value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"decay: expected a float in [0, 1], got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"decay: expected a float in [0, 1], got {value!r}")
 
 
 def same_device(name: str, tensor: Tensor, device: torch.device, of: str = "x") -> None:

@@ -20,21 +20,31 @@ POOLINGS = (
     "attention",
     "noisy_or",
     "log_mean_exp",
+    "class_attention",
+    "rank",
 )
 #: Weighted averages: the operator of this name serves them.
-WEIGHTED = tuple(
-    name for name in POOLINGS if name not in ("max", "max_mean", "noisy_or", "log_mean_exp")
-)
+_FAMILIES = ("max", "max_mean", "noisy_or", "log_mean_exp", "class_attention", "rank")
+WEIGHTED = tuple(name for name in POOLINGS if name not in _FAMILIES)
 
 #: Bag values between the smallest and the largest frame; bag values that are probabilities.
-BETWEEN_FRAMES = (*WEIGHTED, "log_mean_exp")
+BETWEEN_FRAMES = (*WEIGHTED, "log_mean_exp", "class_attention", "rank")
 PROBABILITIES = tuple(name for name in POOLINGS if name != "max_mean")
 
 #: Poolings that take any real number as a frame value; the others weigh by log x.
 REAL_VALUED = (
     *("mean", "max", "max_mean", "exp_softmax", "auto", "attention"),
-    *("noisy_or", "log_mean_exp"),
+    *("noisy_or", "log_mean_exp", "class_attention", "rank"),
 )
+
+#: Poolings with scores beside x.
+SCORED = ("attention", "class_attention")
+
+#: Functions that serve another pooling than that of their name.
+_FUNCTIONS = {"class_attention": "attention_pool"}
+
+#: The rank pooling's, of most cases.
+DECAY = 0.9
 
 ACTIVATIONS = (None, "sigmoid", "tanh", "clamp")
 
@@ -67,7 +77,11 @@ class Case:
 
     def run(self, module: object) -> list[Tensor]:
         """Bag values, then the gradients of the case's tensors."""
-        return self.run_function(getattr(module, f"{self.name}_pool"), **self.keywords)
+        return self.run_function(self.function(module), **self.keywords)
+
+    def function(self, module: object) -> Callable[..., Tensor]:
+        """The pooling as `milkernels.functional` or `milkernels.reference` has it."""
+        return getattr(module, _FUNCTIONS.get(self.name, f"{self.name}_pool"))
 
     def run_function(self, function: Callable[..., Tensor], **keywords: object) -> list[Tensor]:
         tensors = [tensor.detach().requires_grad_() for tensor in self.tensors]
@@ -102,11 +116,15 @@ def make_case(
         extra.append(2 * torch.randn(classes))
     if name == "log_mean_exp":
         extra.append(4 * torch.randn(classes))
-    if name == "attention":
+    if name in SCORED:
         extra.append(2 * torch.randn(shape))
     keywords: dict[str, object] = {"dim": dim, "from_logits": from_logits}
-    if name == "attention":
+    if name in SCORED:
         keywords["score_activation"] = score_activation
+    if name == "class_attention":
+        keywords["normalize"] = "classes"
+    if name == "rank":
+        keywords["decay"] = DECAY
     if masked:
         mask = torch.rand(bags, frames) < 0.7
         mask[:, 0] = True

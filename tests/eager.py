@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from cases import DECAY
 from torch import Tensor
 
 FLOOR = 1e-7
@@ -56,13 +57,27 @@ def power_exp(x: Tensor, power: Tensor, alpha: Tensor) -> Tensor:
 
 
 def attention(x: Tensor, scores: Tensor, score_activation: str | None = None) -> Tensor:
+    return (torch.softmax(_activate(scores, score_activation), -1) * x).sum(-1)
+
+
+def class_attention(x: Tensor, scores: Tensor, score_activation: str | None = None) -> Tensor:
+    share = torch.softmax(_activate(scores, score_activation), 1).clamp(1e-7, 1)
+    return _weighted(x, share)
+
+
+def rank(x: Tensor, decay: float = DECAY) -> Tensor:
+    weight = decay ** torch.arange(x.shape[-1], dtype=x.dtype, device=x.device)
+    return _weighted(x.sort(dim=-1, descending=True, stable=True).values, weight)
+
+
+def _activate(scores: Tensor, activation: str | None) -> Tensor:
     activations = {
         None: lambda score: score,
         "sigmoid": torch.sigmoid,
         "tanh": torch.tanh,
         "clamp": lambda score: score.clamp(-10, 10),
     }
-    return (torch.softmax(activations[score_activation](scores), -1) * x).sum(-1)
+    return activations[activation](scores)
 
 
 def _weighted(x: Tensor, weight: Tensor) -> Tensor:

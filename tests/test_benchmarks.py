@@ -68,7 +68,7 @@ def test_a_second_run_replaces_the_first(tmp_path):
     assert len(first) == 2 * 3
 
 
-@pytest.mark.parametrize("name", ["auto", "attention"])
+@pytest.mark.parametrize("name", ["auto", "attention", "class_attention", "rank"])
 def test_every_mode_and_implementation_has_a_row(tmp_path, name):
     path = tmp_path / "speed.csv"
     assert run.main([*TINY, "--filter", name, "--out", str(path)]) == 0
@@ -83,7 +83,7 @@ def test_every_mode_and_implementation_has_a_row(tmp_path, name):
             for quartile in ("lower_quartile", "median", "upper_quartile")
         )
         assert 0 < lower <= median <= upper
-        assert int(row["frame_bytes"]) == 8 * 10 * 50 * 4 * (2 if name == "attention" else 1)
+        assert int(row["frame_bytes"]) == 8 * 10 * 50 * 4 * (2 if name.endswith("attention") else 1)
 
 
 def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch):

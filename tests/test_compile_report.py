@@ -18,6 +18,8 @@ KERNELS = {
     *("statistics_forward", "statistics_merge", "statistics_scores"),
     *("statistics_backward", "statistics_sum"),
     *("gated_fusion_forward", "gated_fusion_backward"),
+    *(f"class_attention_{kernel}" for kernel in ("forward", "merge", "backward", "frames")),
+    *(f"rank_{kernel}" for kernel in ("forward", "keys", "weigh", "merge", "backward")),
 }
 
 

@@ -10,7 +10,7 @@ from milkernels import functional
 def checkable(name: str, **options):
     case = make_case(name, 2, 3, 5, dtype=torch.float64, **options)
     tensors = [tensor.requires_grad_() for tensor in case.tensors]
-    pool = getattr(functional, f"{name}_pool")
+    pool = case.function(functional)
     return lambda *tensors: pool(*tensors, **case.keywords), tensors
 
 
@@ -32,7 +32,7 @@ def test_gradcheck(any_backend, device, name, dim, from_logits):
     "name",
     [
         *("linear_softmax", "auto", "power", "attention", "exp_softmax"),
-        *("max_mean", "noisy_or", "log_mean_exp"),
+        *("max_mean", "noisy_or", "log_mean_exp", "class_attention"),
     ],
 )
 def test_values_outside_zero_and_one_have_true_gradients(any_backend, device, name):

@@ -6,7 +6,7 @@ from cases import POOLINGS, Case, assert_close, make_case
 
 import milkernels
 from milkernels import functional, reference
-from milkernels.kernels import tiles
+from milkernels.kernels import rank, tiles
 
 
 @pytest.fixture
@@ -15,6 +15,7 @@ def segment(kernel_backend, monkeypatch):
     if kernel_backend == "cpp":
         return 16384
     monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 64)
+    monkeypatch.setattr(rank, "SORTED_FRAMES", 64)
     return 64
 
 
@@ -26,7 +27,9 @@ def test_a_bag_of_several_segments_is_one_bag(segment, device, name, dim):
     assert_close(case.run(functional), truth, relative=3e-6)
 
 
-@pytest.mark.parametrize("name", ["auto", "max", "max_mean", "noisy_or", "log_mean_exp"])
+@pytest.mark.parametrize(
+    "name", ["auto", "max", "max_mean", "noisy_or", "log_mean_exp", "class_attention", "rank"]
+)
 def test_a_segment_may_be_masked_whole(segment, device, name):
     case = make_case(name, 1, 2, 3 * segment, masked=True, device=device)
     case.keywords["mask"][:, : 3 * segment // 2] = False
@@ -44,7 +47,11 @@ def test_the_largest_of_equals_in_different_segments_is_the_first(segment, devic
 
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize(
-    "name", ["exp_softmax", "power", "max", "max_mean", "noisy_or", "log_mean_exp"]
+    "name",
+    [
+        *("exp_softmax", "power", "max", "max_mean", "noisy_or", "log_mean_exp"),
+        *("class_attention", "rank"),
+    ],
 )
 def test_a_million_frames(name, dim):
     case = make_case(name, 1, 2, 10**6, dim=dim, from_logits=True)

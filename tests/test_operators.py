@@ -70,11 +70,27 @@ def check_operators(name: str, inputs: tuple, options: tuple, needs: list[bool] 
     torch.library.opcheck(getattr(operators, f"{name}_backward").default, arguments)
 
 
+@pytest.mark.parametrize("needs", [[True, True], [True, False], [False, True]], ids=str)
+@pytest.mark.parametrize("dim", [1, 2])
+def test_opcheck_passes_for_attention_over_classes(kernel_backend, device, dim, needs):
+    case = make_case("class_attention", 2, 3, 8, dim=dim, masked=True, device=device)
+    inputs = (*case.tensors, case.keywords["mask"])
+    check_operators("class_attention", inputs, ("tanh", dim, True, kernel_backend), [*needs, False])
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_opcheck_passes_for_ranks(kernel_backend, device, dim):
+    inputs = (torch.rand(2, 3, 8, device=device), None)
+    check_operators("rank", inputs, (0.5, dim, True, True, kernel_backend))
+    without_ranks = (0.5, dim, True, False, kernel_backend)
+    torch.library.opcheck(torch.ops.milkernels.rank.default, (*inputs, *without_ranks))
+
+
 @pytest.mark.parametrize("name", POOLINGS)
 def test_compiles_into_one_graph(name):
     """With the code around it, forward and backward."""
     case = make_case(name, 2, 3, 16, from_logits=True)
-    pool = getattr(functional, f"{name}_pool")
+    pool = case.function(functional)
 
     def loss(x, *rest):
         return pool(2 * x, *rest, **case.keywords).square().sum()
@@ -120,7 +136,7 @@ def test_dynamic_shapes_do_not_recompile():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", POOLINGS)
+@pytest.mark.parametrize("name", milkernels.nn.list_poolings())
 def test_autocast_reaches_the_pooling_in_half_precision(any_backend, device, name, dtype):
     """A linear layer's half-precision logits go in; float32 parameters stay as they are."""
     linear = torch.nn.Linear(6, 4).to(device)

@@ -139,6 +139,36 @@ def test_power_exponential_weight_subsumes_both_softmaxes():
     assert torch.allclose(power_exp(x, 1.7 * one, 0.6 * one), expected)
 
 
+def test_attention_over_classes_is_the_ratio_of_the_localisation_vectors_sums():
+    """O'' = Σ O(t) Z_loc(t) / Σ Z_loc(t), with Z_loc the softmax over the classes of a frame."""
+    x, scores = torch.rand(1, 3, 9, dtype=FLOAT64), torch.randn(1, 3, 9, dtype=FLOAT64)
+    z_loc = scores.exp() / scores.exp().sum(1, keepdim=True)
+    expected = (x * z_loc).sum(-1) / z_loc.sum(-1)
+    assert torch.allclose(reference.attention_pool(x, scores, normalize="classes"), expected)
+
+
+def test_attention_over_classes_gives_no_class_less_than_the_clamp():
+    """One class takes the whole softmax: the other's frames weigh 1e-7 each, and so the same."""
+    x, scores = torch.rand(1, 2, 9, dtype=FLOAT64), torch.zeros(1, 2, 9, dtype=FLOAT64)
+    scores[0, 1] = -100 - torch.arange(9)
+    y = reference.attention_pool(x, scores, normalize="classes")
+    assert torch.allclose(y, x.mean(-1))
+
+
+def test_rank_pooling_is_the_maximum_at_0_and_the_mean_at_1():
+    x = bag()
+    assert torch.equal(reference.rank_pool(x, 0.0), reference.max_pool(x))
+    assert torch.allclose(reference.rank_pool(x, 1.0), reference.mean_pool(x))
+
+
+def test_rank_pooling_weighs_by_powers_of_the_decay():
+    x = torch.tensor([[[0.2, 0.9, 0.5]]], dtype=FLOAT64)
+    expected = (0.9 + 0.5 * 0.5 + 0.25 * 0.2) / 1.75
+    assert torch.allclose(reference.rank_pool(x, 0.5), torch.tensor([[expected]], dtype=FLOAT64))
+    gradient = gradient_of(lambda x: reference.rank_pool(x, 0.5), x)
+    assert torch.allclose(gradient, torch.tensor([0.25, 1.0, 0.5], dtype=FLOAT64) / 1.75)
+
+
 def test_attention_activations_are_the_systems():
     x, scores = bag(), 20 * torch.randn(1, 1, 9, dtype=FLOAT64)
     for name, activated in {
@@ -153,6 +183,7 @@ def test_attention_activations_are_the_systems():
 @pytest.mark.parametrize("name", REAL_VALUED)
 def test_logits_are_sigmoids(name):
     case = make_case(name, from_logits=True, dtype=FLOAT64)
-    function = getattr(reference, f"{name}_pool")
     x, *rest = case.tensors
-    assert torch.allclose(function(x, *rest, from_logits=True), function(x.sigmoid(), *rest))
+    pooled = case.function(reference)(x, *rest, **case.keywords)
+    case.keywords["from_logits"] = False
+    assert torch.allclose(pooled, case.function(reference)(x.sigmoid(), *rest, **case.keywords))

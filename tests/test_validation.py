@@ -77,9 +77,25 @@ WRONG = {
         ValueError,
         lambda: functional.log_mean_exp_pool(X, torch.ones(5)),
     ),
-    "normalize: expected 'frames', got 'bags'": (
+    "normalize: expected 'frames' or 'classes', got 'bags'": (
         ValueError,
         lambda: functional.attention_pool(X, X, normalize="bags"),
+    ),
+    "decay: expected a float in [0, 1], got 1.5": (
+        ValueError,
+        lambda: functional.rank_pool(X, 1.5),
+    ),
+    "decay: expected a float in [0, 1], got nan": (
+        ValueError,
+        lambda: functional.rank_pool(X, float("nan")),
+    ),
+    "decay: expected a float in [0, 1], got bool": (
+        TypeError,
+        lambda: functional.rank_pool(X, True),
+    ),
+    "decay: expected a float in [0, 1], got str": (
+        TypeError,
+        lambda: functional.rank_pool(X, "0.5"),
     ),
     "backend: expected one of auto, triton, cpp, reference, got 'cuda'": (
         ValueError,
@@ -101,4 +117,4 @@ def test_every_backend_refuses_the_same(any_backend, name):
     case = make_case(name)
     case.keywords["mask"] = torch.ones(2, 36, dtype=torch.bool)
     with pytest.raises(ValueError, match="mask"):
-        getattr(functional, f"{name}_pool")(*case.tensors, **case.keywords)
+        case.function(functional)(*case.tensors, **case.keywords)

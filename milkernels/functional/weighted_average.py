@@ -3,7 +3,8 @@
 Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
 for sound event detection with weak labeling", 2019. [L] Liu et al., "Power pooling", 2021. [M]
 McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event detection",
-2018.
+2018. [X] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
+neural network", 2018, with the clamp of the DESED baseline system.
 """
 
 from __future__ import annotations
@@ -103,12 +104,19 @@ def attention_pool(
     `scores` has x's shape, dtype and device. `score_activation` is a: None [W], "sigmoid" (Deshmukh
     et al., 2020), "tanh" (the BirdCLEF AttBlockV2 head) or "clamp" (to ±10, PANNs' AttBlock). A
     score of -inf takes its frame out. `normalize="frames"` is the softmax over frames.
+
+    With `normalize="classes"` [X, eq. 4] the classes compete at each frame: w is the class's share
+    of the softmax over the classes, clamped to [1e-7, 1], and y = Σ x_i w_i / Σ w_i over frames. A
+    score of -inf is then a share of 1e-7. A NaN in x stays in its class, but for the scores'
+    gradients, which mix the bag's classes; a NaN among a frame's scores spoils all of the bag's
+    classes. x and the scores are read once and their gradients written once. On a GPU a second
+    small launch joins the sums of a bag that several programs share, and above 1024 classes the
+    scores are read twice; backward they are read three times then, and x twice.
     """
     validation.floating("x", x)
     validation.attention_scores(scores, x)
     validation.score_activation(score_activation)
-    if normalize != "frames":
-        raise ValueError(f"normalize: expected 'frames', got {normalize!r}")
+    validation.score_axis(normalize)
     dim = validation.frame_dim(dim)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
@@ -117,6 +125,8 @@ def attention_pool(
         return reference.attention_pool(
             x, scores, score_activation, normalize, dim=dim, mask=mask, from_logits=from_logits
         )
+    if normalize == "classes":
+        return ops.class_attention(x, scores, mask, score_activation, dim, from_logits, chosen)
     return ops.weighted_average(
         "attention", x, scores, None, None, mask, score_activation, dim, from_logits, chosen
     )

@@ -27,6 +27,8 @@ _POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.int64: "*i64",
+    torch.int32: "*i32",
+    torch.int16: "*i16",
     torch.uint8: "*u8",
 }
 
@@ -69,6 +71,8 @@ def _specialise(
             _specialise(item, (*path, index), constants, attributes)
             for index, item in enumerate(value)
         )
+    if isinstance(value, float):
+        return "fp32"
     if isinstance(value, Tensor):
         attributes[path] = [["tt.divisibility", _ALIGNMENT]]
         return _POINTERS[value.dtype]

@@ -56,7 +56,11 @@ class Frames:
 
     def exact_average(self, log_weight: Tensor) -> Tensor:
         """`average` in the arithmetic dtype."""
-        weights = self.weights(log_weight)
+        return self.weigh(self.weights(log_weight))
+
+    def weigh(self, weights: Tensor) -> Tensor:
+        """Σ p_i x_i for normalised weights, held between the smallest and the largest frame, in the
+        arithmetic dtype."""
         y = (weights * self.x).sum(-1)
         return self.held(y, (weights.detach() != 0).any(-1))
 

@@ -3,7 +3,8 @@
 Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
 for sound event detection with weak labeling", 2019. [L] Liu et al., "Power pooling", 2021. [M]
 McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event detection",
-2018.
+2018. [X] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
+neural network", 2018, with the clamp of the DESED baseline system.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from milkernels.family import SCORE_CLAMP
+from milkernels.reference.class_attention import class_weights
 from milkernels.reference.frames import Frames
 
 
@@ -90,9 +92,13 @@ def attention_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """y = Σ x_i w_i / Σ w_i with w_i = exp(a(s_i)). [W, table 1]"""
+    """y = Σ x_i w_i / Σ w_i with w_i = exp(a(s_i)). [W, table 1] Over the classes w_i is a class's
+    share of their softmax at the frame, clamped to [1e-7, 1]. [X, eq. 4]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.average(activate(values.arrange(scores), score_activation))
+    activated = activate(values.arrange(scores), score_activation)
+    if normalize == "classes":
+        return values.restore(values.weigh(class_weights(values, activated)))
+    return values.average(activated)
 
 
 def activate(scores: Tensor, activation: str | None) -> Tensor:

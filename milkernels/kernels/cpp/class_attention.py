@@ -1,0 +1,67 @@
+"""Attention that is normalised over the classes, in C++."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from milkernels.family import SCORE_ACTIVATIONS
+from milkernels.kernels.cpp import extension
+
+
+def forward(
+    x: Tensor,
+    scores: Tensor,
+    mask: Tensor | None,
+    score_activation: str | None,
+    from_logits: bool,
+) -> tuple[Tensor, Tensor]:
+    """Bag values (bags, classes), and the weights' totals and the averages (2, bags, classes)."""
+    axis = extension.lane_axis(x)
+    x, scores = extension.along(x, axis), extension.along(scores, axis)
+    y = x.new_empty(x.shape[:2])
+    statistics = x.new_empty((2, *x.shape[:2]), dtype=extension.arithmetic(x))
+    extension.functions.class_attention_forward(
+        extension.ELEMENTS[x.dtype],
+        SCORE_ACTIVATIONS.index(score_activation),
+        from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.frames_argument(scores),
+        extension.mask_argument(mask),
+        y.data_ptr(),
+        statistics.data_ptr(),
+    )
+    return y, statistics
+
+
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    scores: Tensor,
+    mask: Tensor | None,
+    statistics: Tensor,
+    score_activation: str | None,
+    from_logits: bool,
+    x_gradient: Tensor | None,
+    scores_gradient: Tensor | None,
+) -> None:
+    """Fill the gradients that are given."""
+    axis = extension.lane_axis(x)
+    x, scores = extension.along(x, axis), extension.along(scores, axis)
+    gradient = gradient.contiguous()
+    given = (x_gradient, scores_gradient)
+    filled = tuple(extension.empty_along(tensor, axis) for tensor in given)
+    extension.functions.class_attention_backward(
+        extension.ELEMENTS[x.dtype],
+        SCORE_ACTIVATIONS.index(score_activation),
+        from_logits,
+        extension.layout(x, axis),
+        extension.frames_argument(x),
+        extension.frames_argument(scores),
+        extension.mask_argument(mask),
+        gradient.data_ptr(),
+        statistics.data_ptr(),
+        extension.frames_argument(filled[0]),
+        extension.frames_argument(filled[1]),
+    )
+    extension.hand_over(filled, given)

@@ -1,0 +1,104 @@
+"""The operators of global weighted rank pooling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from milkernels import reference
+from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+
+NAME = "rank"
+
+#: Up to this many frames a rank fits into 16 bits.
+_SHORT_BAG = 2**15 - 1
+
+
+def rank(
+    x: Tensor, mask: Tensor | None, decay: float, dim: int, from_logits: bool, backend: str
+) -> Tensor:
+    """Bag values; arguments are checked by the caller."""
+    options = (float(decay), dim, from_logits, differentiates(x), backend)
+    return apply(NAME, (x, mask), options)
+
+
+def _empty_ranks(x: Tensor, dim: int, keep_ranks: bool) -> Tensor:
+    """Ranks like x in shape and layout, or none."""
+    dtype = torch.int16 if x.shape[dim] <= _SHORT_BAG else torch.int32
+    return torch.empty_like(x, dtype=dtype) if keep_ranks else x.new_empty(0, dtype=dtype)
+
+
+def _forward(
+    x: Tensor,
+    mask: Tensor | None,
+    decay: float,
+    dim: int,
+    from_logits: bool,
+    keep_ranks: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    ranks = _empty_ranks(x, dim, keep_ranks)
+    filled = by_class(ranks, dim) if keep_ranks else None
+    y, total = kernels(backend, NAME).forward(by_class(x, dim), mask, decay, from_logits, filled)
+    return y, ranks, total
+
+
+def _forward_fake(
+    x: Tensor,
+    mask: Tensor | None,
+    decay: float,
+    dim: int,
+    from_logits: bool,
+    keep_ranks: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = x.shape[0], x.shape[3 - dim]
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    ranks = _empty_ranks(x, dim, keep_ranks)
+    return x.new_empty(shape), ranks, x.new_empty(shape, dtype=compute)
+
+
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    mask: Tensor | None,
+    ranks: Tensor,
+    total: Tensor,
+    needs: list[bool],
+    decay: float,
+    dim: int,
+    from_logits: bool,
+    keep_ranks: bool,
+    backend: str,
+) -> list[Tensor]:
+    x_gradient = torch.empty_like(x)
+    frames = (by_class(tensor, dim) for tensor in (x, ranks))
+    kernels(backend, NAME).backward(
+        gradient, *frames, total, decay, from_logits, by_class(x_gradient, dim)
+    )
+    return [x_gradient]
+
+
+def _backward_fake(gradient: Tensor, x: Tensor, *_: object) -> list[Tensor]:
+    return [torch.empty_like(x)]
+
+
+def _reference(
+    x: Tensor, mask: Tensor | None, decay: float, dim: int, from_logits: bool, *_: object
+) -> Tensor:
+    return reference.rank_pool(x, decay, dim=dim, mask=mask, from_logits=from_logits)
+
+
+register(
+    Family(
+        name=NAME,
+        tensors="Tensor x, Tensor? mask",
+        options="float decay, int dim, bool from_logits, bool keep_ranks, str backend",
+        saved=2,
+        forward=_forward,
+        forward_fake=_forward_fake,
+        backward=_backward,
+        backward_fake=_backward_fake,
+        reference=_reference,
+    )
+)
