@@ -1,9 +1,9 @@
 """Fused pooling kernels for multiple-instance learning: bags of frames in, bag values out."""
 
-from milkernels import functional, nn, reference
+from milkernels import compat, functional, nn, reference
 from milkernels.backends import backend, build_info, warn_if_incomplete
 
 __version__ = "0.1.0"
-__all__ = ["backend", "build_info", "functional", "nn", "reference"]
+__all__ = ["backend", "build_info", "compat", "functional", "nn", "reference"]
 
 warn_if_incomplete()

@@ -60,10 +60,17 @@ def test_the_changed_head_computes_what_the_old_one_did():
     assert torch.allclose(before(hidden), after(hidden), atol=1e-6)
 
 
-def test_every_pooling_is_in_the_table_and_nothing_else():
-    rows = re.findall(r"^\| `(\w+_pool)\(.*?\)` \| `(\w+)` \|", README, re.MULTILINE)
-    assert [function.removesuffix("_pool") for function, _ in rows] == nn.list_poolings()
-    assert all(hasattr(functional, function) and hasattr(nn, module) for function, module in rows)
+def test_the_tables_name_every_function_and_module_and_nothing_else():
+    rows = re.findall(
+        r"^\| (?:`(\w+)\(.*?\)` )?\| (?:`(\w+)(?:\(.*?\))?` )?\|", README, re.MULTILINE
+    )
+    functions = {function for function, _ in rows if function}
+    modules = {module for function, module in rows if module and hasattr(nn, module)}
+    assert functions == set(functional.__all__) - {"frame_weights"}
+    helpers = {"FramePool", "build_pooling", "list_poolings"}
+    assert modules == set(nn.__all__) - helpers
+    named = {name.removesuffix("_pool") for name in functions}
+    assert set(nn.list_poolings()) <= named
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

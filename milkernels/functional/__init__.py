@@ -15,6 +15,7 @@ probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in it
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.
 """
 
+from milkernels.functional.frame_weights import frame_weights
 from milkernels.functional.gated_fusion import gated_fusion
 from milkernels.functional.linear_attention import linear_attention_pool
 from milkernels.functional.log_mean_exp import log_mean_exp_pool
@@ -37,6 +38,7 @@ __all__ = [
     "attention_stats_pool",
     "auto_pool",
     "exp_softmax_pool",
+    "frame_weights",
     "gated_fusion",
     "linear_attention_pool",
     "linear_softmax_pool",

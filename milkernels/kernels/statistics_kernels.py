@@ -340,8 +340,8 @@ def _slopes(
     gradient_strides,
     COMPUTE: tl.constexpr,
 ):
-    """Means, what rounding took off them and variances of channels, and the coefficients of their frames' gradients
-    p (direct + curve · residual)."""
+    """Means, what rounding took off them and variances of channels, and the coefficients of their
+    frames' gradients p (direct + curve · residual)."""
     inside = (head < heads) & (in_head < width)
     channels = heads * width
     of_channel = moments_ptr + tl.cast(bag, tl.int64) * channels + head * width + in_head

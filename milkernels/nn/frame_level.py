@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from milkernels import functional
+from milkernels import functional, validation
 
 
 class FramePool(nn.Module):
@@ -43,6 +43,65 @@ class MaxPool(FramePool):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return functional.max_pool(x, **self._layout(mask))
+
+
+class MaxMeanPool(FramePool):
+    """`functional.max_mean_pool`, for embeddings (PANNs' pooling)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.max_mean_pool(x, **self._layout(mask))
+
+
+class NoisyOrPool(FramePool):
+    """`functional.noisy_or_pool`."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.noisy_or_pool(x, **self._layout(mask))
+
+
+class RankPool(FramePool):
+    """`functional.rank_pool`: global weighted rank pooling.
+
+    Args:
+        decay: what a frame's weight is to that of the frame ranked before it, in [0, 1]. Half of
+            the whole weight is on the first ln 0.5 / ln decay frames: 69 of them for 0.99.
+    """
+
+    def __init__(self, decay: float = 0.99, dim: int = -1, from_logits: bool = False) -> None:
+        super().__init__(dim, from_logits)
+        validation.decay(decay)
+        self.decay = decay
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.rank_pool(x, self.decay, **self._layout(mask))
+
+    def extra_repr(self) -> str:
+        return f"decay={self.decay}, {super().extra_repr()}"
+
+
+class LogMeanExpPool(FramePool):
+    """`functional.log_mean_exp_pool`, with a sharpness for all classes or a learned one for each.
+
+    Args:
+        num_classes: learn a sharpness for each of so many classes; None keeps one for all.
+        init: the sharpness, at the start. 5 as in Pinheiro and Collobert, 2015.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        init: float = 5.0,
+        dim: int = -1,
+        from_logits: bool = False,
+    ) -> None:
+        super().__init__(dim, from_logits)
+        validation.sharpness(init, 1, torch.device("cpu"))
+        self.sharpness: float | nn.Parameter = (
+            init if num_classes is None else nn.Parameter(torch.full((num_classes,), float(init)))
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.log_mean_exp_pool(x, self.sharpness, **self._layout(mask))
 
 
 class LinearSoftmaxPool(FramePool):
@@ -153,6 +212,7 @@ class AttentionPool(FramePool):
         in_features: width of the features that the scores come from.
         num_classes: how many.
         score_activation: None, "sigmoid", "tanh" or "clamp".
+        normalize: "frames", or "classes" as in the DESED baseline.
     """
 
     def __init__(
@@ -160,19 +220,25 @@ class AttentionPool(FramePool):
         in_features: int,
         num_classes: int,
         score_activation: str | None = None,
+        normalize: str = "frames",
         dim: int = -1,
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.score_activation(score_activation)
+        validation.score_axis(normalize)
         self.scorer = nn.Linear(in_features, num_classes)
         self.score_activation = score_activation
+        self.normalize = normalize
 
     def forward(self, x: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool `x` by scores of `features` (batch, frames, in_features)."""
         scores = self.scorer(features).to(x.dtype)
         if self.dim in (-1, 2):
             scores = scores.transpose(1, 2)
-        return functional.attention_pool(x, scores, self.score_activation, **self._layout(mask))
+        return functional.attention_pool(
+            x, scores, self.score_activation, self.normalize, **self._layout(mask)
+        )
 
 
 class _NonNegative(torch.autograd.Function):
@@ -196,14 +262,18 @@ class _NonNegative(torch.autograd.Function):
 _POOLINGS: dict[str, type[FramePool]] = {
     "mean": MeanPool,
     "max": MaxPool,
+    "max_mean": MaxMeanPool,
     "linear_softmax": LinearSoftmaxPool,
     "exp_softmax": ExpSoftmaxPool,
     "auto": AutoPool,
     "power": PowerPool,
     "power_exp": PowerExpPool,
     "attention": AttentionPool,
+    "noisy_or": NoisyOrPool,
+    "rank": RankPool,
+    "log_mean_exp": LogMeanExpPool,
 }
-_LEARNED_PER_CLASS = (AutoPool, PowerPool, PowerExpPool, AttentionPool)
+_LEARNED_PER_CLASS = (AutoPool, PowerPool, PowerExpPool, AttentionPool, LogMeanExpPool)
 
 
 def list_poolings() -> list[str]:

@@ -4,6 +4,7 @@ Same names and signatures as `milkernels.functional`. Slow and differentiable to
 inputs give the truth that the kernels are held to. Half-precision inputs are computed in float32.
 """
 
+from milkernels.reference.frame_weights import FRAME_WEIGHTS, frame_weights
 from milkernels.reference.gated_fusion import gated_fusion
 from milkernels.reference.linear_attention import linear_attention_pool
 from milkernels.reference.log_mean_exp import log_mean_exp_pool
@@ -22,10 +23,12 @@ from milkernels.reference.weighted_average import (
 )
 
 __all__ = [
+    "FRAME_WEIGHTS",
     "attention_pool",
     "attention_stats_pool",
     "auto_pool",
     "exp_softmax_pool",
+    "frame_weights",
     "gated_fusion",
     "linear_attention_pool",
     "linear_softmax_pool",

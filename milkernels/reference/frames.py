@@ -16,7 +16,7 @@ class Frames:
         self._dim = dim
         self._dtype = x.dtype
         self._valid = mask
-        self._from_logits = from_logits
+        self.from_logits = from_logits
         self.raw = self.arrange(x)
         self.valid = (
             torch.ones_like(self.raw, dtype=torch.bool)
@@ -36,7 +36,7 @@ class Frames:
         return parameter.to(self.x.dtype)[:, None]
 
     def log_x(self) -> Tensor:
-        if self._from_logits:
+        if self.from_logits:
             return logsigmoid(self.raw)
         return self.x.clamp(min=WEIGHT_FLOOR).log()
 
@@ -51,7 +51,7 @@ class Frames:
         return weight / total.masked_fill(total == 0, 1)
 
     def average(self, log_weight: Tensor) -> Tensor:
-        """Σ p_i x_i, held between the smallest and the largest frame, in x's own dtype."""
+        """Σ p_i x_i with weights exp(log_weight), in x's own dtype."""
         return self.restore(self.exact_average(log_weight))
 
     def exact_average(self, log_weight: Tensor) -> Tensor:
@@ -76,6 +76,10 @@ class Frames:
         frames = self.x.detach()
         low = frames.masked_fill(~self.valid, torch.inf).amin(-1)
         return low, frames.masked_fill(~self.valid, -torch.inf).amax(-1)
+
+    def by_layout(self, tensor: Tensor) -> Tensor:
+        """A (bags, classes, frames) tensor in the input's layout."""
+        return tensor if self._dim in (-1, 2) else tensor.transpose(1, 2)
 
     def restore(self, y: Tensor) -> Tensor:
         return y.to(self._dtype)

@@ -13,7 +13,7 @@ def max_pool(
 ) -> Tensor:
     """y = max x_i; the first maximal frame takes the gradient. [W, table 1]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.restore(_first_maximum(values))
+    return values.restore(_maximum(values))
 
 
 def max_mean_pool(
@@ -22,16 +22,20 @@ def max_mean_pool(
     """y = max x_i + Σ x_i / n; the first maximal frame takes the maximum's gradient. [K]"""
     values = Frames(x, dim, mask, from_logits)
     mean = values.exact_average(torch.zeros_like(values.x))
-    return values.restore(_first_maximum(values) + mean)
+    return values.restore(_maximum(values) + mean)
 
 
-def _first_maximum(values: Frames) -> Tensor:
-    if values.x.shape[-1] == 0:
-        return values.x.sum(-1)
+def first_maximum(values: Frames) -> Tensor:
+    """The frame (bags, classes, 1) of each bag's first maximum; there must be frames."""
     # Ranked before the sigmoid, which sends many large logits to the same 1.0.
     ranked = values.raw.detach().masked_fill(~values.valid, -torch.inf)
     peak = ranked.amax(-1, keepdim=True)
     is_peak = ((ranked == peak) | (ranked.isnan() & peak.isnan())) & values.valid
-    first = is_peak.to(torch.int8).argmax(-1, keepdim=True)
-    chosen = values.x.gather(-1, first).squeeze(-1)
+    return is_peak.to(torch.int8).argmax(-1, keepdim=True)
+
+
+def _maximum(values: Frames) -> Tensor:
+    if values.x.shape[-1] == 0:
+        return values.x.sum(-1)
+    chosen = values.x.gather(-1, first_maximum(values)).squeeze(-1)
     return torch.where(values.valid.any(-1), chosen, 0)

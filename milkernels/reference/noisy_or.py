@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from milkernels.reference.frames import Frames
 
@@ -18,3 +19,8 @@ def noisy_or_pool(
     values = Frames(x, dim, mask, from_logits)
     inactive = (-values.raw).sigmoid() if from_logits else 1 - values.x
     return values.restore(1 - inactive.masked_fill(~values.valid, 1).prod(-1))
+
+
+def log_inactive(values: Frames) -> Tensor:
+    """log(1 - x_i), of probabilities."""
+    return logsigmoid(-values.raw) if values.from_logits else (-values.x).log1p()

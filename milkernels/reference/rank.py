@@ -22,13 +22,18 @@ def rank_pool(
 ) -> Tensor:
     """y = Σ_r d^r x_(r) / Σ_r d^r with x_(0) the largest frame. [section 3.2]"""
     values = Frames(x, dim, mask, from_logits)
+    return values.restore(values.weigh(rank_weights(values, decay)))
+
+
+def rank_weights(values: Frames, decay: float) -> Tensor:
+    """Normalised weights (bags, classes, frames), NaN where a bag holds NaN."""
     # Ranked before the sigmoid, which sends many large logits to the same 1.0.
     raw = values.raw.detach()
     weight = (decay ** _ranks(raw, values.valid).double()).masked_fill(~values.valid, 0)
     total = weight.sum(-1, keepdim=True)
     weight = (weight / total.masked_fill(total == 0, 1)).to(raw.dtype)
     spoilt = raw.isnan().any(-1, keepdim=True) & values.valid
-    return values.restore(values.weigh(weight.masked_fill(spoilt, torch.nan)))
+    return weight.masked_fill(spoilt, torch.nan)
 
 
 def _ranks(raw: Tensor, valid: Tensor) -> Tensor:

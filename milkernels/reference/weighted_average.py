@@ -22,7 +22,7 @@ def mean_pool(
 ) -> Tensor:
     """y = Σ x_i / n. [W, table 1]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.average(torch.zeros_like(values.x))
+    return values.average(mean_log_weight(values))
 
 
 def linear_softmax_pool(
@@ -30,7 +30,7 @@ def linear_softmax_pool(
 ) -> Tensor:
     """y = Σ x_i² / Σ x_i. [W, table 1]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.average(values.log_x())
+    return values.average(linear_softmax_log_weight(values))
 
 
 def exp_softmax_pool(
@@ -38,7 +38,7 @@ def exp_softmax_pool(
 ) -> Tensor:
     """y = Σ x_i exp(x_i) / Σ exp(x_i). [W, table 1]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.average(values.x)
+    return values.average(exp_softmax_log_weight(values))
 
 
 def auto_pool(
@@ -51,7 +51,7 @@ def auto_pool(
 ) -> Tensor:
     """y = Σ x_i exp(α_c x_i) / Σ exp(α_c x_i). [M, eq. 3]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.average(values.per_class(alpha) * values.x)
+    return values.average(auto_log_weight(values, alpha))
 
 
 def power_pool(
@@ -64,7 +64,7 @@ def power_pool(
 ) -> Tensor:
     """y = Σ x_i x_i^n_c / Σ x_i^n_c. [L, eq. 4]"""
     values = Frames(x, dim, mask, from_logits)
-    return values.average(values.per_class(power) * values.log_x())
+    return values.average(power_log_weight(values, power))
 
 
 def power_exp_pool(
@@ -78,8 +78,7 @@ def power_exp_pool(
 ) -> Tensor:
     """y = Σ x_i w_i / Σ w_i with w_i = x_i^β_c exp(α_c x_i). [W, section 4]"""
     values = Frames(x, dim, mask, from_logits)
-    log_weight = values.per_class(power) * values.log_x() + values.per_class(alpha) * values.x
-    return values.average(log_weight)
+    return values.average(power_exp_log_weight(values, power, alpha))
 
 
 def attention_pool(
@@ -95,10 +94,40 @@ def attention_pool(
     """y = Σ x_i w_i / Σ w_i with w_i = exp(a(s_i)). [W, table 1] Over the classes w_i is a class's
     share of their softmax at the frame, clamped to [1e-7, 1]. [X, eq. 4]"""
     values = Frames(x, dim, mask, from_logits)
-    activated = activate(values.arrange(scores), score_activation)
+    activated = attention_log_weight(values, scores, score_activation)
     if normalize == "classes":
         return values.restore(values.weigh(class_weights(values, activated)))
     return values.average(activated)
+
+
+def mean_log_weight(values: Frames) -> Tensor:
+    return torch.zeros_like(values.x)
+
+
+def linear_softmax_log_weight(values: Frames) -> Tensor:
+    return values.log_x()
+
+
+def exp_softmax_log_weight(values: Frames) -> Tensor:
+    return values.x
+
+
+def auto_log_weight(values: Frames, alpha: Tensor) -> Tensor:
+    return values.per_class(alpha) * values.x
+
+
+def power_log_weight(values: Frames, power: Tensor) -> Tensor:
+    return values.per_class(power) * values.log_x()
+
+
+def power_exp_log_weight(values: Frames, power: Tensor, alpha: Tensor) -> Tensor:
+    return power_log_weight(values, power) + auto_log_weight(values, alpha)
+
+
+def attention_log_weight(
+    values: Frames, scores: Tensor, score_activation: str | None = None
+) -> Tensor:
+    return activate(values.arrange(scores), score_activation)
 
 
 def activate(scores: Tensor, activation: str | None) -> Tensor:

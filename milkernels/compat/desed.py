@@ -1,0 +1,119 @@
+"""The attention head of the DESED baseline's CRNN (DCASE task 4)."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from milkernels import functional
+from milkernels.compat.head import wide
+
+#: The method of the CRNN that computes the head, in the versions that have one, and its arguments.
+METHOD = "_get_logits_one_head"
+_ARGUMENTS = ["x", "pad_mask", "dense", "dense_softmax"]
+
+
+class DESEDHead(nn.Module):
+    """Frame and clip probabilities of the DESED baseline: σ(dense x) for each frame, and their mean
+    by softmax over classes of dense_softmax x, clamped to [1e-7, 1].
+
+    Differs from the original where frames are padded: there a padded frame gets the same weight for
+    each class and is averaged in; here it counts for nothing.
+
+    Args:
+        in_features: width of the features.
+        num_classes: how many.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, num_classes)
+        self.dense_softmax = nn.Linear(in_features, num_classes)
+
+    def forward(
+        self,
+        x: Tensor,
+        pad_mask: Tensor | None = None,
+        classes_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Frame probabilities (batch, classes, frames) and clip probabilities (batch, classes) of x
+        (batch, frames, in_features).
+
+        Args:
+            x: features.
+            pad_mask: (batch, 1, frames) or (batch, frames) bool, True for a padded frame.
+            classes_mask: (batch, classes) bool, True for a class that the clip's labels cover; the
+                others get 0.
+        """
+        return head(x, pad_mask, self.dense, self.dense_softmax, classes_mask)
+
+
+def head(
+    x: Tensor,
+    pad_mask: Tensor | None,
+    dense: nn.Module,
+    dense_softmax: nn.Module,
+    classes_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The head over its two linear layers."""
+    strong = dense(x).sigmoid()
+    scores = dense_softmax(x)
+    absent = None if classes_mask is None else ~classes_mask[:, None, :]
+    if absent is not None:
+        scores = scores.masked_fill(absent, torch.finfo(scores.dtype).min)
+    mask = None if pad_mask is None else ~pad_mask.reshape(x.shape[:2])
+    weak = functional.attention_pool(strong, scores, normalize="classes", dim=1, mask=mask)
+    if absent is not None:
+        strong = strong.masked_fill(absent, 0)
+        weak = weak.masked_fill(absent[:, 0], 0)
+    return strong.transpose(1, 2), weak
+
+
+def resembles(module: nn.Module) -> bool:
+    """Whether a module computes this head from layers of its own."""
+    return hasattr(module, "dense") and hasattr(module, "dense_softmax")
+
+
+def problem(module: nn.Module) -> str | None:
+    """Why the module's head cannot be taken over, or None if it can."""
+    method = getattr(type(module), METHOD, None)
+    if method is None:
+        return "computes its head inside forward: call compat.DESEDHead there"
+    if list(inspect.signature(method).parameters)[1:5] != _ARGUMENTS:
+        return f"its {METHOD} takes other arguments"
+    if getattr(module, "attention", None) not in (True, "legacy"):
+        return "does not pool by attention"
+    layers = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+    arguments = (wide(2, 5, 4, scale=8.0), None, *layers)
+    theirs = getattr(module, METHOD)(*arguments)
+    if not all(torch.allclose(one, two) for one, two in zip(theirs, head(*arguments), strict=True)):
+        return f"its {METHOD} gives other numbers"
+    return None
+
+
+def take_over(module: nn.Module) -> None:
+    """Let the module compute its head by `head`."""
+    module.__class__ = _fused(type(module))
+
+
+@cache
+def _fused(original: type[nn.Module]) -> type[nn.Module]:
+    """The module's class with our head in it; instances are copied and pickled by `original`."""
+
+    def one_head(self: Any, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+        return head(*arguments, **keywords)
+
+    def reduce(self: nn.Module, _: int) -> tuple[Any, ...]:
+        return _empty, (original,), self.__dict__
+
+    members = {METHOD: one_head, "__reduce_ex__": reduce, "__module__": original.__module__}
+    return type(original.__name__, (original,), members)
+
+
+def _empty(original: type[nn.Module]) -> nn.Module:
+    fused = _fused(original)
+    return fused.__new__(fused)
