@@ -86,7 +86,8 @@ def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, d
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, dim, frames):
     case = stats_case(name, 4, 16, frames, heads=4, dim=dim, device=device)
-    case.tensors[0] += 5
+    if name == "weighted_stats":
+        case.tensors[0] += 5  # A query's scores would grow with it.
     assert_within_budget(case, naive_form(name, dim))
 
 

@@ -20,11 +20,12 @@ from milkernels.kernels import statistics_kernels as kernels
 from milkernels.kernels import tiles
 from milkernels.kernels.launch import Launch
 
-#: Elements of a tile, 16 for each thread of its warps: twice as many spill registers. Wide heads
-#: get the larger tile, for as many frames side by side as fill a sector of memory.
-_TILE_ELEMENTS = 4096
+#: Elements of a tile, 8 for each thread: four times as many spill registers. Wide heads get the
+#: larger tile, for as many frames side by side as fill a sector of memory.
+_TILE_ELEMENTS = 2048
 _WIDE_TILE_ELEMENTS = 8192
-_WARP_ELEMENTS = 512
+_WARP_ELEMENTS = 256
+_MAX_WARPS = 16
 _MIN_FRAMES = 16
 
 #: Channels of a head that one tile holds.
@@ -71,7 +72,7 @@ class _Tiling:
             rest = elements // (block_width * block_frames)
             block_heads = min(wide_heads, max(rest, 1))
         tile = block_heads * block_width * block_frames
-        num_warps = max(tile * halves // _WARP_ELEMENTS, tiles.NUM_WARPS)
+        num_warps = min(max(tile * halves // _WARP_ELEMENTS, tiles.NUM_WARPS), _MAX_WARPS)
         blocks = (block_heads, block_width, block_frames)
         return _Tiling(bags, heads, width, frames, *blocks, num_warps)
 

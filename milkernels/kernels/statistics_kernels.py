@@ -219,9 +219,9 @@ def _statistics_forward_kernel(
         mean_here = tl.sum(weight * x, 2, keep_dims=True)
         residual = x - mean_here
         # What the mean lacks is the mean of what is left.
-        lost_here = tl.sum(weight * residual, 2, keep_dims=True)
-        variance_here = tl.sum(weight * residual * residual, 2, keep_dims=True)
-        variance_here -= lost_here * lost_here
+        weighted = weight * residual
+        lost_here = tl.sum(weighted, 2, keep_dims=True)
+        variance_here = tl.sum(weighted * residual, 2, keep_dims=True) - lost_here * lost_here
         mean, lost, variance = _merge(
             mean,
             lost,
@@ -340,7 +340,7 @@ def _slopes(
     gradient_strides,
     COMPUTE: tl.constexpr,
 ):
-    """Means, what rounding took off them and variances of channels, and the coefficients of their
+    """Means of channels, what rounding took off them, variances, and the coefficients of their
     frames' gradients p (direct + curve · residual)."""
     inside = (head < heads) & (in_head < width)
     channels = heads * width
