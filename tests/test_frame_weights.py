@@ -10,7 +10,8 @@ AVERAGES = tuple(name for name in POOLINGS if name not in ("max_mean", "noisy_or
 
 
 def weights_of(case) -> torch.Tensor:
-    return functional.frame_weights(case.name, *case.tensors, **case.keywords)
+    name = "attention" if case.name == "class_attention" else case.name
+    return functional.frame_weights(name, *case.tensors, **case.keywords)
 
 
 @pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])

@@ -13,6 +13,8 @@ X = torch.rand(4, 3, 25)
 
 
 def build(name: str):
+    if name == "class_attention":
+        return nn.build_pooling("attention", 3, in_features=7, normalize="classes")
     options = {"in_features": 7} if name == "attention" else {}
     return nn.build_pooling(name, 3, **options)
 
@@ -26,7 +28,11 @@ def call(module, x):
 @pytest.mark.parametrize("name", POOLINGS)
 def test_every_pooling_builds_by_name(name):
     assert call(build(name), X).shape == (4, 3)
-    assert name in nn.list_poolings()
+
+
+def test_the_names_are_those_of_the_functions():
+    functions = {name.removesuffix("_pool") for name in functional.__all__}
+    assert set(nn.list_poolings()) == {name for name in POOLINGS if name in functions}
 
 
 def test_an_unknown_name_is_refused():
@@ -100,3 +106,32 @@ def test_attention_scores_each_frame_with_one_linear_layer():
     )
     assert torch.equal(module(z, features), expected)
     assert sum(p.numel() for p in module.parameters()) == 7 * 3 + 3
+
+
+def test_log_mean_exp_keeps_one_sharpness_or_learns_one_for_each_class():
+    fixed, learned = nn.LogMeanExpPool(init=2.0), nn.LogMeanExpPool(3, init=2.0)
+    assert torch.allclose(fixed(X), functional.log_mean_exp_pool(X, 2.0))
+    assert torch.allclose(learned(X), fixed(X))
+    learned(X).sum().backward()
+    assert learned.sharpness.grad.abs().min() > 0
+    assert list(fixed.parameters()) == []
+
+
+def test_rank_pooling_decays_as_told():
+    assert torch.allclose(nn.RankPool(0.5)(X), functional.rank_pool(X, 0.5))
+    assert torch.allclose(nn.RankPool(0.0)(X), X.amax(-1))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.RankPool(1.5), r"decay: expected a float in \[0, 1\], got 1.5"),
+        (lambda: nn.LogMeanExpPool(init=0.0), "sharpness: expected a finite number other than 0"),
+        (lambda: nn.AttentionPool(2, 3, "relu"), "score_activation: expected one of None"),
+        (lambda: nn.AttentionPool(2, 3, normalize="bags"), "normalize: expected 'frames'"),
+    ],
+    ids=["decay", "sharpness", "score activation", "normalize"],
+)
+def test_wrong_options_are_refused_when_built(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
