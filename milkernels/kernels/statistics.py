@@ -186,6 +186,8 @@ def backward(
     """Launches of a backward pass, which fill the gradients that are given."""
     bags, channels, frames = h.shape
     heads = normaliser.shape[2]
+    if channels == 0 and scores_gradient is not None:
+        scores_gradient.zero_()  # No program writes it.
     tiling = _Tiling.of(h, heads)
     compute = tiles.arithmetic_dtype(h)
     rows = bags * tiling.walks
@@ -292,7 +294,7 @@ def _inputs(
     """Arguments that the walks over frames share."""
     return {
         "h_ptr": h,
-        "query_ptr": _or(query, h),
+        "query_ptr": h if query is None else query.contiguous(),
         "scores_ptr": _or(scores, h),
         "mask_ptr": h if mask is None else mask.view(torch.uint8),
         **tiling.sizes(),

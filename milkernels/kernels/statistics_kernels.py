@@ -61,13 +61,16 @@ def _frames(
 
 
 @triton.jit
-def _score(x, query, scores_tile, inside, COMPUTE: tl.constexpr, GIVEN: tl.constexpr):
+def _score(x, query, scores_tile, exists, COMPUTE: tl.constexpr, GIVEN: tl.constexpr):
     """Scores (heads, 1, frames): read, or scalar products with the query."""
     if GIVEN:
-        score = tl.load(scores_tile, mask=inside, other=0).to(COMPUTE)
+        # Read by the first channel's threads: by all, they would take many registers.
+        channel = tl.arange(0, x.shape[1])[None, :, None]
+        tile = scores_tile + tl.zeros_like(channel)
+        terms = tl.load(tile, mask=exists & (channel == 0), other=0).to(COMPUTE)
     else:
-        score = tl.sum(query * x, 1, keep_dims=True)
-    return score
+        terms = query * x
+    return tl.sum(terms, 1, keep_dims=True)
 
 
 @triton.jit

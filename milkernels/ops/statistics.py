@@ -69,10 +69,7 @@ def _backward(
     dim: int,
     backend: str,
 ) -> list[Tensor]:
-    gradients = [
-        torch.empty_like(tensor) if needed else None
-        for tensor, needed in zip((h, query, scores), needs[:3], strict=True)
-    ]
+    gradients = _empty_gradients((h, query, scores), needs)
     h_gradient, query_gradient, scores_gradient = gradients
     kernels(backend, NAME).backward(
         gradient,
@@ -101,8 +98,19 @@ def _backward_fake(
     needs: list[bool],
     *_: object,
 ) -> list[Tensor]:
-    inputs = zip((h, query, scores), needs[:3], strict=True)
-    return [torch.empty_like(tensor) for tensor, needed in inputs if needed]
+    gradients = _empty_gradients((h, query, scores), needs)
+    return [tensor for tensor in gradients if tensor is not None]
+
+
+def _empty_gradients(
+    inputs: tuple[Tensor, Tensor | None, Tensor | None], needs: list[bool]
+) -> list[Tensor | None]:
+    """Of frame tensors as they lie; the query's, which is summed, contiguous."""
+    formats = (torch.preserve_format, torch.contiguous_format, torch.preserve_format)
+    return [
+        torch.empty_like(tensor, memory_format=layout) if needed else None
+        for tensor, needed, layout in zip(inputs, needs, formats, strict=False)
+    ]
 
 
 def _reference(
