@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from milkernels.family import WEIGHTED_AVERAGES, Average
-from milkernels.kernels import log_mean_exp, maximum, noisy_or, weighted_average
+from milkernels.kernels import (
+    linear_attention,
+    log_mean_exp,
+    maximum,
+    noisy_or,
+    weighted_average,
+)
 from milkernels.kernels.launch import Launch
 
 LAYOUTS = ("classes_first", "frames_first")
@@ -22,6 +28,11 @@ MAXIMUM = "max"
 MAX_MEAN = "max_mean"
 NOISY_OR = "noisy_or"
 LOG_MEAN_EXP = "log_mean_exp"
+LINEAR_ATTENTION = "linear_attention"
+
+#: Rows, and the positions of one whose weights fit a tile or do not: two-step attention's.
+_ROWS = 64 * 984
+_WIDTHS = {LINEAR_ATTENTION: 64, f"{LINEAR_ATTENTION}_wide": 311}
 
 #: (bags, classes, frames) whose rows are a multiple of 16 elements in both layouts, and bags so
 #: long that a launch cuts them and merges the parts.
@@ -46,12 +57,14 @@ class CompileCase:
 
     @property
     def kernel(self) -> str:
-        family, _ = _FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
+        family, _ = _FAMILIES.get(self.member) or _ROW_FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
         return f"{family}_{self.direction}"
 
     @property
     def reads_frames(self) -> bool:
-        """Whether the kernel reads tiles of x."""
+        """Whether the kernel reads tiles of frames."""
+        if self.layout == "rows":
+            return False
         if self.direction == "backward":
             return self.member != MAXIMUM and (
                 self.everything or self.member not in ("mean", MAX_MEAN)
@@ -60,11 +73,11 @@ class CompileCase:
 
     @property
     def writes_frames(self) -> bool:
-        return self.direction == "backward"
+        return self.direction == "backward" and self.layout != "rows"
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""
-        _, build = _FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
+        _, build = _FAMILIES.get(self.member) or _ROW_FAMILIES.get(self.member, _WEIGHTED_AVERAGE)
         launches = build(self, self.member)
         return {launch.kernel.__name__: launch for launch in launches}[f"_{self.kernel}_kernel"]
 
@@ -131,6 +144,24 @@ def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
     return [*launches, *backward]
 
 
+def _linear_attention(case: CompileCase, member: str) -> list[Launch]:
+    """With everything the paper's form, float32 in TensorFloat-32; else the code's form in full
+    precision."""
+    width = _WIDTHS[member]
+    layers = [case.empty(*shape) for shape in ((width, width), (width,)) * 2]
+    arithmetic = torch.float64 if case.dtype == "float64" else torch.float32
+    statistics = case.empty(3 * _ROWS, dtype=arithmetic)
+    z, y, variant = case.empty(_ROWS, width), case.empty(_ROWS), ("code", "paper")[case.everything]
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, ("ieee", "tf32")[case.everything]
+    try:
+        launches, _ = linear_attention.forward(z, layers, variant, y, statistics)
+        launches += linear_attention.backward(y, z, layers, statistics, variant, z, layers)
+    finally:
+        matmul.fp32_precision = before
+    return launches
+
+
 #: Family of a member, and its launches for a case.
 _WEIGHTED_AVERAGE = ("weighted_average", _weighted_average)
 _FAMILIES = {
@@ -139,6 +170,19 @@ _FAMILIES = {
     NOISY_OR: ("noisy_or", _noisy_or),
     LOG_MEAN_EXP: ("log_mean_exp", _log_mean_exp),
 }
+_ROW_FAMILIES = {name: (name, _linear_attention) for name in _WIDTHS}
+
+
+def _row_cases(target: str, dtypes: tuple[str, ...]) -> Iterator[CompileCase]:
+    """Linear attention with and without all in one tile: its rows are contiguous."""
+    directions = {
+        LINEAR_ATTENTION: ("forward", "backward", "merge"),
+        f"{LINEAR_ATTENTION}_wide": ("forward", "input", "layer"),
+    }
+    for member in _ROW_FAMILIES:
+        for direction in directions[member]:
+            for dtype in dtypes:
+                yield CompileCase(target, member, direction, "rows", dtype, True)
 
 
 def quick_cases(target: str) -> Iterator[CompileCase]:
@@ -153,6 +197,7 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
         yield CompileCase(target, member, "merge", "classes_first", "float32", True)
     for direction in ("forward", "backward"):
         yield CompileCase(target, "mean", direction, "frames_first", "float32", False)
+    yield from _row_cases(target, ("bfloat16",))
 
 
 def all_cases(target: str) -> Iterator[CompileCase]:
@@ -170,3 +215,8 @@ def all_cases(target: str) -> Iterator[CompileCase]:
     for member in ("power_exp", *_FAMILIES):
         for direction in ("forward", "merge", "backward"):
             yield CompileCase(target, member, direction, "classes_first", "float64", True)
+    yield from _row_cases(target, ("float32", "bfloat16"))
+    if not target.startswith("gfx"):
+        # On AMD's the launches of full precision are others: the matrix units have it.
+        for direction in ("forward", "backward"):
+            yield CompileCase(target, LINEAR_ATTENTION, direction, "rows", "float32", False)

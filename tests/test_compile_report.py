@@ -14,6 +14,9 @@ KERNELS = {
     f"{family}_{direction}"
     for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
     for direction in ("forward", "merge", "backward")
+} | {
+    *(f"linear_attention_{direction}" for direction in ("forward", "backward", "merge")),
+    *(f"linear_attention_wide_{direction}" for direction in ("forward", "input", "layer")),
 }
 
 
