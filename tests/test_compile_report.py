@@ -10,17 +10,24 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-KERNELS = {
-    f"{family}_{direction}"
-    for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
-    for direction in ("forward", "merge", "backward")
-} | {
-    *("statistics_forward", "statistics_merge", "statistics_scores"),
-    *("statistics_backward", "statistics_sum"),
-    *("gated_fusion_forward", "gated_fusion_backward"),
-    *(f"class_attention_{kernel}" for kernel in ("forward", "merge", "backward", "frames")),
-    *(f"rank_{kernel}" for kernel in ("forward", "keys", "weigh", "merge", "backward")),
-}
+KERNELS = (
+    {
+        f"{family}_{direction}"
+        for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
+        for direction in ("forward", "merge", "backward")
+    }
+    | {
+        *("statistics_forward", "statistics_merge", "statistics_scores"),
+        *("statistics_backward", "statistics_sum"),
+        *("gated_fusion_forward", "gated_fusion_backward"),
+        *(f"class_attention_{kernel}" for kernel in ("forward", "merge", "backward", "frames")),
+        *(f"rank_{kernel}" for kernel in ("forward", "keys", "weigh", "merge", "backward")),
+    }
+    | {
+        *(f"linear_attention_{direction}" for direction in ("forward", "backward", "merge")),
+        *(f"linear_attention_wide_{direction}" for direction in ("forward", "input", "layer")),
+    }
+)
 
 
 def run(*arguments, **variables):

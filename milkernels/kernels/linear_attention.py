@@ -44,7 +44,7 @@ class Tile:
 
 
 #: Columns of a block of a long row.
-_BLOCK_WIDTH = 64
+_BLOCK_WIDTH = 32
 
 #: Programs: enough for each processor of a large GPU where rows are many, and then so few that what
 #: each reads (the weights) and writes (its part of their gradients) is little beside its rows.
@@ -66,6 +66,7 @@ _TYPES = {
 _TILE = Tile(32, 4)
 _FULL_TILE = Tile(16, 8)
 _FULL_LAYER_TILE = Tile(16, 16)
+_WIDE_TILE = Tile(16, 8)
 
 _MERGE_PARTS = 16
 _MERGE_CELLS = 64
@@ -85,6 +86,7 @@ def forward(
     if width <= NARROW_ROW:
         kernel, programs = narrow._linear_attention_forward_kernel, tile.programs(rows, width)
     else:
+        tile = _WIDE_TILE
         kernel, programs = wide._linear_attention_wide_forward_kernel, tile.count(rows)
         arguments["statistics_ptr"] = statistics
     return [tile.launch(kernel, programs, arguments)], None
@@ -143,7 +145,7 @@ def _wide_backward(
     z: Tensor, arguments: dict[str, Any], z_gradient: Tensor | None, for_layers: bool
 ) -> tuple[list[Launch], Tensor]:
     rows, width = z.shape
-    tile = _FULL_TILE if _is_full(z) else _TILE
+    tile = _WIDE_TILE
     blocks = triton.cdiv(width, _BLOCK_WIDTH)
     parts = min(tile.count(rows), max(_MOST_PROGRAMS // blocks**2, 1))
     partial = _partial(z, parts if for_layers else 0)
@@ -194,13 +196,17 @@ def _arguments(z: Tensor, layers: list[Tensor], variant: str) -> dict[str, Any]:
         "PRECISION": _precision(z),
         "OPERAND": _operand(z),
         "COMPUTE": tl.float64 if z.dtype == torch.float64 else tl.float32,
-        "BLOCK_WIDTH": min(max(triton.next_power_of_2(width), 16), _BLOCK_WIDTH),
+        "BLOCK_WIDTH": (
+            max(triton.next_power_of_2(width), 16) if width <= NARROW_ROW else _BLOCK_WIDTH
+        ),
     }
 
 
 def _is_full(z: Tensor) -> bool:
-    """Whether products are in a precision that NVIDIA's matrix units do not have."""
-    return z.dtype.itemsize > 2 and _precision(z) == "ieee"
+    """Whether products are in a precision that the matrix units do not have: AMD's have float32."""
+    if z.dtype == torch.float32:
+        return torch.version.hip is None and _precision(z) == "ieee"
+    return z.dtype == torch.float64
 
 
 def _precision(z: Tensor) -> str:

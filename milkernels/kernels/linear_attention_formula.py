@@ -25,14 +25,8 @@ def position(attention, value, AS_IN_CODE: tl.constexpr):
 
 @triton.jit
 def weight(score, peak):
-    """exp(score) relative to 2^peak, rounded once before the exponential."""
-    return tl.exp2(tl.fma(score, tl.full(score.shape, _LOG2_E, score.dtype), -peak))
-
-
-@triton.jit
-def peak_of(score):
-    """The whole exponent of 2 at or above exp(score)."""
-    return tl.ceil(score * _LOG2_E)
+    """exp(score - peak)."""
+    return tl.exp2((score - peak) * _LOG2_E)
 
 
 @triton.jit

@@ -14,7 +14,6 @@ from milkernels.kernels.linear_attention_formula import (
     addresses,
     load_weight,
     output_gradients,
-    peak_of,
     position,
     product,
     weight,
@@ -34,7 +33,7 @@ def _average(attention, value, inside, AS_IN_CODE: tl.constexpr):
     score, value, slope = position(attention, value, AS_IN_CODE)
     peak = tl.zeros_like(score)
     if AS_IN_CODE:
-        peak += peak_of(tl.max(tl.where(inside, score, -float("inf")), 0))[None, :]
+        peak += tl.max(tl.where(inside, score, -float("inf")), 0)[None, :]
     weights = tl.where(inside, weight(score, peak), 0.0)
     total = tl.sum(weights, 0)
     average = tl.sum(weights * value, 0) / total

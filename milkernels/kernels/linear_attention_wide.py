@@ -10,7 +10,6 @@ from milkernels.kernels.linear_attention_formula import (
     addresses,
     load_weight,
     output_gradients,
-    peak_of,
     position,
     product,
     weight,
@@ -100,11 +99,11 @@ def _linear_attention_wide_forward_kernel(
         )
         inside = (output < width)[None, :]
         score, value, _ = position(attention, value, AS_IN_CODE)
-        here = peak_of(tl.max(tl.where(inside, score, -float("inf")), 1))
+        here = tl.max(tl.where(inside, score, -float("inf")), 1)
         higher = tl.maximum(peak, here)
-        rescale = tl.where(peak == higher, 1.0, tl.exp2(peak - higher))
+        rescale = tl.where(peak == higher, 1.0, weight(peak, higher))
         peak = higher
-        weights = tl.where(inside, weight(score, tl.zeros_like(score) + peak[:, None]), 0.0)
+        weights = tl.where(inside, weight(score, peak[:, None]), 0.0)
         total = total * rescale + tl.sum(weights, 1)
         average = average * rescale + tl.sum(weights * value, 1)
         low = tl.minimum(low, tl.min(tl.where(inside, value, float("inf")), 1))
@@ -172,7 +171,7 @@ def _output_gradients(
     average = tl.load(statistics, mask=has_row, other=0)
     gradient = tl.load(gradient_ptr + row, mask=has_row, other=0).to(COMPUTE)
     score, value, slope = position(attention, value, AS_IN_CODE)
-    weights = weight(score, tl.zeros_like(score) + peak[:, None])
+    weights = weight(score, peak[:, None])
     share = weights * (gradient / total)[:, None]
     share = tl.where(has_row[:, None] & (output < width)[None, :], share, 0.0)
     return output_gradients(share, value - average[:, None], slope, AS_IN_CODE)
