@@ -17,10 +17,10 @@ constexpr double kShareFloor = 1e-7;
 
 // Frames of a block are at most this many, and all classes of them about this many values.
 constexpr int64_t kBlockFrames = 256;
-constexpr int64_t kBlockValues = 32768;
+constexpr int64_t kBlockValues = 65536;
 
 // Frames of a task hold about this many values.
-constexpr int64_t kTaskValues = 65536;
+constexpr int64_t kTaskValues = 131072;
 
 template <class T>
 constexpr int64_t kBlockVectors = kBlockFrames / kLanes<T>;
