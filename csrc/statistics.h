@@ -52,9 +52,12 @@ inline Moment<T> merge(const Moment<T>& here, const Moment<T>& there, const Shar
   const Vector<T> other_lost = there_leads ? here.lost : there.lost;
   joint.lost = multiply_add(share, other_lost - base_lost, base_lost);
   joint.lost += (base - (joint.mean - added)) + (step - added);
-  const Vector<T> within = shares.here * here.variance + shares.there * there.variance;
+  // Rounded once where it is large: many parts are merged.
+  const Vector<T> base_variance = there_leads ? there.variance : here.variance;
+  const Vector<T> other_variance = there_leads ? here.variance : there.variance;
+  const Vector<T> between = shares.here * shares.there * (distance * distance);
   joint.variance =
-      multiply_add(shares.here * shares.there, distance * distance, within);
+      base_variance + multiply_add(share, other_variance - base_variance, between);
   return joint;
 }
 
@@ -82,6 +85,15 @@ inline Vector<T> sums_of_rows(Vector<T>* rows) {
   }
   if constexpr (kDistance > 1) return sums_of_rows<T, kDistance / 2>(rows);
   return rows[0];
+}
+
+// exp(score) / 2^peak. The constant's second half counts where the scores are large.
+template <class T>
+inline Vector<T> exponential(Vector<T> score, Vector<T> peak) {
+  constexpr T kHigh = T(kLog2E);
+  constexpr T kLow = T(kLog2E - double(kHigh));
+  const Vector<T> relative = multiply_add(score, broadcast(kHigh), -peak);
+  return exp2(multiply_add(score, broadcast(kLow), relative));
 }
 
 // Rows of a problem's moments.

@@ -61,7 +61,7 @@ inline void differentiate(Vector<T>* score, Vector<T>* term, const Integer<T>* r
                           Vector<T> peak, Vector<T> total) {
   const Vector<T> zero{};
   for (int64_t k = 0; k < count; ++k) {
-    const Vector<T> weight = exp2(multiply_add(score[k], broadcast(T(kLog2E)), -peak)) / total;
+    const Vector<T> weight = exponential<T>(score[k], peak) / total;
     score[k] = real[k] ? weight : zero;
     term[k] = real[k] ? weight * term[k] : zero;
   }

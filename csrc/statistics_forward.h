@@ -36,7 +36,7 @@ struct Weights {
     peak = raised_peak;
     Vector<T> sum{};
     for (int64_t k = 0; k < count; ++k) {
-      const Vector<T> weight = exp2(multiply_add(score[k], broadcast(T(kLog2E)), -peak));
+      const Vector<T> weight = exponential<T>(score[k], peak);
       score[k] = real == nullptr ? weight : (real[k] ? weight : zero);
       sum += score[k];
     }

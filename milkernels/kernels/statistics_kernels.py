@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
+#: What float32 leaves of it.
+_LOG2_E_REST = tl.constexpr(1.92596298909e-8)
 
 #: Stands for -inf as the peak of nothing: differences of it stay numbers.
 _LOWEST = tl.constexpr(-3.0e38)
@@ -75,9 +77,13 @@ def _score(x, query, scores_tile, exists, COMPUTE: tl.constexpr, GIVEN: tl.const
 
 @triton.jit
 def _exponential(score, peak):
-    """exp(score) / 2^peak: small from its first rounding on, and so exact."""
+    """exp(score) / 2^peak: small from its first rounding on, and so exact. The constant's second
+    half counts where the scores are large."""
     ones = tl.zeros_like(score) + 1
-    return tl.exp2(tl.fma(score, ones * _LOG2_E, -peak * ones))
+    relative = tl.fma(score, ones * _LOG2_E, -peak * ones)
+    if score.dtype == tl.float32:
+        relative = tl.fma(score, ones * _LOG2_E_REST, relative)
+    return tl.exp2(relative)
 
 
 @triton.jit
@@ -99,7 +105,11 @@ def _merge(mean, lost, variance, mean_b, lost_b, variance_b, share, share_b):
     distance = tl.where(leads, mean, mean_b) - base
     base_lost += lesser * (tl.where(leads, lost, lost_b) - base_lost)
     mean, lost = _add(base, base_lost, lesser * distance)
-    variance = share * variance + share_b * variance_b + share * share_b * distance * distance
+    # Rounded once where it is large: many parts are merged.
+    base_variance = tl.where(leads, variance_b, variance)
+    other_variance = tl.where(leads, variance, variance_b)
+    between = share * share_b * distance * distance
+    variance = base_variance + (lesser * (other_variance - base_variance) + between)
     return mean, lost, variance
 
 
