@@ -23,7 +23,15 @@ from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
 from milkernels.functional.rank import rank_pool
 from milkernels.functional.statistics import attention_stats_pool, weighted_stats_pool
-from milkernels.functional.weighted_average import attention_pool, auto_pool, exp_softmax_pool, linear_softmax_pool, mean_pool, power_exp_pool, power_pool
+from milkernels.functional.weighted_average import (
+    attention_pool,
+    auto_pool,
+    exp_softmax_pool,
+    linear_softmax_pool,
+    mean_pool,
+    power_exp_pool,
+    power_pool,
+)
 
 __all__ = [
     "attention_pool",

@@ -1,15 +1,31 @@
 """Modules: one per pooling, its parameters and a call of `milkernels.functional`."""
 
-from milkernels.nn.embedding_level import AttentionStatsPool, GMAP, GatedFusion, TwoStepAttention
-from milkernels.nn.frame_level import AttentionPool, AutoPool, ExpSoftmaxPool, FramePool, LinearSoftmaxPool, LogMeanExpPool, MaxMeanPool, MaxPool, MeanPool, NoisyOrPool, PowerExpPool, PowerPool, RankPool, build_pooling, list_poolings
+from milkernels.nn.embedding_level import GMAP, AttentionStatsPool, GatedFusion, TwoStepAttention
+from milkernels.nn.frame_level import (
+    AttentionPool,
+    AutoPool,
+    ExpSoftmaxPool,
+    FramePool,
+    LinearSoftmaxPool,
+    LogMeanExpPool,
+    MaxMeanPool,
+    MaxPool,
+    MeanPool,
+    NoisyOrPool,
+    PowerExpPool,
+    PowerPool,
+    RankPool,
+    build_pooling,
+    list_poolings,
+)
 
 __all__ = [
+    "GMAP",
     "AttentionPool",
     "AttentionStatsPool",
     "AutoPool",
     "ExpSoftmaxPool",
     "FramePool",
-    "GMAP",
     "GatedFusion",
     "LinearSoftmaxPool",
     "LogMeanExpPool",
