@@ -16,8 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import statistics_kernels as kernels
-from milkernels.kernels import tiles
+from milkernels.kernels import statistics_backward_kernels, statistics_forward_kernels, tiles
 from milkernels.kernels.launch import Launch
 
 #: Elements of a tile, 8 for each thread: four times as many spill registers. Wide heads get the
@@ -138,7 +137,7 @@ def forward(
         for name, tensor in outputs.items()
     }
     walk = Launch(
-        kernels._statistics_forward_kernel,
+        statistics_forward_kernels._statistics_forward_kernel,
         tiling.rows * segments,
         {
             **_inputs(tiling, h, query, scores, mask, eps),
@@ -153,7 +152,7 @@ def forward(
     launches.append(walk)
     if segments > 1:
         merge = Launch(
-            kernels._statistics_merge_kernel,
+            statistics_forward_kernels._statistics_merge_kernel,
             tiling.rows,
             {
                 "partial_normaliser_ptr": parts["normaliser_ptr"],
@@ -208,7 +207,7 @@ def backward(
             launches.append(_scores_of_cut_heads(tiling, h, *arguments))
         scores = scores if own_scores is None else own_scores
     walk = Launch(
-        kernels._statistics_backward_kernel,
+        statistics_backward_kernels._statistics_backward_kernel,
         tiling.rows * tiling.walks,
         {
             **_inputs(tiling, h, query, scores, mask, eps, h_gradient),
@@ -236,8 +235,8 @@ def backward(
     launches.append(walk)
     if query_gradient is not None:
         total = Launch(
-            kernels._statistics_sum_kernel,
-            triton.cdiv(channels, kernels.SUM_CHANNELS.value),
+            statistics_backward_kernels._statistics_sum_kernel,
+            triton.cdiv(channels, statistics_backward_kernels.SUM_CHANNELS.value),
             {
                 "parts_ptr": parts,
                 "query_gradient_ptr": query_gradient,
@@ -264,7 +263,7 @@ def _scores_of_cut_heads(
     """The launch that computes scores unless they are given, and slopes out of what is saved."""
     gradient, normaliser, moments = (h, h, h) if saved is None else saved
     return Launch(
-        kernels._statistics_scores_kernel,
+        statistics_backward_kernels._statistics_scores_kernel,
         tiling.bags * tiling.heads * triton.cdiv(tiling.frames, tiling.block_frames),
         {
             **_inputs(tiling, h, query, scores, mask, eps),
