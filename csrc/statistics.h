@@ -92,8 +92,9 @@ template <class T>
 inline Vector<T> exponential(Vector<T> score, Vector<T> peak) {
   constexpr T kHigh = T(kLog2E);
   constexpr T kLow = T(kLog2E - double(kHigh));
-  const Vector<T> relative = multiply_add(score, broadcast(kHigh), -peak);
-  return exp2(multiply_add(score, broadcast(kLow), relative));
+  Vector<T> relative = multiply_add(score, broadcast(kHigh), -peak);
+  if constexpr (kLow != 0) relative = multiply_add(score, broadcast(kLow), relative);
+  return exp2(relative);
 }
 
 // Rows of a problem's moments.
