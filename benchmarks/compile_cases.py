@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
-import torch
-from torch import Tensor
-
-from benchmarks.compile_launches import FAMILIES
+from benchmarks.compile_launches import DTYPES, LAYOUTS, CompileCase
 from milkernels.family import WEIGHTED_AVERAGES
-from milkernels.kernels.launch import Launch
-
-LAYOUTS = ("classes_first", "frames_first")
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
 
 #: The GPU that the quick report compiles every kernel for.
 _QUICK_TARGET = "sm_90"
@@ -34,84 +22,6 @@ _OF_ROWS = {
     "linear_attention": ("forward", "backward", "merge"),
     "linear_attention_wide": ("forward", "input", "layer"),
 }
-
-#: (bags, classes, frames) whose rows are a multiple of 16 elements in both layouts, and bags so
-#: long that a launch cuts them and merges the parts.
-_SHAPE = (64, 528, 400)
-_LONG_SHAPE = (4, 64, 32768)
-
-#: More classes than a tile of them all holds.
-_MANY_CLASSES_SHAPE = (64, 2048, 400)
-
-#: Shapes that a kernel needs to be launched at all.
-_SHAPES = {
-    "merge": _LONG_SHAPE,
-    "keys": _LONG_SHAPE,
-    "weigh": _LONG_SHAPE,
-    "frames": _MANY_CLASSES_SHAPE,
-}
-
-
-@dataclass(frozen=True)
-class CompileCase:
-    """One kernel for one GPU.
-
-    `everything` turns on what a kernel can be compiled for: a mask, logits, gradients of learned
-    parameters, an activation of the scores. `direction` is forward, merge or backward, or
-    another step of a family.
-    """
-
-    target: str
-    member: str
-    direction: str
-    layout: str
-    dtype: str
-    everything: bool
-
-    @property
-    def kernel(self) -> str:
-        family, _ = FAMILIES[self.member]
-        return f"{family}_{self.direction}"
-
-    @property
-    def reads_frames(self) -> bool:
-        """Whether the kernel reads tiles of frames."""
-        if self.layout == "rows":
-            return False
-        if self.direction == "backward":
-            if self.member in ("max", "rank"):
-                return self.member == "rank" and self.everything
-            return self.everything or self.member not in ("mean", "max_mean")
-        return self.direction in ("forward", "scores", "keys", "frames")
-
-    @property
-    def writes_frames(self) -> bool:
-        return self.layout != "rows" and self.direction in ("backward", "keys")
-
-    def launch(self) -> Launch:
-        """The launch, on tensors without memory."""
-        _, build = FAMILIES[self.member]
-        launches = build(self, self.member)
-        kernels = {
-            launch.kernel.__name__: launch for launch in launches if isinstance(launch, Launch)
-        }
-        return kernels[f"_{self.kernel}_kernel"]
-
-    def mask(self) -> Tensor | None:
-        """A mask (bags, frames), with everything on."""
-        bags, _, frames = self.frames().shape
-        return self.empty(bags, frames, dtype=torch.bool) if self.everything else None
-
-    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A tensor without memory, of the case's dtype unless told."""
-        return torch.empty(shape, dtype=dtype or DTYPES[self.dtype], device="meta")
-
-    def frames(self) -> Tensor:
-        """A (bags, classes, frames) view in the case's layout."""
-        bags, classes, frames = _SHAPES.get(self.direction, _SHAPE)
-        if self.layout == "classes_first":
-            return self.empty(bags, classes, frames)
-        return self.empty(bags, frames, classes).transpose(1, 2)
 
 
 def quick_cases(target: str) -> Iterator[CompileCase]:

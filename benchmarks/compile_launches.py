@@ -1,9 +1,9 @@
-"""The launches of each family's kernels on tensors without memory, for `compile_cases`."""
+"""One kernel to compile, and the launches of each family on tensors without memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,8 +22,29 @@ from milkernels.kernels import (
 )
 from milkernels.kernels.launch import Launch
 
-if TYPE_CHECKING:
-    from benchmarks.compile_cases import CompileCase
+LAYOUTS = ("classes_first", "frames_first")
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+#: (bags, classes, frames) whose rows are a multiple of 16 elements in both layouts, and bags so
+#: long that a launch cuts them and merges the parts.
+_SHAPE = (64, 528, 400)
+_LONG_SHAPE = (4, 64, 32768)
+
+#: More classes than a tile of them all holds.
+_MANY_CLASSES_SHAPE = (64, 2048, 400)
+
+#: Shapes that a kernel needs to be launched at all.
+_SHAPES = {
+    "merge": _LONG_SHAPE,
+    "keys": _LONG_SHAPE,
+    "weigh": _LONG_SHAPE,
+    "frames": _MANY_CLASSES_SHAPE,
+}
+
 
 #: Rows, and the positions of one whose weights fit a tile or do not: two-step attention's.
 _ROWS = 64 * 984
@@ -32,6 +53,68 @@ _WIDTHS = {"linear_attention": 64, "linear_attention_wide": 311}
 #: (bags, channels, frames) and heads of embeddings: GMAP's, and one head too wide for a tile.
 _EMBEDDING_SHAPE, _HEADS = (64, 512, 400), 4
 _WIDE_SHAPE, _WIDE_HEADS = (4, 4096, 32768), 1
+
+
+@dataclass(frozen=True)
+class CompileCase:
+    """One kernel for one GPU.
+
+    `everything` turns on what a kernel can be compiled for: a mask, logits, gradients of learned
+    parameters, an activation of the scores. `direction` is forward, merge or backward, or
+    another step of a family.
+    """
+
+    target: str
+    member: str
+    direction: str
+    layout: str
+    dtype: str
+    everything: bool
+
+    @property
+    def kernel(self) -> str:
+        family, _ = FAMILIES[self.member]
+        return f"{family}_{self.direction}"
+
+    @property
+    def reads_frames(self) -> bool:
+        """Whether the kernel reads tiles of frames."""
+        if self.layout == "rows":
+            return False
+        if self.direction == "backward":
+            if self.member in ("max", "rank"):
+                return self.member == "rank" and self.everything
+            return self.everything or self.member not in ("mean", "max_mean")
+        return self.direction in ("forward", "scores", "keys", "frames")
+
+    @property
+    def writes_frames(self) -> bool:
+        return self.layout != "rows" and self.direction in ("backward", "keys")
+
+    def launch(self) -> Launch:
+        """The launch, on tensors without memory."""
+        _, build = FAMILIES[self.member]
+        launches = build(self, self.member)
+        kernels = {
+            launch.kernel.__name__: launch for launch in launches if isinstance(launch, Launch)
+        }
+        return kernels[f"_{self.kernel}_kernel"]
+
+    def mask(self) -> Tensor | None:
+        """A mask (bags, frames), with everything on."""
+        bags, _, frames = self.frames().shape
+        return self.empty(bags, frames, dtype=torch.bool) if self.everything else None
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A tensor without memory, of the case's dtype unless told."""
+        return torch.empty(shape, dtype=dtype or DTYPES[self.dtype], device="meta")
+
+    def frames(self) -> Tensor:
+        """A (bags, classes, frames) view in the case's layout."""
+        bags, classes, frames = _SHAPES.get(self.direction, _SHAPE)
+        if self.layout == "classes_first":
+            return self.empty(bags, classes, frames)
+        return self.empty(bags, frames, classes).transpose(1, 2)
 
 
 def _maximum(case: CompileCase, member: str) -> list[Launch]:

@@ -19,7 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.compile_cases import CompileCase, all_cases, quick_cases
+from benchmarks.compile_cases import all_cases, quick_cases
+from benchmarks.compile_launches import CompileCase
 from benchmarks.disassembly import Machinery, inspect
 from milkernels.kernels.compile import TARGETS, compile_launch
 
