@@ -27,7 +27,7 @@ def build_model(
     Args:
         name: one of `list_models()`.
         num_classes: how many classes it tells apart.
-        pooling: one of `milkernels.nn.list_poolings()`.
+        pooling: one of `milkernels.nn.list_poolings(probabilities=True)`.
         options: the network's own, as its class documents them.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from milkernels.nn import AttentionPool, build_pooling
+from milkernels.nn import AttentionPool, build_pooling, list_poolings
 from models.output import DetectorOutput, frame_mask
 
 
@@ -26,7 +26,7 @@ class Dcase2017Crnn(nn.Module):
 
     Args:
         num_classes: how many.
-        pooling: name for `milkernels.nn.build_pooling`.
+        pooling: name for `milkernels.nn.build_pooling`, of a pooling that gives probabilities.
         mels: bands of the input.
         channels: maps of the three convolutions.
         gru_width: GRU units per direction.
@@ -57,6 +57,9 @@ class Dcase2017Crnn(nn.Module):
         self.classifier = nn.Linear(2 * gru_width, num_classes)
         scorer = {"in_features": 2 * gru_width} if pooling == "attention" else {}
         self.pool = build_pooling(pooling, num_classes, dim=1, from_logits=True, **scorer)
+        if not self.pool.gives_probabilities:
+            expected = ", ".join(list_poolings(probabilities=True))
+            raise ValueError(f"pooling: expected one of {expected}, got {pooling!r}")
         self._initialise()
         self.blocks.to(memory_format=torch.channels_last)
 

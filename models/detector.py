@@ -25,7 +25,7 @@ class DetectorSpec:
 
     Attributes:
         model: one of `models.list_models()`.
-        pooling: one of `milkernels.nn.list_poolings()`.
+        pooling: one of `milkernels.nn.list_poolings(probabilities=True)`.
         features: one of `models.features.PRESETS`.
         options: the network's own options.
     """

@@ -176,7 +176,7 @@ def parse() -> TrainOptions:
     add("--data", type=Path, required=True, metavar="DIR", help="corpus folder")
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     add("--model", choices=list_models(), default="dcase2017_crnn")
-    add("--pooling", choices=list_poolings(), default="linear_softmax")
+    add("--pooling", choices=list_poolings(probabilities=True), default="linear_softmax")
     add("--features", choices=list(PRESETS), default="dcase2017")
     add("--epochs", type=_positive, default=20, metavar="N", help="default 20")
     add("--batch-size", type=_positive, default=32, metavar="N", help="clips, default 32")

@@ -15,6 +15,9 @@ from milkernels import functional, validation
 class FramePool(nn.Module):
     """Base of the frame-level poolings: frame values in, (batch, classes) bag values out."""
 
+    gives_probabilities = True
+    """Whether probabilities give a probability."""
+
     def __init__(self, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__()
         self.dim = dim
@@ -47,6 +50,8 @@ class MaxPool(FramePool):
 
 class MaxMeanPool(FramePool):
     """`functional.max_mean_pool`, for embeddings (PANNs' pooling)."""
+
+    gives_probabilities = False
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return functional.max_mean_pool(x, **self._layout(mask))
@@ -276,9 +281,11 @@ _POOLINGS: dict[str, type[FramePool]] = {
 _LEARNED_PER_CLASS = (AutoPool, PowerPool, PowerExpPool, AttentionPool, LogMeanExpPool)
 
 
-def list_poolings() -> list[str]:
-    """Names that `build_pooling` takes."""
-    return list(_POOLINGS)
+def list_poolings(probabilities: bool = False) -> list[str]:
+    """Names that `build_pooling` takes; with `probabilities` those that give a probability."""
+    return [
+        name for name, kind in _POOLINGS.items() if kind.gives_probabilities or not probabilities
+    ]
 
 
 def build_pooling(name: str, num_classes: int, **options: object) -> FramePool:
