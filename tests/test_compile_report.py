@@ -63,10 +63,18 @@ def test_exit_code_says_that_all_is_well(report):
     assert report[0].returncode == 0, report[0].stderr
 
 
+def expected_kernels(target):
+    """Every kernel on Hopper, the main ones on the other targets."""
+    if target == "sm_90":
+        return KERNELS
+    linear_attention = {name for name in KERNELS if name.startswith("linear_attention")}
+    return {"weighted_average_forward", "weighted_average_backward"} | linear_attention
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_kernel_compiles(report, target):
     entries = of_target(report, target)
-    assert {entry["kernel"] for entry in entries} == KERNELS
+    assert {entry["kernel"] for entry in entries} == expected_kernels(target)
     assert {named(entry): entry["error"] for entry in entries if entry["error"]} == {}
 
 
