@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
-from types import ModuleType
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from benchmarks import eager
-from milkernels import functional, reference
-
+#: Called with an `Inputs`' arguments.
 Pooling = Callable[..., Tensor]
 
 LAYOUTS = {"classes_first": -1, "frames_first": 1}
@@ -22,52 +19,24 @@ MODES = ("forward", "forward + backward")
 
 
 @dataclass(frozen=True)
-class Operation:
-    """A pooling: `name` is its function in `benchmarks.eager`, and with `_pool` in `milkernels` if
-    no other `function` is given there, called with the `keywords`."""
-
-    name: str
-    parameters: tuple[str, ...] = ()
-    scores: bool = False
-    function: str | None = None
-    keywords: Mapping[str, object] = field(default_factory=dict, hash=False)
-
-
-#: One line registers an operation.
-OPERATIONS = {
-    operation.name: operation
-    for operation in (
-        Operation("mean"),
-        Operation("max"),
-        Operation("max_mean"),
-        Operation("linear_softmax"),
-        Operation("exp_softmax"),
-        Operation("auto", parameters=("alpha",)),
-        Operation("power", parameters=("power",)),
-        Operation("power_exp", parameters=("power", "alpha")),
-        Operation("attention", scores=True),
-        Operation("noisy_or"),
-        Operation("log_mean_exp", parameters=("sharpness",)),
-        Operation(
-            "class_attention",
-            scores=True,
-            function="attention_pool",
-            keywords={"normalize": "classes"},
-        ),
-        Operation("rank", keywords={"decay": eager.DECAY}),
-    )
-}
-
-
-@dataclass(frozen=True)
 class Shape:
-    """`cached`: the frames may lie in the last-level cache, as what a layer has just written."""
+    """Sizes of x. `cached`: it may lie in the last-level cache, as what a layer has just written.
+
+    `width` is the last axis of rows that linear attention pools, `heads` those of statistics.
+    """
 
     name: str
     batch: int
     classes: int
     frames: int
     cached: bool
+    width: int = 1
+    heads: int = 1
+
+    def __str__(self) -> str:
+        sizes = f"{self.batch} x {self.classes} x {self.frames}"
+        sizes += f" x {self.width}" if self.width > 1 else ""
+        return sizes + (f", {self.heads} heads" if self.heads > 1 else "")
 
 
 SHAPES = {
@@ -77,11 +46,53 @@ SHAPES = {
         Shape("audioset_short", 250, 527, 100, cached=False),
         Shape("dcase", 100, 17, 100, cached=True),
         Shape("long", 8, 527, 3000, cached=False),
+        Shape("slide", 1, 2, 100_000, cached=True),
+        Shape("slides", 4, 512, 20_000, cached=False),
         Shape("in_cache", 8, 527, 100, cached=True),
         Shape("small", 8, 10, 50, cached=True),
+        Shape("gmap", 64, 512, 100, cached=False, heads=4),
+        Shape("two_step", 24, 41, 311, cached=False, width=64),
     )
 }
 QUICK_SHAPES = ("in_cache", "small")
+
+#: Shapes of frame values, which the frame-level poolings take.
+FRAME_SHAPES = tuple(name for name, shape in SHAPES.items() if shape.width == shape.heads == 1)
+
+
+class Operation(ABC):
+    """Something that milkernels does in one kernel and PyTorch in several."""
+
+    #: Its name in tables and on the command line.
+    name: str
+    #: Its differentiable arguments, the large ones first.
+    arguments: tuple[str, ...]
+    shapes: Sequence[str] = FRAME_SHAPES
+    layouts: Sequence[str] = tuple(LAYOUTS)
+    kinds: Sequence[str] = KINDS
+
+    @abstractmethod
+    def inputs(self, case: Case, draw: Draw) -> Inputs:
+        """Random tensors of one call."""
+
+    @abstractmethod
+    def kernel(self, case: Case) -> Pooling:
+        """The fused one."""
+
+    @abstractmethod
+    def oracle(self, case: Case) -> Pooling:
+        """The reference's."""
+
+    @abstractmethod
+    def eager(self, case: Case) -> Pooling:
+        """The one that people write in PyTorch."""
+
+    def others(self, case: Case) -> Mapping[str, Pooling]:
+        """Further implementations to compare with, by name."""
+        return {}
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -99,23 +110,61 @@ class Case:
         return LAYOUTS[self.layout]
 
     @property
-    def frame_bytes(self) -> int:
-        """Bytes of the frame tensors: x, and the scores where there are some."""
-        elements = self.shape.batch * self.shape.classes * self.shape.frames
-        return elements * DTYPES[self.dtype].itemsize * (1 + self.operation.scores)
+    def from_logits(self) -> bool:
+        return self.kind == "logits"
+
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Sizes of a frame tensor in this layout."""
+        shape = self.shape
+        if self.dim == 1:
+            return shape.batch, shape.frames, shape.classes
+        return shape.batch, shape.classes, shape.frames
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random tensors of a case's dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+    generator: torch.Generator
+
+    def normal(self, *size: int, scale: float = 1.0, mean: float = 0.0) -> Tensor:
+        drawn = torch.randn(size, generator=self.generator, device=self.device)
+        return (scale * drawn + mean).to(self.dtype)
+
+    def uniform(self, *size: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        drawn = torch.rand(size, generator=self.generator, device=self.device)
+        return (low + (high - low) * drawn).to(self.dtype)
+
+    def frame_values(self, case: Case) -> Tensor:
+        """Mostly inactive, as a detector's are."""
+        logits = self.normal(*case.extent, scale=2.0, mean=-1.0)
+        return logits if case.from_logits else logits.sigmoid()
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Tensors of one call: frame tensors, per-class parameters, and dL/dy."""
+    """Tensors of one call: large ones, parameters, dL/dy, and what has no gradient."""
 
     frames: tuple[Tensor, ...]
     parameters: tuple[Tensor, ...]
     gradient: Tensor
+    constants: tuple[Tensor, ...] = ()
+
+    @property
+    def differentiable(self) -> tuple[Tensor, ...]:
+        return self.frames + self.parameters
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
-        return self.frames + self.parameters
+        return self.differentiable + self.constants
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of the large tensors."""
+        return sum(tensor.nbytes for tensor in self.frames)
 
     def requiring_gradients(self, require: bool) -> Inputs:
         """The same memory, with gradients wanted or not."""
@@ -125,31 +174,22 @@ class Inputs:
 
         return replace(self, frames=mark(self.frames), parameters=mark(self.parameters))
 
+    def double(self) -> Inputs:
+        """The same values in float64."""
+
+        def widen(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(tensor.detach().double() for tensor in tensors)
+
+        return replace(
+            self,
+            frames=widen(self.frames),
+            parameters=widen(self.parameters),
+            gradient=self.gradient.double(),
+        )
+
 
 def make_inputs(case: Case, device: torch.device, generator: torch.Generator) -> Inputs:
-    """Random tensors: frames are mostly inactive, as a detector's are."""
-    shape, dtype = case.shape, DTYPES[case.dtype]
-    extent = (
-        (shape.batch, shape.frames, shape.classes)
-        if case.dim == 1
-        else (shape.batch, shape.classes, shape.frames)
-    )
-
-    def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator, device=device)
-
-    logits = 2 * normal(*extent) - 1
-    x = logits if case.kind == "logits" else logits.sigmoid()
-    frames = (x, normal(*extent)) if case.operation.scores else (x,)
-    parameters = tuple(
-        0.5 + 2 * torch.rand(shape.classes, generator=generator, device=device)
-        for _ in case.operation.parameters
-    )
-    return Inputs(
-        tuple(tensor.to(dtype) for tensor in frames),
-        tuple(tensor.to(dtype) for tensor in parameters),
-        normal(shape.batch, shape.classes).to(dtype),
-    )
+    return case.operation.inputs(case, Draw(device, DTYPES[case.dtype], generator))
 
 
 def select(
@@ -157,52 +197,23 @@ def select(
     layouts: list[str],
     dtypes: list[str],
     kinds: list[str],
-    shapes: list[Shape],
+    shapes: list[str],
 ) -> Iterator[Case]:
-    """Every combination, shape by shape."""
+    """Every combination that there is, shape by shape."""
     for shape in shapes:
         for operation in operations:
-            for layout in layouts:
+            if shape not in operation.shapes:
+                continue
+            for layout in (name for name in layouts if name in operation.layouts):
                 for dtype in dtypes:
-                    for kind in kinds:
-                        yield Case(operation, layout, dtype, kind, shape)
-
-
-def kernel(case: Case) -> Pooling:
-    """The fused pooling."""
-    return _pooling(functional, case)
-
-
-def oracle(case: Case) -> Pooling:
-    """The reference's pooling."""
-    return _pooling(reference, case)
-
-
-def _pooling(module: ModuleType, case: Case) -> Pooling:
-    operation = case.operation
-    function = getattr(module, operation.function or f"{operation.name}_pool")
-    layout = {"dim": case.dim, "from_logits": case.kind == "logits"}
-    return partial(function, **layout, **operation.keywords)
-
-
-def eager_form(case: Case) -> Pooling:
-    """The eager pooling; logits go through a sigmoid first."""
-    function = getattr(eager, case.operation.name)
-    dim = case.dim
-
-    def from_probabilities(x: Tensor, *rest: Tensor) -> Tensor:
-        return function(x, *rest, dim=dim)
-
-    def from_logits(x: Tensor, *rest: Tensor) -> Tensor:
-        return function(x.sigmoid(), *rest, dim=dim)
-
-    return from_logits if case.kind == "logits" else from_probabilities
+                    for kind in (name for name in kinds if name in operation.kinds):
+                        yield Case(operation, layout, dtype, kind, SHAPES[shape])
 
 
 def compiled_form(case: Case) -> Pooling:
-    """The eager pooling under `torch.compile`, for this shape alone; nothing compiles yet."""
+    """The eager form under `torch.compile`, for this shape alone; nothing compiles yet."""
     torch.compiler.reset()
-    return torch.compile(eager_form(case), dynamic=False)
+    return torch.compile(case.operation.eager(case), dynamic=False)
 
 
 def step(function: Pooling, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -210,13 +221,13 @@ def step(function: Pooling, inputs: Inputs) -> tuple[Tensor, ...]:
     y = function(*inputs.arguments)
     if not y.requires_grad:
         return (y,)
-    return y, *torch.autograd.grad(y, inputs.arguments, inputs.gradient)
+    return y, *torch.autograd.grad(y, inputs.differentiable, inputs.gradient)
 
 
 def floor(inputs: Inputs) -> list[Tensor]:
     """The traffic that no implementation can avoid, as PyTorch moves it.
 
-    Forward: each frame tensor is read once, by a sum. With gradients: each is read once and as much
+    Forward: each large tensor is read once, by a sum. With gradients: each is read once and as much
     freshly allocated memory is written once, by a clone.
     """
     if inputs.frames[0].requires_grad:

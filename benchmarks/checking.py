@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from benchmarks.cases import Case, Inputs, Pooling, oracle, step
+from benchmarks.cases import Case, Inputs, Pooling, step
 
 #: Error allowed in an element, relative to its size plus the tensor's mean size.
 _VALUE_TOLERANCES = {"float32": 1e-5, "bfloat16": 1e-2}
@@ -26,12 +26,8 @@ class Truth:
 
 def truth(case: Case, inputs: Inputs) -> Truth:
     """The reference on the same inputs in float64."""
-    exact = Inputs(
-        tuple(tensor.double() for tensor in inputs.frames),
-        tuple(tensor.double() for tensor in inputs.parameters),
-        inputs.gradient.double(),
-    ).requiring_gradients(True)
-    values, *gradients = step(oracle(case), exact)
+    exact = inputs.double().requiring_gradients(True)
+    values, *gradients = step(case.operation.oracle(case), exact)
     return Truth(values.detach(), tuple(gradients))
 
 
@@ -44,9 +40,10 @@ def problem_of_kernel(case: Case, function: Pooling, inputs: Inputs, expected: T
         ("values without gradients", without, expected.values, tolerance),
         ("values", values.detach(), expected.values, tolerance),
     ]
-    names = ("x", *(("scores",) if case.operation.scores else ()), *case.operation.parameters)
     tolerance = _GRADIENT_TOLERANCES[case.dtype]
-    for name, gradient, right in zip(names, gradients, expected.gradients, strict=True):
+    for name, gradient, right in zip(
+        case.operation.arguments, gradients, expected.gradients, strict=True
+    ):
         compared.append((f"gradient of {name}", gradient, right, tolerance))
     return next(filter(None, (_problem(*item) for item in compared)), None)
 

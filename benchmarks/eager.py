@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FLOOR = 1e-7
@@ -75,6 +76,24 @@ def rank(x: Tensor, *, dim: int) -> Tensor:
     # The largest first; the sum does not ask which of equals that is.
     descending = x.sort(dim, descending=True).values
     return (descending * (weight[:, None] if dim == 1 else weight)).sum(dim) / weight.sum()
+
+
+def attention_stats(h: Tensor, query: Tensor, *, dim: int) -> Tensor:
+    if dim == 1:
+        h = h.transpose(1, 2)
+    heads, width = query.shape
+    h = h.unflatten(1, (heads, width))
+    weight = torch.softmax(torch.einsum("bhdt,hd->bht", h, query), -1)[:, :, None]
+    mean = (weight * h).sum(-1)
+    variance = (weight * h * h).sum(-1) - mean * mean
+    return torch.cat([mean, variance.clamp(min=FLOOR).sqrt()], -1).flatten(1)
+
+
+def linear_attention(
+    z: Tensor, att_weight: Tensor, att_bias: Tensor, cla_weight: Tensor, cla_bias: Tensor
+) -> Tensor:
+    attention = torch.softmax(F.linear(z, att_weight, att_bias).sigmoid(), -1)
+    return (attention * F.linear(z, cla_weight, cla_bias)).sum(-1)
 
 
 def _per_class(parameter: Tensor, dim: int) -> Tensor:

@@ -18,7 +18,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from benchmarks import results
-from benchmarks.cases import OPERATIONS, SHAPES
+from benchmarks.cases import SHAPES
+from benchmarks.operations import OPERATIONS
 from benchmarks.summary import Comparison, comparisons, geometric_mean
 
 _COLOURS = {
@@ -111,8 +112,7 @@ def _panel(axes: Axes, shape: str, found: list[Comparison]) -> None:
         )
         labels = [f"{ratio:.1f}" if ratio else "" for ratio in ratios]
         axes.bar_label(bars, labels, fontsize=6)
-    row = found[0].row
-    axes.set_title(f"{shape}: {row['batch']} x {row['classes']} x {row['frames']}", fontsize=9)
+    axes.set_title(f"{shape}: {SHAPES[shape]}", fontsize=9)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel("ratio", fontsize=8)

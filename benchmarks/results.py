@@ -20,9 +20,10 @@ KEY = (
 )
 COLUMNS = (
     *KEY,
-    *("batch", "classes", "frames", "cached", "input_sets", "frame_bytes"),
+    *("batch", "classes", "frames", "width", "heads", "cached", "input_sets", "frame_bytes"),
     *("status", "note", "median_seconds", "lower_quartile_seconds", "upper_quartile_seconds"),
-    *("samples", "calls_per_sample", "host_seconds"),
+    *("samples", "calls_per_sample", "host_seconds", "first_call_seconds", "peak_extra_bytes"),
+    *("times_eager", "times_compile", "floor_share", "gigabytes_per_second", "copy_share"),
     *("python", "torch", "triton", "commit"),
 )
 

@@ -7,21 +7,25 @@ import fnmatch
 import itertools
 import os
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 import milkernels
-from benchmarks import cases, checking, machine, results, summary, timing
-from benchmarks.cases import Case, Inputs, Pooling
+from benchmarks import cases, checking, machine, memory, results, summary, timing
+from benchmarks.cases import Case, Inputs, Operation, Pooling
+from benchmarks.operations import CORE, OPERATIONS
 from benchmarks.results import Row
 
 KERNELS = "milkernels"
 EAGER = "eager"
 COMPILED = "compile"
 FLOOR = "floor"
+COPY = "copy"
 
 #: Load for each processor above which timings are not to be trusted.
 _BUSY = 0.3
@@ -78,7 +82,7 @@ def parse(arguments: list[str] | None) -> Options:
     add = parser.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--quick", action="store_true", help="two small shapes, without torch.compile")
-    add("--filter", nargs="+", metavar="NAME", help="operations, as patterns such as 'power*'")
+    add("--filter", nargs="+", metavar="NAME", help="operations: patterns as 'power*', or 'core'")
     add("--layout", nargs="+", choices=cases.LAYOUTS, default=list(cases.LAYOUTS))
     add("--kind", nargs="+", choices=cases.KINDS, default=list(cases.KINDS))
     add("--mode", nargs="+", choices=cases.MODES, default=list(cases.MODES))
@@ -102,7 +106,7 @@ def parse(arguments: list[str] | None) -> Options:
         chosen.layout,
         dtypes,
         chosen.kind,
-        [cases.SHAPES[name] for name in shapes],
+        shapes,
     )
     budget = chosen.budget if chosen.budget is not None else (0.05 if chosen.quick else 1.0)
     name = f"quick_{device.type}.csv" if chosen.quick else f"{device.type}.csv"
@@ -126,14 +130,14 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _operations(patterns: list[str] | None) -> list[cases.Operation]:
-    chosen: dict[str, cases.Operation] = {}
+def _operations(patterns: list[str] | None) -> list[Operation]:
+    chosen: dict[str, Operation] = {}
     for pattern in patterns or ["*"]:
-        names = fnmatch.filter(cases.OPERATIONS, pattern)
+        names = CORE if pattern == "core" else fnmatch.filter(OPERATIONS, pattern)
         if not names:
-            known = ", ".join(cases.OPERATIONS)
+            known = ", ".join(OPERATIONS)
             raise ValueError(f"--filter: no operation matches {pattern!r}; there are {known}")
-        chosen.update({name: cases.OPERATIONS[name] for name in names})
+        chosen.update({name: OPERATIONS[name] for name in names})
     return list(chosen.values())
 
 
@@ -168,7 +172,7 @@ def _measured_before(
 ) -> list[Row] | None:
     """The case's rows in the table, if this commit and these versions have measured them all."""
     rows: list[Row] = []
-    names = (KERNELS, EAGER, *((COMPILED,) if options.compile else ()), FLOOR)
+    names = (KERNELS, EAGER, *((COMPILED,) if options.compile else ()), FLOOR, COPY)
     for mode, name in itertools.product(options.modes, names):
         row = table.rows.get(results.key_of(_row(case, mode, name, described)))
         if row is None or any(row[column] != value for column, value in described.items()):
@@ -179,23 +183,33 @@ def _measured_before(
 
 def measure(case: Case, options: Options, described: Row) -> list[Row]:
     """Check the case's implementations and time those that are right."""
-    cache = timing.last_level_cache_bytes(options.device)
-    sets = 1 if case.shape.cached else timing.copies_to_rotate(case.frame_bytes, cache)
     generator = torch.Generator(options.device).manual_seed(0)
-    inputs = [cases.make_inputs(case, options.device, generator) for _ in range(sets)]
+    inputs = [cases.make_inputs(case, options.device, generator)]
+    frame_bytes = inputs[0].frame_bytes
+    if not case.shape.cached:
+        cache = timing.last_level_cache_bytes(options.device)
+        further = timing.copies_to_rotate(frame_bytes, cache) - 1
+        inputs += [cases.make_inputs(case, options.device, generator) for _ in range(further)]
+    described = {
+        **described,
+        "input_sets": str(len(inputs)),
+        "frame_bytes": str(frame_bytes),
+    }
+    operation = case.operation
+    kernel = operation.kernel(case)
+    # Before anything else has called it: what a program's first step waits for.
+    first = {KERNELS: _first_calls(kernel, inputs[0], options)}
     expected = checking.truth(case, inputs[0])
-    kernel = cases.kernel(case)
-    described = {**described, "input_sets": str(sets)}
     problem = checking.problem_of_kernel(case, kernel, inputs[0], expected)
     if problem is not None:
         failed = {"status": results.FAILED, "note": problem}
         return [{**_row(case, mode, KERNELS, described), **failed} for mode in options.modes]
-    baselines = {EAGER: cases.eager_form(case)}
+    baselines: dict[str, Pooling] = {EAGER: operation.eager(case), **operation.others(case)}
     if options.compile:
         baselines[COMPILED] = cases.compiled_form(case)
-    verdicts = {
-        name: _verdict(function, inputs[0], expected) for name, function in baselines.items()
-    }
+    verdicts = {}
+    for name, function in baselines.items():
+        verdicts[name], first[name] = _verdict(function, inputs[0], expected, options)
     right = {name: baselines[name] for name, verdict in verdicts.items() if verdict is None}
     rows = [
         {**_row(case, mode, name, described), **verdict}
@@ -204,36 +218,100 @@ def measure(case: Case, options: Options, described: Row) -> list[Row]:
         if verdict is not None
     ]
     for mode in options.modes:
-        timings = _time(mode, {KERNELS: kernel, **right}, inputs, options)
+        poolings = {KERNELS: kernel, **right}
+        timings = _time(mode, poolings, inputs, options)
+        peaks = _peaks(mode, poolings, inputs[0], options)
         rows += [
-            {**_row(case, mode, name, described), **_timed(taken)}
+            {
+                **_row(case, mode, name, described),
+                **_timed(taken),
+                **_compared(name, timings, _bytes_moved(mode, frame_bytes), frame_bytes),
+                "first_call_seconds": f"{first[name][mode]:.4g}" if name in first else "",
+                "peak_extra_bytes": str(peaks.get(name, "")),
+            }
             for name, taken in timings.items()
         ]
     return rows
 
 
-def _verdict(function: Pooling, inputs: Inputs, expected: checking.Truth) -> Row | None:
-    """Why a baseline is not timed, or None."""
+def _with_gradients(mode: str) -> bool:
+    return mode != cases.MODES[0]
+
+
+def _first_calls(function: Pooling, inputs: Inputs, options: Options) -> dict[str, float]:
+    """Seconds of the first call in each mode."""
+    taken = {}
+    for mode in options.modes:
+        marked = inputs.requiring_gradients(_with_gradients(mode))
+        began = time.perf_counter()
+        cases.step(function, marked)
+        if options.device.type == "cuda":
+            torch.cuda.synchronize(options.device)
+        taken[mode] = time.perf_counter() - began
+    return taken
+
+
+def _peaks(
+    mode: str, poolings: dict[str, Pooling], inputs: Inputs, options: Options
+) -> dict[str, int]:
+    marked = inputs.requiring_gradients(_with_gradients(mode))
+    return {
+        name: memory.peak_extra_bytes(partial(cases.step, pooling, marked), options.device)
+        for name, pooling in poolings.items()
+    }
+
+
+def _bytes_moved(mode: str, frame_bytes: int) -> int:
+    """Bytes that a pooling moves at least: one reading, or two and one writing."""
+    return frame_bytes * (3 if _with_gradients(mode) else 1)
+
+
+def _verdict(
+    function: Pooling, inputs: Inputs, expected: checking.Truth, options: Options
+) -> tuple[Row | None, dict[str, float]]:
+    """Why a baseline is not timed, or None; and what its first calls took."""
     try:
+        first = _first_calls(function, inputs, options)
         problem = checking.problem_of_baseline(function, inputs, expected)
-        cases.step(function, inputs.requiring_gradients(True))
     except Exception as error:
         note = f"{type(error).__name__}: {error}".splitlines()[0]
-        return {"status": results.UNAVAILABLE, "note": note[:200]}
-    return None if problem is None else {"status": results.FAILED, "note": problem}
+        return {"status": results.UNAVAILABLE, "note": note[:200]}, {}
+    return (None if problem is None else {"status": results.FAILED, "note": problem}), first
 
 
 def _time(
     mode: str, poolings: dict[str, Pooling], inputs: list[Inputs], options: Options
 ) -> dict[str, timing.Timing]:
-    with_gradients = mode != cases.MODES[0]
-    marked = itertools.cycle([item.requiring_gradients(with_gradients) for item in inputs])
+    marked = itertools.cycle([item.requiring_gradients(_with_gradients(mode)) for item in inputs])
     calls: dict[str, timing.Call] = {
         name: lambda pooling=pooling: cases.step(pooling, next(marked))
         for name, pooling in poolings.items()
     }
     calls[FLOOR] = lambda: cases.floor(next(marked))
+    copies = [torch.empty_like(tensor) for tensor in inputs[0].frames]
+    calls[COPY] = lambda: [
+        copy.copy_(tensor.detach())
+        for copy, tensor in zip(copies, next(marked).frames, strict=True)
+    ]
     return timing.interleaved(calls, timing.clock_for(options.device), options.budget)
+
+
+def _compared(name: str, timings: dict[str, timing.Timing], moved: int, frame_bytes: int) -> Row:
+    """Ratios of the other implementations' times to this one's, and its bandwidth."""
+    own = timings[name].median
+
+    def ratio(other: str) -> str:
+        return f"{timings[other].median / own:.4g}" if other in timings else ""
+
+    bandwidth = (2 * frame_bytes if name == COPY else moved) / own
+    copied = 2 * frame_bytes / timings[COPY].median
+    return {
+        "times_eager": ratio(EAGER),
+        "times_compile": ratio(COMPILED),
+        "floor_share": ratio(FLOOR),
+        "gigabytes_per_second": f"{bandwidth / 1e9:.4g}",
+        "copy_share": f"{bandwidth / copied:.4g}",
+    }
 
 
 def _row(case: Case, mode: str, implementation: str, described: Row) -> Row:
@@ -250,8 +328,9 @@ def _row(case: Case, mode: str, implementation: str, described: Row) -> Row:
         "batch": str(case.shape.batch),
         "classes": str(case.shape.classes),
         "frames": str(case.shape.frames),
+        "width": str(case.shape.width),
+        "heads": str(case.shape.heads),
         "cached": str(case.shape.cached).lower(),
-        "frame_bytes": str(case.frame_bytes),
     }
 
 

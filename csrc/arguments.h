@@ -48,9 +48,10 @@ enum StatisticsRow : int { kPeak, kTotal, kAverage };
 // Rows of a part's sums in scratch memory.
 constexpr int kMomentRows = 5;
 
-// Frames that one task of a forward pass walks through: fixed, so that results do not depend on the
-// number of threads.
+// Frames and elements that one task of a forward pass walks through, at most: fixed, so that results
+// do not depend on the number of threads.
 constexpr int64_t kSegmentFrames = 16384;
+constexpr int64_t kSegmentElements = 262144;
 
 struct AverageProblem : Problem {
   Member member = Member::kMean;
@@ -214,13 +215,20 @@ struct RankProblem : Problem {
 
 // Internal to each file that includes this: a copy compiled for one instruction set must not serve
 // another.
-static inline int64_t segments_of(int64_t frames) {
-  return frames > kSegmentFrames ? (frames + kSegmentFrames - 1) / kSegmentFrames : 1;
+static inline int64_t elements_of(const Problem& problem) {
+  return problem.bags * problem.classes * problem.frames;
+}
+
+static inline int64_t segments_of(const Problem& problem) {
+  int64_t frames = kSegmentFrames;
+  if (!problem.frames_contiguous && problem.classes * frames > kSegmentElements)
+    frames = kSegmentElements / problem.classes > 0 ? kSegmentElements / problem.classes : 1;
+  return problem.frames > frames ? (problem.frames + frames - 1) / frames : 1;
 }
 
 // Frames of a backward task: enough elements to be worth handing out.
 static inline int64_t frames_of_task(const Problem& problem) {
-  constexpr int64_t kTaskElements = 32768;
+  constexpr int64_t kTaskElements = 131072;
   const int64_t width = problem.frames_contiguous ? 1 : problem.classes;
   const int64_t frames = kTaskElements / (width > 0 ? width : 1);
   return frames > 0 ? frames : 1;
@@ -228,13 +236,13 @@ static inline int64_t frames_of_task(const Problem& problem) {
 
 static inline int64_t parts_of(const Problem& problem) {
   const int64_t frames = frames_of_task(problem);
-  return (problem.frames + frames - 1) / frames;
+  return problem.frames > frames ? (problem.frames + frames - 1) / frames : 1;
 }
 
 // Values of scratch that a pass needs: the sums of each segment, forward; each part's share of two
 // parameters' gradients, backward.
 static inline int64_t gathered_scratch(const Problem& problem, int rows) {
-  const int64_t segments = segments_of(problem.frames);
+  const int64_t segments = segments_of(problem);
   return segments > 1 ? segments * rows * problem.bags * problem.classes : 0;
 }
 static inline int64_t forward_scratch(const Problem& problem) {

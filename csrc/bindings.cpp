@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "dispatch.h"
+#include "pages.h"
 
 namespace py = pybind11;
 
@@ -367,6 +368,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("class_attention_backward", &class_attention_backward, released);
   module.def("rank_forward", &rank_forward, released);
   module.def("rank_backward", &rank_backward, released);
+  module.def("prefer_huge_pages", [](Address memory, size_t bytes) {
+    prefer_huge_pages(pointer(memory), bytes);
+  });
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

@@ -6,7 +6,8 @@
 #pragma once
 
 #include "frames.h"
-#include "moments.h"
+#include "formula.h"
+#include "frames.h"
 #include "parallel.h"
 #include "scratch.h"
 

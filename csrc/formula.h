@@ -19,10 +19,10 @@ struct Sigmoid {
 };
 
 template <class T>
-inline Sigmoid<T> sigmoid(Vector<T> raw) {
+MILKERNELS_INLINE Sigmoid<T> sigmoid(Vector<T> raw) {
   const Vector<T> zero{};
   const Vector<T> decay = exp2((raw < zero ? raw : -raw) * T(kLog2E));
-  const Vector<T> larger = T(1) / (T(1) + decay);
+  const Vector<T> larger = reciprocal(T(1) + decay);
   const Vector<T> smaller = decay * larger;
   const auto positive = raw >= zero;
   return {positive ? larger : smaller, positive ? smaller : larger, decay, larger};
@@ -30,24 +30,54 @@ inline Sigmoid<T> sigmoid(Vector<T> raw) {
 
 // log(1 + decay), with what the sum loses put back.
 template <class T>
-inline Vector<T> log_of_one_plus(const Sigmoid<T>& at) {
+MILKERNELS_INLINE Vector<T> log_of_one_plus(const Sigmoid<T>& at) {
   const Vector<T> sum = T(1) + at.decay;
   const Vector<T> lost = at.decay - (sum - T(1));
   const Logarithm<T> log = logarithm(sum);
   return multiply_add(log.whole, broadcast(T(kLn2)), multiply_add(lost, at.larger, log.rest));
 }
 
+template <class T, Activation kActivation>
+MILKERNELS_INLINE Vector<T> activate(Vector<T> score) {
+  if constexpr (kActivation == Activation::kSigmoid) {
+    return sigmoid<T>(score).value;
+  } else if constexpr (kActivation == Activation::kTanh) {
+    return T(2) * sigmoid<T>(T(2) * score).value - T(1);
+  } else if constexpr (kActivation == Activation::kClamp) {
+    const Vector<T> bound = broadcast(T(kScoreClamp));
+    score = score < -bound ? -bound : score;
+    return score > bound ? bound : score;
+  } else {
+    return score;
+  }
+}
+
+template <class T, Activation kActivation>
+MILKERNELS_INLINE Vector<T> activation_derivative(Vector<T> score) {
+  if constexpr (kActivation == Activation::kSigmoid) {
+    const Sigmoid<T> at = sigmoid<T>(score);
+    return at.value * at.complement;
+  } else if constexpr (kActivation == Activation::kTanh) {
+    const Sigmoid<T> at = sigmoid<T>(T(2) * score);
+    return T(4) * at.value * at.complement;
+  } else if constexpr (kActivation == Activation::kClamp) {
+    const Vector<T> bound = broadcast(T(kScoreClamp));
+    return (score >= -bound) & (score <= bound) ? broadcast(T(1)) : Vector<T>{};
+  } else {
+    return broadcast(T(1));
+  }
+}
+
+// The same where the activation is known when the kernel runs.
 template <class T>
 inline Vector<T> activate(Vector<T> score, Activation activation) {
-  const Vector<T> bound = broadcast(T(kScoreClamp));
   switch (activation) {
     case Activation::kSigmoid:
-      return sigmoid<T>(score).value;
+      return activate<T, Activation::kSigmoid>(score);
     case Activation::kTanh:
-      return T(2) * sigmoid<T>(T(2) * score).value - T(1);
+      return activate<T, Activation::kTanh>(score);
     case Activation::kClamp:
-      score = score < -bound ? -bound : score;
-      return score > bound ? bound : score;
+      return activate<T, Activation::kClamp>(score);
     default:
       return score;
   }
@@ -55,27 +85,21 @@ inline Vector<T> activate(Vector<T> score, Activation activation) {
 
 template <class T>
 inline Vector<T> activation_derivative(Vector<T> score, Activation activation) {
-  const Vector<T> bound = broadcast(T(kScoreClamp));
-  const Vector<T> one = broadcast(T(1));
   switch (activation) {
-    case Activation::kSigmoid: {
-      const Sigmoid<T> at = sigmoid<T>(score);
-      return at.value * at.complement;
-    }
-    case Activation::kTanh: {
-      const Sigmoid<T> at = sigmoid<T>(T(2) * score);
-      return T(4) * at.value * at.complement;
-    }
+    case Activation::kSigmoid:
+      return activation_derivative<T, Activation::kSigmoid>(score);
+    case Activation::kTanh:
+      return activation_derivative<T, Activation::kTanh>(score);
     case Activation::kClamp:
-      return (score >= -bound) & (score <= bound) ? one : Vector<T>{};
+      return activation_derivative<T, Activation::kClamp>(score);
     default:
-      return one;
+      return broadcast(T(1));
   }
 }
 
 // alpha and power of each lane, and in units of base 2.
 template <class T>
-struct Coefficients {
+struct FormulaCoefficients {
   Vector<T> alpha;
   Vector<T> power;
   Vector<T> alpha2 = alpha * T(kLog2E);
@@ -94,7 +118,7 @@ struct Frame {
   Vector<T> factor = broadcast(T(1));
 };
 
-template <Member kMember, bool kFromLogits>
+template <Member kMember, bool kFromLogits, Activation kActivation = Activation::kNone>
 struct Formula {
   static constexpr bool kAlpha =
       kMember == Member::kExponential || kMember == Member::kPowerExponential;
@@ -106,7 +130,7 @@ struct Formula {
   static constexpr bool kReadsValues = kMember != Member::kMean || kFromLogits;
 
   template <class T>
-  static Frame<T> read(Vector<T> raw, Vector<T> score, Activation activation) {
+  static MILKERNELS_INLINE Frame<T> read(Vector<T> raw, Vector<T> score) {
     const Vector<T> zero{};
     Frame<T> frame{raw};
     if constexpr (kFromLogits) {
@@ -127,13 +151,13 @@ struct Formula {
         frame.log_rest = log.rest;
       }
     }
-    if constexpr (kScores) frame.score = activate<T>(score, activation);
+    if constexpr (kScores) frame.score = activate<T, kActivation>(score);
     return frame;
   }
 
   // start + log2 of the weight without its factor.
   template <class T>
-  static Vector<T> log2_weight(const Frame<T>& frame, const Coefficients<T>& coefficients,
+  static MILKERNELS_INLINE Vector<T> log2_weight(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
                                Vector<T> start) {
     if constexpr (kPower) {
       const Vector<T> of_whole = kFromLogits ? coefficients.power2 : coefficients.power;
@@ -145,7 +169,7 @@ struct Formula {
   // The weight over 2^peak. Starting at minus the peak keeps the exponent small from its first term
   // on, and so exact; the power of x's own exponent, which may be large, is split before.
   template <class T>
-  static Vector<T> weight(const Frame<T>& frame, const Coefficients<T>& coefficients,
+  static MILKERNELS_INLINE Vector<T> weight(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
                           Vector<T> minus_peak) {
     if constexpr (kDirect) {
       return frame.factor;
@@ -161,7 +185,7 @@ struct Formula {
   }
 
   template <class T>
-  static Vector<T> add_fine_terms(const Frame<T>& frame, const Coefficients<T>& coefficients,
+  static MILKERNELS_INLINE Vector<T> add_fine_terms(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
                                   Vector<T> sum) {
     if constexpr (kPower) sum = multiply_add(coefficients.power2, frame.log_rest, sum);
     if constexpr (kLinear && kFromLogits)
@@ -171,16 +195,22 @@ struct Formula {
     return sum;
   }
 
+  // d log-weight / d score.
+  template <class T>
+  static MILKERNELS_INLINE Vector<T> score_slope(Vector<T> score) {
+    return activation_derivative<T, kActivation>(score);
+  }
+
   // log x, of a member with a power.
   template <class T>
-  static Vector<T> log_x(const Frame<T>& frame) {
+  static MILKERNELS_INLINE Vector<T> log_x(const Frame<T>& frame) {
     return (kFromLogits ? frame.log_whole : frame.log_whole * T(kLn2)) + frame.log_rest;
   }
 
   // (d y / d raw) / p with residual = x - y; from logits it has no pole.
   template <class T>
-  static Vector<T> frame_gradient(Vector<T> raw, const Frame<T>& frame, Vector<T> residual,
-                                  const Coefficients<T>& coefficients) {
+  static MILKERNELS_INLINE Vector<T> frame_gradient(Vector<T> raw, const Frame<T>& frame, Vector<T> residual,
+                                  const FormulaCoefficients<T>& coefficients) {
     Vector<T> gradient = broadcast(T(1));
     if constexpr (kAlpha) gradient = multiply_add(coefficients.alpha, residual, gradient);
     if constexpr (kFromLogits) {
@@ -197,6 +227,35 @@ struct Formula {
     return gradient;
   }
 };
+
+// Calls run(formula) with the member's formula: its branches are taken here, and not at each frame.
+template <bool kFromLogits, class Run>
+void with_formula(Member member, Activation activation, const Run& run) {
+  switch (member) {
+    case Member::kMean:
+      return run(Formula<Member::kMean, kFromLogits>());
+    case Member::kLinear:
+      return run(Formula<Member::kLinear, kFromLogits>());
+    case Member::kExponential:
+      return run(Formula<Member::kExponential, kFromLogits>());
+    case Member::kPower:
+      return run(Formula<Member::kPower, kFromLogits>());
+    case Member::kPowerExponential:
+      return run(Formula<Member::kPowerExponential, kFromLogits>());
+    case Member::kAttention:
+      break;
+  }
+  switch (activation) {
+    case Activation::kNone:
+      return run(Formula<Member::kAttention, kFromLogits, Activation::kNone>());
+    case Activation::kSigmoid:
+      return run(Formula<Member::kAttention, kFromLogits, Activation::kSigmoid>());
+    case Activation::kTanh:
+      return run(Formula<Member::kAttention, kFromLogits, Activation::kTanh>());
+    case Activation::kClamp:
+      return run(Formula<Member::kAttention, kFromLogits, Activation::kClamp>());
+  }
+}
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

@@ -2,12 +2,13 @@
 // merged part by part: the walk over layouts, segments and threads, the same for all of them.
 //
 // A family F for elements E has
-//   kRows, the vectors of a part's sums;
-//   coefficient(problem, cell, count): what it reads for each bag and class, one lane for each;
-//   Gatherer(coefficient): gather<kCount, kAll>(raw, real) takes kCount frames in each lane, with
-//     kAll all of them real; rows() are its sums;
-//   merge(a, b, coefficient): the sums of two parts together;
-//   write(problem, cell, count, rows, coefficient): the bag values, and what the backward pass needs.
+//   kRows, the vectors of a part's sums; kScores, whether it reads scores beside x;
+//   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
+//   spread(coefficients, lane): one lane's in every lane;
+//   Gatherer: gather<kCount, kAll>(raw, score, real, coefficients) takes kCount frames in each lane,
+//     with kAll all of them real; rows() are its sums;
+//   merge(a, b, coefficients): the sums of two parts together;
+//   write(problem, cell, count, rows, coefficients): the bag values, and what the backward pass needs.
 #pragma once
 
 #include "frames.h"
@@ -22,107 +23,144 @@ struct Rows {
   Vector<T> row[kRows];
 };
 
-template <class T>
-inline Vector<T> rotated(Vector<T> vector, int by) {
-  T lanes[2 * kLanes<T>];
-  std::memcpy(lanes, &vector, sizeof vector);
-  std::memcpy(lanes + kLanes<T>, &vector, sizeof vector);
-  std::memcpy(&vector, lanes + by, sizeof vector);
-  return vector;
-}
-
-// All lanes are parts of one bag: the bag's sums, in the first lane.
-template <class F, class T>
-inline Rows<T, F::kRows> merge_all_lanes(Rows<T, F::kRows> lanes, Vector<T> coefficient) {
-  for (int width = kLanes<T> / 2; width > 0; width /= 2) {
-    Rows<T, F::kRows> others;
-    for (int row = 0; row < F::kRows; ++row) others.row[row] = rotated<T>(lanes.row[row], width);
-    lanes = F::merge(lanes, others, coefficient);
-  }
-  return lanes;
-}
-
 template <class E, class F, class Problem>
-inline void write_part(const Problem& problem, int64_t segments, int64_t segment, int64_t cell,
-                       int64_t count, const Rows<Arithmetic<E>, F::kRows>& rows,
-                       Vector<Arithmetic<E>> coefficient) {
+MILKERNELS_INLINE void write_part(const Problem& problem, int64_t segments, int64_t segment,
+                                  int64_t cell, int64_t count,
+                                  const Rows<Arithmetic<E>, F::kRows>& rows,
+                                  const typename F::Coefficients& coefficients) {
   using T = Arithmetic<E>;
   if (segments == 1) {
-    F::write(problem, cell, count, rows, coefficient);
+    F::write(problem, cell, count, rows, coefficients);
     return;
   }
   const int64_t cells = problem.bags * problem.classes;
   T* part = static_cast<T*>(problem.scratch) + segment * F::kRows * cells + cell;
+  MILKERNELS_UNROLL
   for (int row = 0; row < F::kRows; ++row) store_lanes(part + row * cells, rows.row[row], count);
 }
 
-// A row of contiguous frames.
-template <class E, class F, class Problem>
-Rows<Arithmetic<E>, F::kRows> gather_frames(const Problem& problem, int64_t cell, int64_t first,
-                                            int64_t last, Vector<Arithmetic<E>> coefficient) {
+// Takes kVectors vectors of frames of one row.
+template <class E, class F, int kVectors, bool kAll, class Lanes>
+MILKERNELS_INLINE void gather_vectors(typename F::Gatherer& gatherer, const E* x, const E* scores,
+                                      const Lanes& lanes_of,
+                                      const typename F::Coefficients& coefficients) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const int64_t bag = cell / problem.classes;
-  const E* x = at<E>(problem.x, bag, cell % problem.classes, 0);
-  const uint8_t* mask = mask_row(problem, bag);
-  typename F::Gatherer gatherer(coefficient);
-  Vector<T> raw[kGroup];
-  int64_t frame = first;
-  if (mask == nullptr) {
-    for (; frame + kGroup * kStep <= last; frame += kGroup * kStep) {
-      for (int k = 0; k < kGroup; ++k) raw[k] = load(x + frame + k * kStep);
-      gatherer.template gather<kGroup, true>(raw, nullptr);
-    }
+  Vector<T> raw[kVectors];
+  Vector<T> score[kVectors];
+  Integer<T> real[kVectors];
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    const PresentLanes<T> lanes = lanes_of(k);
+    raw[k] = load_lanes(x + k * kStep, lanes.count);
+    score[k] = F::kScores ? load_lanes(scores + k * kStep, lanes.count) : raw[k];
+    real[k] = lanes.real;
   }
-  for (; frame < last; frame += kStep) {
-    const int64_t count = last - frame < kStep ? last - frame : kStep;
-    raw[0] = load_lanes(x + frame, count);
-    const Integer<T> real = real_lanes<T>(problem, mask, frame, count);
-    gatherer.template gather<1, false>(raw, &real);
+  gatherer.template gather<kVectors, kAll>(raw, score, real, coefficients);
+}
+
+// One row of contiguous frames: sums of each lane's frames.
+template <class E, class F, class Problem>
+Rows<Arithmetic<E>, F::kRows> gather_row(const Problem& problem, int64_t bag, int64_t class_index,
+                                         int64_t first, int64_t last,
+                                         const typename F::Coefficients& coefficients) {
+  const E* x = at<E>(problem.x, bag, class_index, 0);
+  const E* scores = scores_at<E, F::kScores>(problem, bag, class_index, 0, x);
+  typename F::Gatherer gatherer;
+  walk_row<Arithmetic<E>>(
+      problem, mask_row(problem, bag), first, last,
+      [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        gather_vectors<E, F, vectors, all>(gatherer, x + frame, scores + frame, lanes_of,
+                                           coefficients);
+      });
+  return gatherer.rows();
+}
+
+// Lane k of every bag's sums is a part of that bag: the bags' sums, one lane for each bag. What the
+// parts of one bag would wait for, one after another, is done for a vector of bags at once.
+template <class T, class F>
+Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* bags,
+                                     const typename F::Coefficients& coefficients) {
+  for (int row = 0; row < F::kRows; ++row) {
+    Vector<T> block[kLanes<T>];
+    for (int lane = 0; lane < kLanes<T>; ++lane) block[lane] = bags[lane].row[row];
+    transpose<T>(block);
+    for (int lane = 0; lane < kLanes<T>; ++lane) bags[lane].row[row] = block[lane];
   }
-  return merge_all_lanes<F>(gatherer.rows(), coefficient);
+  for (int width = kLanes<T> / 2; width > 0; width /= 2)
+    for (int part = 0; part < width; ++part)
+      bags[part] = F::merge(bags[part], bags[part + width], coefficients);
+  return bags[0];
+}
+
+// Up to a vector of classes, each a row of contiguous frames.
+template <class E, class F, class Problem>
+void gather_rows(const Problem& problem, int64_t segments, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const int64_t count = task.class_end - task.class_start;
+  const auto coefficients = F::coefficients(problem, task.class_start, count);
+  Rows<T, F::kRows> rows[kLanes<T>] = {};
+  for (int64_t lane = 0; lane < count; ++lane)
+    rows[lane] = gather_row<E, F>(problem, task.bag, task.class_start + lane, task.first, task.last,
+                                  F::spread(coefficients, lane));
+  write_part<E, F>(problem, segments, task.segment, task.bag * problem.classes + task.class_start,
+                   count, merge_across_lanes<T, F>(rows, coefficients), coefficients);
 }
 
 // A block of contiguous classes.
 template <class E, class F, class Problem>
-void gather_block(const Problem& problem, int64_t segments, int64_t segment, int64_t bag,
-                  int64_t class_start, int64_t class_end, int64_t first, int64_t last) {
+void gather_classes(const Problem& problem, int64_t segments, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const uint8_t* mask = mask_row(problem, bag);
-  const int64_t cell = bag * problem.classes;
-  Vector<T> coefficients[kClassVectors];
+  const uint8_t* mask = mask_row(problem, task.bag);
+  const int64_t classes = task.class_end - task.class_start;
+  const auto lanes_from = [&](int64_t index) {
+    return classes - index < kStep ? classes - index : kStep;
+  };
+  typename F::Coefficients coefficients[kClassVectors];
   typename F::Gatherer gatherers[kClassVectors];
-  for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
-    const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-    coefficients[block] = F::coefficient(problem, cell + index, lanes);
-    gatherers[block] = typename F::Gatherer(coefficients[block]);
-  }
-  int64_t frame = first;
-  while (frame < last) {
+  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block)
+    coefficients[block] = F::coefficients(problem, task.class_start + index, lanes_from(index));
+  int64_t frame = task.first;
+  while (frame < task.last) {
     // Masked frames are passed over whole: in this layout a frame is real for every class.
-    const E* x[kGroup];
+    const E* x[kFramesAtOnce];
+    const E* scores[kFramesAtOnce];
     int count = 0;
-    for (; frame < last && count < kGroup; ++frame)
-      if (mask == nullptr || mask[frame * problem.mask_stride_frame])
-        x[count++] = at<E>(problem.x, bag, 0, frame);
-    for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
-      const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-      Vector<T> raw[kGroup];
-      for (int k = 0; k < count; ++k) raw[k] = load_lanes(x[k] + index, lanes);
-      if (count == kGroup) {
-        gatherers[block].template gather<kGroup, true>(raw, nullptr);
-      } else {
-        for (int k = 0; k < count; ++k)
-          gatherers[block].template gather<1, true>(raw + k, nullptr);
+    for (; frame < task.last && count < kFramesAtOnce; ++frame) {
+      if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
+      x[count] = at<E>(problem.x, task.bag, task.class_start, frame);
+      scores[count] =
+          scores_at<E, F::kScores>(problem, task.bag, task.class_start, frame, x[count]);
+      ++count;
+    }
+    for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
+      const int64_t lanes = lanes_from(index);
+      const typename F::Coefficients of_block = coefficients[block];
+      typename F::Gatherer gatherer = gatherers[block];
+      Vector<T> raw[kGroup<T>];
+      Vector<T> score[kGroup<T>];
+      const auto read = [&](int k, int from) MILKERNELS_INLINE_LAMBDA {
+        raw[k] = load_lanes(x[from] + index, lanes);
+        score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
+      };
+      int taken = 0;
+      for (; taken + kGroup<T> <= count; taken += kGroup<T>) {
+        MILKERNELS_UNROLL
+        for (int k = 0; k < kGroup<T>; ++k) read(k, taken + k);
+        gatherer.template gather<kGroup<T>, true>(raw, score, nullptr, of_block);
       }
+      for (; taken < count; ++taken) {
+        read(0, taken);
+        gatherer.template gather<1, true>(raw, score, nullptr, of_block);
+      }
+      gatherers[block] = gatherer;
     }
   }
-  for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
-    const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-    write_part<E, F>(problem, segments, segment, cell + index, lanes, gatherers[block].rows(),
-                     coefficients[block]);
-  }
+  const int64_t cell = task.bag * problem.classes + task.class_start;
+  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block)
+    write_part<E, F>(problem, segments, task.segment, cell + index, lanes_from(index),
+                     gatherers[block].rows(), coefficients[block]);
 }
 
 // Join the segments of long bags, in order.
@@ -131,49 +169,33 @@ void merge_parts(const Problem& problem, int64_t segments) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   const int64_t cells = problem.bags * problem.classes;
-  for (int64_t cell = 0; cell < cells; cell += kStep) {
-    const int64_t count = cells - cell < kStep ? cells - cell : kStep;
-    const Vector<T> coefficient = F::coefficient(problem, cell, count);
+  const int64_t blocks = (problem.classes + kStep - 1) / kStep;
+  parallel_for(problem.bags * blocks, cells * segments, problem.threads, [&](int64_t task) {
+    const int64_t index = task % blocks * kStep;
+    const int64_t cell = task / blocks * problem.classes + index;
+    const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
+    const auto coefficients = F::coefficients(problem, index, count);
     Rows<T, F::kRows> whole{};
     for (int64_t segment = 0; segment < segments; ++segment) {
       const T* part = static_cast<const T*>(problem.scratch) + segment * F::kRows * cells + cell;
       Rows<T, F::kRows> rows;
       for (int row = 0; row < F::kRows; ++row) rows.row[row] = load_lanes(part + row * cells, count);
-      whole = segment == 0 ? rows : F::merge(whole, rows, coefficient);
+      whole = segment == 0 ? rows : F::merge(whole, rows, coefficients);
     }
-    F::write(problem, cell, count, whole, coefficient);
-  }
+    F::write(problem, cell, count, whole, coefficients);
+  });
 }
 
 template <class E, class F, class Problem>
 void gather(const Problem& problem) {
-  using T = Arithmetic<E>;
-  const int64_t segments = segments_of(problem.frames);
-  const int64_t elements = problem.bags * problem.classes * problem.frames;
-  const auto last_of = [&](int64_t segment) {
-    return segment + 1 == segments ? problem.frames : (segment + 1) * kSegmentFrames;
-  };
-  if (problem.frames_contiguous) {
-    const int64_t tasks = problem.bags * problem.classes * segments;
-    parallel_for(tasks, elements, problem.threads, [&](int64_t task) {
-      const int64_t cell = task / segments;
-      const int64_t segment = task % segments;
-      const Vector<T> coefficient = broadcast(F::coefficient(problem, cell, 1)[0]);
-      const auto rows = gather_frames<E, F>(problem, cell, segment * kSegmentFrames,
-                                            last_of(segment), coefficient);
-      write_part<E, F>(problem, segments, segment, cell, 1, rows, coefficient);
-    });
-  } else {
-    constexpr int64_t kBlock = kClassVectors * kLanes<T>;
-    const int64_t blocks = (problem.classes + kBlock - 1) / kBlock;
-    parallel_for(problem.bags * segments * blocks, elements, problem.threads, [&](int64_t task) {
-      const int64_t start = task % blocks * kBlock;
-      const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
-      const int64_t segment = task / blocks % segments;
-      gather_block<E, F>(problem, segments, segment, task / blocks / segments, start, end,
-                         segment * kSegmentFrames, last_of(segment));
-    });
-  }
+  const int64_t segments = segments_of(problem);
+  const Stretches stretches(problem, segments, kLanes<Arithmetic<E>>);
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
+    if (problem.frames_contiguous)
+      gather_rows<E, F>(problem, segments, stretches.at(task));
+    else
+      gather_classes<E, F>(problem, segments, stretches.at(task));
+  });
   if (segments > 1) merge_parts<E, F>(problem, segments);
 }
 

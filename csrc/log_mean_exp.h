@@ -8,6 +8,7 @@
 // cancel, unless the largest frame is so far above it that its weight is all that counts.
 #pragma once
 
+#include "formula.h"
 #include "gather.h"
 #include "scatter.h"
 
@@ -42,10 +43,11 @@ struct SeriesCoefficients {
 // The power series S: relative error below 3e-8, or 1e-16 of double, for |x| up to 1/2 (of the
 // arctangent, 1/9).
 template <class T, class S>
-inline Vector<T> series(Vector<T> x) {
+MILKERNELS_INLINE Vector<T> series(Vector<T> x) {
   constexpr int kTerms = sizeof(T) == 4 ? 9 : 16;
   static constexpr SeriesCoefficients<T, S, kTerms> coefficients;
   Vector<T> value = broadcast(coefficients.of[kTerms - 1]);
+  MILKERNELS_UNROLL
   for (int power = kTerms - 2; power >= 0; --power)
     value = multiply_add(value, x, broadcast(coefficients.of[power]));
   return value;
@@ -70,22 +72,23 @@ struct Sharpness {
   Vector<T> sign;
   Vector<T> inverse;
 
+  Sharpness() : Sharpness(Vector<T>{}) {}
   explicit Sharpness(Vector<T> r)
       : size(r < T(0) ? -r : r),
         sign(r < T(0) ? broadcast(T(-1)) : broadcast(T(1))),
         inverse(r == T(0) ? Vector<T>{} : T(1) / size) {}
 
-  inline Vector<T> exponent(Vector<T> distance) const {
+  MILKERNELS_INLINE Vector<T> exponent(Vector<T> distance) const {
     // Far below, exp is 0 in any case, and a product with it must not be NaN.
     const Vector<T> limit = broadcast(T(sizeof(T) == 4 ? -200 : -2000));
     const Vector<T> t = size * distance;
     return t < limit ? limit : t;
   }
 
-  static inline Vector<T> exponential(Vector<T> t) { return exp2(t * T(kLog2E)); }
+  static MILKERNELS_INLINE Vector<T> exponential(Vector<T> t) { return exp2(t * T(kLog2E)); }
 
   template <bool kSpread>
-  inline Terms<T> terms(Vector<T> distance) const {
+  MILKERNELS_INLINE Terms<T> terms(Vector<T> distance) const {
     const Vector<T> t = exponent(distance);
     const Vector<T> power = exponential(t);
     const auto near = (t > T(-0.5)) & (t < T(0.5));
@@ -100,6 +103,21 @@ struct Sharpness {
   }
 };
 
+template <class T>
+MILKERNELS_INLINE Sharpness<T> load_sharpness(const LogMeanExpProblem& problem,
+                                              int64_t class_index, int64_t count) {
+  return Sharpness<T>(load_lanes(static_cast<const T*>(problem.sharpness) + class_index, count));
+}
+
+template <class T>
+MILKERNELS_INLINE Sharpness<T> spread_sharpness(const Sharpness<T>& sharpness, int64_t lane) {
+  Sharpness<T> one;
+  one.size = broadcast(sharpness.size[lane]);
+  one.sign = broadcast(sharpness.sign[lane]);
+  one.inverse = broadcast(sharpness.inverse[lane]);
+  return one;
+}
+
 template <class E, bool kFromLogits, bool kLearn>
 struct LogMeanExp {
   using T = Arithmetic<E>;
@@ -107,16 +125,18 @@ struct LogMeanExp {
   enum Row : int { kReference, kCount, kSum, kStep, kLow, kHigh, kSlope, kSpread };
   using Sums = Rows<T, kRows>;
 
-  static Vector<T> coefficient(const LogMeanExpProblem& problem, int64_t cell, int64_t count) {
-    const T* sharpness = static_cast<const T*>(problem.sharpness);
-    Vector<T> lanes{};
-    for (int64_t lane = 0; lane < count; ++lane)
-      lanes[lane] = sharpness[(cell + lane) % problem.classes];
-    return lanes;
+  static constexpr bool kScores = false;
+
+  using Coefficients = Sharpness<T>;
+  static Coefficients coefficients(const LogMeanExpProblem& problem, int64_t class_index,
+                                   int64_t count) {
+    return load_sharpness<T>(problem, class_index, count);
+  }
+  static Coefficients spread(const Coefficients& sharpness, int64_t lane) {
+    return spread_sharpness(sharpness, lane);
   }
 
   struct Gatherer {
-    Sharpness<T> sharpness;
     Vector<T> reference = broadcast(T(kLowest));
     Vector<T> count{};
     LongSum<T> total;
@@ -126,22 +146,26 @@ struct LogMeanExp {
     Vector<T> low = broadcast(T(__builtin_inf()));
     Vector<T> high = broadcast(T(-__builtin_inf()));
 
-    explicit Gatherer(Vector<T> r = Vector<T>{}) : sharpness(r) {}
-
     template <int kFrames, bool kAll>
-    inline void gather(const Vector<T>* raw, const Integer<T>* real) {
+    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>*, const Integer<T>* real,
+                                  const Sharpness<T>& sharpness) {
       const Vector<T> zero{};
       Vector<T> x[kFrames];
       Vector<T> top = reference;
       Vector<T> sum_of_frames{};
       Vector<T> frames_taken{};
+      MILKERNELS_UNROLL
       for (int k = 0; k < kFrames; ++k) {
         x[k] = raw[k];
         if constexpr (kFromLogits) x[k] = sigmoid<T>(raw[k]).value;
         x[k] *= sharpness.sign;
-        if constexpr (!kAll) x[k] = real[k] ? x[k] : zero;
+        Vector<T> one = broadcast(T(1));
+        if constexpr (!kAll) {
+          x[k] = real[k] ? x[k] : zero;
+          one = real[k] ? one : zero;
+        }
         sum_of_frames += x[k];
-        frames_taken += T(1);
+        frames_taken += one;
         const Vector<T> lower = minimum(low, x[k]);
         const Vector<T> higher = maximum(high, x[k]);
         const Vector<T> largest = maximum(top, x[k]);
@@ -161,9 +185,10 @@ struct LogMeanExp {
       if (any(raised)) {
         const Vector<T> middle = sum_of_frames / frames_taken;
         const auto above = sharpness.size * (top - middle) > T(kAbove);
-        raise_reference(raised ? (above ? top : middle) : reference);
+        raise_reference(raised ? (above ? top : middle) : reference, sharpness);
       }
       Terms<T> sum{};
+      MILKERNELS_UNROLL
       for (int k = 0; k < kFrames; ++k) {
         Terms<T> term = sharpness.template terms<kLearn>(x[k] - reference);
         Vector<T> one = broadcast(T(1));
@@ -189,7 +214,7 @@ struct LogMeanExp {
       }
     }
 
-    inline void raise_reference(Vector<T> to) {
+    MILKERNELS_INLINE void raise_reference(Vector<T> to, const Sharpness<T>& sharpness) {
       const Vector<T> distance = count == T(0) ? Vector<T>{} : reference - to;
       const Terms<T> by = sharpness.template terms<kLearn>(distance);
       reference = to;
@@ -205,7 +230,7 @@ struct LogMeanExp {
       step.add(count * by.step);
     }
 
-    inline Sums rows() const {
+    MILKERNELS_INLINE Sums rows() const {
       Sums sums{{reference, count, total.value(), step.value(), low, high}};
       if constexpr (kLearn) {
         sums.row[kSlope] = slope.value();
@@ -232,8 +257,7 @@ struct LogMeanExp {
     return sums;
   }
 
-  static Sums merge(const Sums& a, const Sums& b, Vector<T> coefficient) {
-    const Sharpness<T> sharpness(coefficient);
+  static Sums merge(const Sums& a, const Sums& b, const Sharpness<T>& sharpness) {
     const Vector<T> zero{};
     const Vector<T> count = a.row[kCount] + b.row[kCount];
     const Vector<T> divisor = count == zero ? broadcast(T(1)) : count;
@@ -258,10 +282,9 @@ struct LogMeanExp {
   }
 
   static void write(const LogMeanExpProblem& problem, int64_t cell, int64_t count,
-                    const Sums& sums, Vector<T> coefficient) {
+                    const Sums& sums, const Sharpness<T>& sharpness) {
     const Vector<T> zero{};
     const Vector<T> one = broadcast(T(1));
-    const Sharpness<T> sharpness(coefficient);
     const auto nothing = sums.row[kCount] == zero;
     const Vector<T> frames = nothing ? one : sums.row[kCount];
     const Vector<T> total = nothing ? one : sums.row[kSum];
@@ -303,25 +326,26 @@ struct LogMeanExpGradient {
   static constexpr bool kReadsFrames = true;
 
   struct Constants {
-    Vector<T> sharpness;
+    Sharpness<T> sharpness;
     Vector<T> reference;
     Vector<T> scale;
   };
 
-  static Constants constants(const LogMeanExpProblem& problem, int64_t cell, int64_t count) {
+  static MILKERNELS_INLINE Constants constants(const LogMeanExpProblem& problem, int64_t cell,
+                                               int64_t count) {
     const int64_t cells = problem.bags * problem.classes;
     const T* statistics = static_cast<const T*>(problem.statistics) + cell;
     const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
-    const Vector<T> r = LogMeanExp<E, kFromLogits, false>::coefficient(problem, cell, count);
-    return {r, load_lanes(statistics, count), gradient / load_lanes(statistics + cells, count)};
+    return {load_sharpness<T>(problem, cell % problem.classes, count),
+            load_lanes(statistics, count), gradient / load_lanes(statistics + cells, count)};
   }
 
-  static Constants spread(const Constants& one) {
-    return {broadcast(one.sharpness[0]), broadcast(one.reference[0]), broadcast(one.scale[0])};
+  static MILKERNELS_INLINE Constants spread(const Constants& bags, int64_t lane) {
+    return {spread_sharpness(bags.sharpness, lane), broadcast(bags.reference[lane]),
+            broadcast(bags.scale[lane])};
   }
 
-  static Vector<T> gradient(const Constants& bag, Vector<T> raw) {
-    const Sharpness<T> sharpness(bag.sharpness);
+  static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {
     Vector<T> x = raw;
     Vector<T> scale = bag.scale;
     if constexpr (kFromLogits) {
@@ -329,8 +353,8 @@ struct LogMeanExpGradient {
       x = at.value;
       scale *= at.value * at.complement;
     }
-    const Vector<T> distance = x * sharpness.sign - bag.reference;
-    return scale * Sharpness<T>::exponential(sharpness.exponent(distance));
+    const Vector<T> distance = x * bag.sharpness.sign - bag.reference;
+    return scale * Sharpness<T>::exponential(bag.sharpness.exponent(distance));
   }
 
   static void finish(const LogMeanExpProblem&, int64_t, int64_t, int64_t) {}

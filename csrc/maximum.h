@@ -2,6 +2,7 @@
 // frames.h.
 #pragma once
 
+#include "formula.h"
 #include "scatter.h"
 
 namespace milkernels {
@@ -235,7 +236,7 @@ struct MaxMeanGradient {
     return load_lanes(static_cast<const E*>(problem.gradient) + cell, count) / frames;
   }
 
-  static Vector<T> spread(Vector<T> share) { return broadcast(share[0]); }
+  static Vector<T> spread(Vector<T> shares, int64_t lane) { return broadcast(shares[lane]); }
 
   static Vector<T> gradient(Vector<T> share, Vector<T> raw) {
     if constexpr (!kFromLogits) return share;

@@ -4,6 +4,7 @@
 // 1 - x loses, so that y is exact for small frames and many of them, and nothing underflows.
 #pragma once
 
+#include "formula.h"
 #include "gather.h"
 #include "scatter.h"
 
@@ -18,7 +19,7 @@ struct Product {
 
 // a · b - product exactly, where product is a · b rounded.
 template <class T>
-inline Vector<T> rounding_of(Vector<T> a, Vector<T> b, Vector<T> product) {
+MILKERNELS_INLINE Vector<T> rounding_of(Vector<T> a, Vector<T> b, Vector<T> product) {
 #if defined(__FMA__) || defined(__AVX512F__)
   return multiply_add(a, b, -product);
 #else
@@ -34,7 +35,7 @@ inline Vector<T> rounding_of(Vector<T> a, Vector<T> b, Vector<T> product) {
 }
 
 template <class T>
-inline Product<T> multiply(const Product<T>& a, const Product<T>& b) {
+MILKERNELS_INLINE Product<T> multiply(const Product<T>& a, const Product<T>& b) {
   const Vector<T> high = a.high * b.high;
   const Vector<T> lost = rounding_of<T>(a.high, b.high, high);
   return {high, multiply_add(a.high, b.low, multiply_add(a.low, b.high, lost))};
@@ -42,7 +43,7 @@ inline Product<T> multiply(const Product<T>& a, const Product<T>& b) {
 
 // 1 - x, with what it loses.
 template <class T>
-inline Product<T> one_minus(Vector<T> x) {
+MILKERNELS_INLINE Product<T> one_minus(Vector<T> x) {
   const Vector<T> one = broadcast(T(1));
   const Vector<T> high = one - x;
   const Vector<T> taken = high - one;
@@ -51,14 +52,14 @@ inline Product<T> one_minus(Vector<T> x) {
 
 // 2^whole; 0 where that is below a normal number, infinity above.
 template <class T>
-inline Vector<T> power_of_two(Vector<T> whole) {
+MILKERNELS_INLINE Vector<T> power_of_two(Vector<T> whole) {
   const Vector<T> highest = broadcast(T(sizeof(T) == 4 ? 128 : 1024));
   return exp2(Vector<T>{}, whole > highest ? highest : whole);
 }
 
 // 1 - σ(raw) for one frame, and the exponent that is kept apart where it is small.
 template <class T>
-inline Product<T> one_minus_sigmoid(Vector<T> raw, Vector<T>& exponent) {
+MILKERNELS_INLINE Product<T> one_minus_sigmoid(Vector<T> raw, Vector<T>& exponent) {
   const Vector<T> zero{};
   const Vector<T> one = broadcast(T(1));
   // Beyond this 1 - σ(raw) is 0 in any type.
@@ -72,7 +73,7 @@ inline Product<T> one_minus_sigmoid(Vector<T> raw, Vector<T>& exponent) {
       multiply_add(minus, log2_e_rest, multiply_add(minus, log2_e, -whole));
   const Vector<T> fraction = exp2(rest);
   const Vector<T> decay = fraction * power_of_two<T>(whole);
-  const Vector<T> larger = one / (one + decay);
+  const Vector<T> larger = reciprocal(one + decay);
   const Product<T> of_small = one_minus<T>(decay * larger);
   const auto large = raw > zero;
   exponent = large ? whole : zero;
@@ -86,7 +87,11 @@ struct NoisyOr {
   static constexpr int kRows = kNoisyOrRows;
   using Sums = Rows<T, kRows>;
 
-  static Vector<T> coefficient(const NoisyOrProblem&, int64_t, int64_t) { return Vector<T>{}; }
+  static constexpr bool kScores = false;
+
+  struct Coefficients {};
+  static Coefficients coefficients(const NoisyOrProblem&, int64_t, int64_t) { return {}; }
+  static Coefficients spread(const Coefficients&, int64_t) { return {}; }
 
   // `high` in [1, 2) or (-2, -1], its power of two in the exponent.
   static Sums normalised(const Product<T>& product, Vector<T> exponent, Vector<T> ones) {
@@ -111,15 +116,16 @@ struct NoisyOr {
 
   struct Gatherer {
     Sums sums{{broadcast(T(1)), {}, {}, {}}};
-    explicit Gatherer(Vector<T> = Vector<T>{}) {}
 
     template <int kCount, bool kAll>
-    void gather(const Vector<T>* raw, const Integer<T>* real) {
+    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>*, const Integer<T>* real,
+                                  const Coefficients&) {
       const Vector<T> zero{};
       const Vector<T> one = broadcast(T(1));
       Product<T> factors[kCount];
       Vector<T> exponent = sums.row[2];
       Vector<T> ones = sums.row[3];
+      MILKERNELS_UNROLL
       for (int k = 0; k < kCount; ++k) {
         if constexpr (kFromLogits) {
           Vector<T> apart;
@@ -138,7 +144,9 @@ struct NoisyOr {
           factors[k].low = real[k] ? factors[k].low : zero;
         }
       }
+      MILKERNELS_UNROLL
       for (int width = kCount / 2; width > 0; width /= 2)
+        MILKERNELS_UNROLL
         for (int k = 0; k < width; ++k) factors[k] = multiply(factors[k], factors[k + width]);
       sums = normalised(multiply({sums.row[0], sums.row[1]}, factors[0]), exponent, ones);
     }
@@ -146,13 +154,13 @@ struct NoisyOr {
     const Sums& rows() const { return sums; }
   };
 
-  static Sums merge(const Sums& a, const Sums& b, Vector<T>) {
+  static Sums merge(const Sums& a, const Sums& b, const Coefficients&) {
     const Product<T> product = multiply<T>({a.row[0], a.row[1]}, {b.row[0], b.row[1]});
     return normalised(product, a.row[2] + b.row[2], a.row[3] + b.row[3]);
   }
 
   static void write(const NoisyOrProblem& problem, int64_t cell, int64_t count, const Sums& sums,
-                    Vector<T>) {
+                    const Coefficients&) {
     const Vector<T> zero{};
     const Vector<T> one = broadcast(T(1));
     const Vector<T> scale = power_of_two<T>(sums.row[2]);
@@ -192,12 +200,12 @@ struct NoisyOrGradient {
             load_lanes(statistics + kOnes * cells, count) == T(1)};
   }
 
-  static Constants spread(const Constants& one) {
-    return {broadcast(one.scaled[0]), broadcast(one.half[0]), broadcast(one.other_half[0]),
-            Integer<T>{} + one.one_is_1[0]};
+  static MILKERNELS_INLINE Constants spread(const Constants& bags, int64_t lane) {
+    return {broadcast(bags.scaled[lane]), broadcast(bags.half[lane]),
+            broadcast(bags.other_half[lane]), Integer<T>{} + bags.one_is_1[lane]};
   }
 
-  static Vector<T> gradient(const Constants& bag, Vector<T> raw) {
+  static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {
     if constexpr (kFromLogits) {
       return bag.scaled * sigmoid<T>(raw).value * bag.half * bag.other_half;
     } else {

@@ -1,6 +1,7 @@
 // Global weighted rank pooling, forward and backward, in the two layouts of frames.h.
 #pragma once
 
+#include "formula.h"
 #include "frames.h"
 #include "parallel.h"
 #include "rank_order.h"

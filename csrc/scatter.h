@@ -4,7 +4,7 @@
 // A family G for elements E has
 //   kReadsFrames, whether its gradient depends on the frames' values;
 //   Constants, and constants(problem, cell, count): what it reads for each bag and class;
-//   spread(constants): the first lane's in every lane;
+//   spread(constants, lane): one lane's in every lane;
 //   gradient(constants, raw): of one vector of real frames;
 //   finish(problem, cell, first, last): what remains to be done once frames first to last of a bag
 //     and class are written.
@@ -16,72 +16,96 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-template <class E, class G, class Problem>
-void scatter_frames(const Problem& problem, int64_t cell, int64_t first, int64_t last) {
+// The gradients of kVectors vectors of frames, for the lanes that there are. All are read before one
+// is written, so that the processor may work on all of them at once.
+template <class E, class G, int kVectors, class Bags, class Lanes>
+MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const E* x, E* x_gradient,
+                                       const Lanes& lanes_of) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const int64_t bag = cell / problem.classes;
-  const auto constants = G::spread(G::constants(problem, cell, 1));
-  const E* x = at<E>(problem.x, bag, cell % problem.classes, 0);
-  E* x_gradient = at_mutable<E>(problem.x_gradient, bag, cell % problem.classes, 0);
-  const uint8_t* mask = mask_row(problem, bag);
-  for (int64_t frame = first; frame < last; frame += kStep) {
-    const int64_t count = last - frame < kStep ? last - frame : kStep;
-    const Integer<T> real = real_lanes<T>(problem, mask, frame, count);
-    Vector<T> raw{};
-    if constexpr (G::kReadsFrames) raw = load_lanes(x + frame, count);
-    const Vector<T> gradient = G::gradient(constants, raw);
-    store_lanes(x_gradient + frame, real ? gradient : Vector<T>{}, count);
+  PresentLanes<T> lanes[kVectors];
+  Vector<T> raw[kVectors];
+  Vector<T> gradient[kVectors];
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    lanes[k] = lanes_of(k);
+    raw[k] = G::kReadsFrames ? load_lanes(x + k * kStep, lanes[k].count) : Vector<T>{};
   }
-  G::finish(problem, cell, first, last);
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    gradient[k] = G::gradient(bag_of(k), raw[k]);
+    gradient[k] = lanes[k].real ? gradient[k] : Vector<T>{};
+  }
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k)
+    store_lanes(x_gradient + k * kStep, gradient[k], lanes[k].count);
 }
 
 template <class E, class G, class Problem>
-void scatter_blocks(const Problem& problem, int64_t bag, int64_t first, int64_t last) {
+MILKERNELS_INLINE void scatter_row(const Problem& problem, const Stretch& task,
+                                   int64_t class_index, const typename G::Constants& constants) {
+  using T = Arithmetic<E>;
+  const E* x = at<E>(problem.x, task.bag, class_index, 0);
+  E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, class_index, 0);
+  const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
+  walk_row<T>(problem, mask_row(problem, task.bag), task.first, task.last,
+              [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+                scatter_vectors<E, G, vectors>(bag_of, x + frame, x_gradient + frame, lanes_of);
+              });
+}
+
+// Up to a vector of classes, each a row of contiguous frames.
+template <class E, class G, class Problem>
+void scatter_rows(const Problem& problem, const Stretch& task) {
+  const int64_t count = task.class_end - task.class_start;
+  const int64_t cell = task.bag * problem.classes + task.class_start;
+  const auto constants = G::constants(problem, cell, count);
+  for (int64_t lane = 0; lane < count; ++lane)
+    scatter_row<E, G>(problem, task, task.class_start + lane, G::spread(constants, lane));
+}
+
+// A block of contiguous classes.
+template <class E, class G, class Problem>
+void scatter_classes(const Problem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  constexpr int64_t kBlock = kClassVectors * kStep;
-  const uint8_t* mask = mask_row(problem, bag);
-  const int64_t cell = bag * problem.classes;
-  for (int64_t start = 0; start < problem.classes; start += kBlock) {
-    const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
-    typename G::Constants constants[kClassVectors];
-    for (int64_t index = start, block = 0; index < end; index += kStep, ++block)
-      constants[block] =
-          G::constants(problem, cell + index, end - index < kStep ? end - index : kStep);
-    for (int64_t frame = first; frame < last; ++frame) {
-      const bool real = mask == nullptr || mask[frame * problem.mask_stride_frame];
-      const E* x = at<E>(problem.x, bag, 0, frame);
-      E* x_gradient = at_mutable<E>(problem.x_gradient, bag, 0, frame);
-      for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
-        const int64_t count = end - index < kStep ? end - index : kStep;
-        Vector<T> gradient{};
-        if (real) {
-          Vector<T> raw{};
-          if constexpr (G::kReadsFrames) raw = load_lanes(x + index, count);
-          gradient = G::gradient(constants[block], raw);
-        }
-        store_lanes(x_gradient + index, gradient, count);
-      }
+  const uint8_t* mask = mask_row(problem, task.bag);
+  const int64_t classes = task.class_end - task.class_start;
+  const int64_t cell = task.bag * problem.classes + task.class_start;
+  const int64_t whole = classes / kStep;
+  const int64_t rest = classes % kStep;
+  typename G::Constants constants[kClassVectors] = {};
+  for (int64_t block = 0; block * kStep < classes; ++block)
+    constants[block] = G::constants(problem, cell + block * kStep, block < whole ? kStep : rest);
+  for (int64_t frame = task.first; frame < task.last; ++frame) {
+    const E* x = at<E>(problem.x, task.bag, task.class_start, frame);
+    E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, task.class_start, frame);
+    if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) {
+      std::memset(x_gradient, 0, static_cast<size_t>(classes) * sizeof(E));
+      continue;
     }
+    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index, const auto& lanes_of)
+                                 MILKERNELS_INLINE_LAMBDA {
+      const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> const auto& {
+        return constants[index / kStep + k];
+      };
+      scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+    });
   }
-  for (int64_t index = 0; index < problem.classes; ++index)
-    G::finish(problem, cell + index, first, last);
 }
 
 template <class E, class G, class Problem>
 void scatter(const Problem& problem) {
-  const int64_t frames = frames_of_task(problem);
-  const int64_t parts = parts_of(problem);
-  const int64_t rows = problem.frames_contiguous ? problem.bags * problem.classes : problem.bags;
-  const int64_t elements = problem.bags * problem.classes * problem.frames;
-  parallel_for(rows * parts, elements, problem.threads, [&](int64_t task) {
-    const int64_t first = task % parts * frames;
-    const int64_t last = first + frames < problem.frames ? first + frames : problem.frames;
+  const Stretches stretches(problem, parts_of(problem), kLanes<Arithmetic<E>>);
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
+    const Stretch stretch = stretches.at(task);
     if (problem.frames_contiguous)
-      scatter_frames<E, G>(problem, task / parts, first, last);
+      scatter_rows<E, G>(problem, stretch);
     else
-      scatter_blocks<E, G>(problem, task / parts, first, last);
+      scatter_classes<E, G>(problem, stretch);
+    const int64_t cell = stretch.bag * problem.classes;
+    for (int64_t index = stretch.class_start; index < stretch.class_end; ++index)
+      G::finish(problem, cell + index, stretch.first, stretch.last);
   });
 }
 

@@ -14,6 +14,17 @@
 
 #include "arguments.h"
 
+// A call would spill every vector: none is preserved over it.
+#define MILKERNELS_INLINE inline __attribute__((always_inline))
+#define MILKERNELS_INLINE_LAMBDA __attribute__((always_inline))
+
+// A loop over arrays of vectors that is not unrolled keeps them in memory.
+#if defined(__clang__)
+#define MILKERNELS_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define MILKERNELS_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
@@ -48,6 +59,10 @@ struct Simd<double> {
   typedef uint8_t Bytes __attribute__((vector_size(kBytes / 8)));
 };
 
+#if defined(__AVX512F__)
+constexpr uint16_t kEveryLane = 0xffff;
+#endif
+
 template <class T>
 using Vector = typename Simd<T>::Vector;
 template <class T>
@@ -56,7 +71,7 @@ template <class T>
 constexpr int kLanes = Simd<T>::kLanes;
 
 template <class To, class From>
-inline To bit_cast(From from) {
+MILKERNELS_INLINE To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "sizes differ");
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -64,27 +79,32 @@ inline To bit_cast(From from) {
 }
 
 template <class T>
-inline Vector<T> broadcast(T value) {
+MILKERNELS_INLINE Vector<T> broadcast(T value) {
   // Adding to 0 would be an instruction more, and lose the sign of -0.
   return value - Vector<T>{};
 }
 
 // 0, 1, 2, ...
 template <class T>
-inline Integer<T> lane_numbers() {
+MILKERNELS_INLINE Integer<T> lane_numbers() {
   Integer<T> numbers{};
   for (int lane = 0; lane < kLanes<T>; ++lane) numbers[lane] = lane;
   return numbers;
 }
 
+template <class T>
+MILKERNELS_INLINE Integer<T> every_lane() {
+  return Integer<T>{} - 1;
+}
+
 // All bits set in the first `count` lanes.
 template <class T>
-inline Integer<T> first_lanes(int64_t count) {
+MILKERNELS_INLINE Integer<T> first_lanes(int64_t count) {
   return lane_numbers<T>() < static_cast<typename Simd<T>::Lane>(count);
 }
 
 template <class I>
-inline bool any(I mask) {
+MILKERNELS_INLINE bool any(I mask) {
 #if defined(__AVX512F__)
   return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask)) != 0;
 #elif defined(__AVX2__)
@@ -100,7 +120,7 @@ inline bool any(I mask) {
 
 // a · b + c, rounded once where the machine can. Contraction is left to no compiler: the forward and
 // the backward pass must compute a weight to the same bit.
-inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+MILKERNELS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
 #if defined(__AVX512F__)
   return bit_cast<Vector<float>>(
       _mm512_fmadd_ps(bit_cast<__m512>(a), bit_cast<__m512>(b), bit_cast<__m512>(c)));
@@ -112,7 +132,7 @@ inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float
 #endif
 }
 
-inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+MILKERNELS_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
 #if defined(__AVX512F__)
   return bit_cast<Vector<double>>(
       _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
@@ -126,7 +146,7 @@ inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<do
 
 // The polynomial with these coefficients, the highest power first.
 template <class... Rest>
-inline Vector<float> polynomial(Vector<float> x, float first, Rest... rest) {
+MILKERNELS_INLINE Vector<float> polynomial(Vector<float> x, float first, Rest... rest) {
   Vector<float> value = broadcast(first);
   ((value = multiply_add(value, x, broadcast(static_cast<float>(rest)))), ...);
   return value;
@@ -134,24 +154,24 @@ inline Vector<float> polynomial(Vector<float> x, float first, Rest... rest) {
 
 // NaN in `a` stays, NaN in `b` is passed over.
 template <class V>
-inline V maximum(V a, V b) {
+MILKERNELS_INLINE V maximum(V a, V b) {
   return b > a ? b : a;
 }
 template <class V>
-inline V minimum(V a, V b) {
+MILKERNELS_INLINE V minimum(V a, V b) {
   return b < a ? b : a;
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
 // Each lane's neighbour `kDistance` lanes away, in registers.
 template <int kDistance, class V, int... kLane>
-inline V neighbours(V vector, std::integer_sequence<int, kLane...>) {
+MILKERNELS_INLINE V neighbours(V vector, std::integer_sequence<int, kLane...>) {
   return __builtin_shufflevector(vector, vector, (kLane ^ kDistance)...);
 }
 
 // One lane of the halves, quarters, ... combined: the order of the loop below.
 template <class T, int kDistance, class Combine>
-inline T fold_lanes(Vector<T> vector, const Combine& combine) {
+MILKERNELS_INLINE T fold_lanes(Vector<T> vector, const Combine& combine) {
   if constexpr (kDistance == 0) {
     return vector[0];
   } else {
@@ -162,7 +182,7 @@ inline T fold_lanes(Vector<T> vector, const Combine& combine) {
 }
 #else
 template <class T, int kDistance, class Combine>
-inline T fold_lanes(Vector<T> vector, const Combine& combine) {
+MILKERNELS_INLINE T fold_lanes(Vector<T> vector, const Combine& combine) {
   for (int distance = kDistance; distance > 0; distance /= 2) {
     Vector<T> other = vector;
     for (int lane = 0; lane < distance; ++lane) other[lane] = vector[lane + distance];
@@ -172,50 +192,100 @@ inline T fold_lanes(Vector<T> vector, const Combine& combine) {
 }
 #endif
 
+// Rows to columns, in place: as many vectors as they have lanes.
+#if defined(__clang__) || __GNUC__ >= 12
+template <class T, int kDistance, int... kLane>
+MILKERNELS_INLINE void swap_blocks(Vector<T>& upper, Vector<T>& lower,
+                                   std::integer_sequence<int, kLane...>) {
+  const Vector<T> a = upper, b = lower;
+  upper = __builtin_shufflevector(
+      a, b, (kLane & kDistance ? kLanes<T> + kLane - kDistance : kLane)...);
+  lower = __builtin_shufflevector(
+      a, b, (kLane & kDistance ? kLanes<T> + kLane : kLane + kDistance)...);
+}
+
+template <class T, int kDistance = kLanes<T> / 2>
+MILKERNELS_INLINE void transpose(Vector<T>* rows) {
+  MILKERNELS_UNROLL
+  for (int row = 0; row < kLanes<T>; ++row)
+    if (!(row & kDistance))
+      swap_blocks<T, kDistance>(rows[row], rows[row + kDistance],
+                                std::make_integer_sequence<int, kLanes<T>>());
+  if constexpr (kDistance > 1) transpose<T, kDistance / 2>(rows);
+}
+#else
 template <class T>
-inline T sum_of_lanes(Vector<T> vector) {
+inline void transpose(Vector<T>* rows) {
+  for (int row = 0; row < kLanes<T>; ++row)
+    for (int lane = 0; lane < row; ++lane) {
+      const T moved = rows[row][lane];
+      rows[row][lane] = rows[lane][row];
+      rows[lane][row] = moved;
+    }
+}
+#endif
+
+template <class T>
+MILKERNELS_INLINE T sum_of_lanes(Vector<T> vector) {
   return fold_lanes<T, kLanes<T> / 2>(vector, [](Vector<T> a, Vector<T> b) { return a + b; });
 }
 
 template <class T>
-inline T largest_lane(Vector<T> vector) {
+MILKERNELS_INLINE T largest_lane(Vector<T> vector) {
   return fold_lanes<T, kLanes<T> / 2>(vector,
                                       [](Vector<T> a, Vector<T> b) { return maximum(a, b); });
 }
 
 // The nearest whole number, up to 2^22.
-inline Vector<float> nearest(Vector<float> x) {
+MILKERNELS_INLINE Vector<float> nearest(Vector<float> x) {
+#if defined(__AVX512F__)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return bit_cast<Vector<float>>(
+      _mm512_maskz_roundscale_ps(kEveryLane, bit_cast<__m512>(x), kNearest));
+#else
   const Vector<float> to_whole = broadcast(12582912.0f);  // 1.5 * 2^23
   return (x + to_whole) - to_whole;
+#endif
 }
 
-inline Vector<double> nearest(Vector<double> x) {
+MILKERNELS_INLINE Vector<double> nearest(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::nearbyint(x[lane]);
   return x;
 }
 
-// 2^(x + exponent) for a whole exponent and a sum up to 1: relative error below 1.2e-7, exact where
-// x is whole, 0 below -126.
-inline Vector<float> exp2(Vector<float> x, Vector<float> exponent) {
-  const Vector<float> whole = nearest(x);
-  const Vector<float> rest = (x - whole) * 0.693147180559945309f;
-  const Vector<float> series = polynomial(rest, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
-                                          4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f);
-  const Vector<float> power = multiply_add(series, rest * rest, rest) + 1.0f;
-  const Vector<float> sum = whole + exponent;
-  const Integer<float> scale = (__builtin_convertvector(sum, Integer<float>) + 127) << 23;
-  const Vector<float> result = power * bit_cast<Vector<float>>(scale);
-  return sum < broadcast(-126.0f) ? Vector<float>{} : result;
+// value · 2^exponent for a whole exponent, 0 where that is below -126.
+MILKERNELS_INLINE Vector<float> times_power_of_two(Vector<float> value, Vector<float> exponent) {
+  const Vector<float> least = broadcast(-126.0f);
+#if defined(__AVX512F__)
+  const __m512 power = bit_cast<__m512>(exponent);
+  // NaN is not below, and stays.
+  const __mmask16 kept = _mm512_cmp_ps_mask(power, bit_cast<__m512>(least), _CMP_NLT_UQ);
+  return bit_cast<Vector<float>>(_mm512_maskz_scalef_ps(kept, bit_cast<__m512>(value), power));
+#else
+  const Integer<float> scale = (__builtin_convertvector(exponent, Integer<float>) + 127) << 23;
+  const Vector<float> result = value * bit_cast<Vector<float>>(scale);
+  return exponent < least ? Vector<float>{} : result;
+#endif
 }
 
-inline Vector<double> exp2(Vector<double> x, Vector<double> exponent) {
+// 2^(x + exponent) for a whole exponent and a sum up to 1: relative error below 1.2e-7, exact where
+// x is whole, 0 below -126. The polynomial is the best of its degree on [-1/2, 1/2].
+MILKERNELS_INLINE Vector<float> exp2(Vector<float> x, Vector<float> exponent) {
+  const Vector<float> whole = nearest(x);
+  const Vector<float> power =
+      polynomial(x - whole, 1.53533605e-4f, 1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f,
+                 2.40226477e-1f, 6.93147182e-1f, 1.0f);
+  return times_power_of_two(power, whole + exponent);
+}
+
+MILKERNELS_INLINE Vector<double> exp2(Vector<double> x, Vector<double> exponent) {
   x += exponent;
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp2(x[lane]);
   return x;
 }
 
 template <class V>
-inline V exp2(V x) {
+MILKERNELS_INLINE V exp2(V x) {
   return exp2(x, V{});
 }
 
@@ -223,21 +293,35 @@ constexpr double kLog2E = 1.44269504088896340736;
 constexpr double kLn2 = 0.69314718055994530942;
 
 // The smallest whole number at least x.
-inline Vector<float> ceiling(Vector<float> x) {
+MILKERNELS_INLINE Vector<float> ceiling(Vector<float> x) {
   const Vector<float> near = nearest(x);
   const Vector<float> up = near < x ? near + 1.0f : near;
   // Beyond 2^22 the rounding above fails, and exactness no longer matters.
   return (x < broadcast(4194304.0f)) & (x > broadcast(-4194304.0f)) ? up : x;
 }
 
-inline Vector<double> ceiling(Vector<double> x) {
+MILKERNELS_INLINE Vector<double> ceiling(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::ceil(x[lane]);
   return x;
 }
 
-inline Vector<float> square_root(Vector<float> x) {
+// 1 / x of a number between 1 and 2, within one unit in its last place.
+MILKERNELS_INLINE Vector<float> reciprocal(Vector<float> x) {
 #if defined(__AVX512F__)
-  return bit_cast<Vector<float>>(_mm512_maskz_sqrt_ps(0xffff, bit_cast<__m512>(x)));
+  const __m512 divisor = bit_cast<__m512>(x);
+  const __m512 start = _mm512_maskz_rcp14_ps(kEveryLane, divisor);
+  const __m512 rest = _mm512_fnmadd_ps(divisor, start, bit_cast<__m512>(broadcast(1.0f)));
+  return bit_cast<Vector<float>>(_mm512_fmadd_ps(start, rest, start));
+#else
+  return 1.0f / x;
+#endif
+}
+
+MILKERNELS_INLINE Vector<double> reciprocal(Vector<double> x) { return 1.0 / x; }
+
+MILKERNELS_INLINE Vector<float> square_root(Vector<float> x) {
+#if defined(__AVX512F__)
+  return bit_cast<Vector<float>>(_mm512_maskz_sqrt_ps(kEveryLane, bit_cast<__m512>(x)));
 #elif defined(__AVX2__)
   return bit_cast<Vector<float>>(_mm256_sqrt_ps(bit_cast<__m256>(x)));
 #else
@@ -246,7 +330,7 @@ inline Vector<float> square_root(Vector<float> x) {
 #endif
 }
 
-inline Vector<double> square_root(Vector<double> x) {
+MILKERNELS_INLINE Vector<double> square_root(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::sqrt(x[lane]);
   return x;
 }
@@ -259,13 +343,13 @@ struct Logarithm {
 };
 
 // Of a positive normal number; |rest| is at most 0.35, its error below 4e-8.
-inline Logarithm<float> logarithm(Vector<float> x) {
+MILKERNELS_INLINE Logarithm<float> logarithm(Vector<float> x) {
+  // x = 2^whole · mantissa with a mantissa in [√½, √2), counted from the bits of √½.
+  constexpr int32_t kRootHalf = 0x3f3504f3;
   const Integer<float> bits = bit_cast<Integer<float>>(x);
-  Vector<float> mantissa = bit_cast<Vector<float>>((bits & 0x007fffff) | 0x3f000000);
-  Vector<float> exponent = __builtin_convertvector((bits >> 23) - 126, Vector<float>);
-  const Integer<float> low = mantissa < broadcast(0.707106781186547524f);
-  exponent = low ? exponent - 1.0f : exponent;
-  const Vector<float> t = (low ? mantissa + mantissa : mantissa) - 1.0f;
+  const Integer<float> whole = (bits - kRootHalf) >> 23;
+  const Vector<float> exponent = __builtin_convertvector(whole, Vector<float>);
+  const Vector<float> t = bit_cast<Vector<float>>(bits - (whole << 23)) - 1.0f;
   const Vector<float> square = t * t;
   const Vector<float> series = polynomial(
       t, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f,
@@ -274,18 +358,18 @@ inline Logarithm<float> logarithm(Vector<float> x) {
   return {exponent, x == x ? rest : x};
 }
 
-inline Logarithm<double> logarithm(Vector<double> x) {
+MILKERNELS_INLINE Logarithm<double> logarithm(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::log(x[lane]);
   return {Vector<double>{}, x};
 }
 
 // Element types in memory, and loads and stores that widen and round them.
 
-inline Vector<float> widen(Simd<float>::Unsigned bits, BFloat16) {
+MILKERNELS_INLINE Vector<float> widen(Simd<float>::Unsigned bits, BFloat16) {
   return bit_cast<Vector<float>>(bits << 16);
 }
 
-inline Vector<float> widen(Simd<float>::Unsigned bits, Float16) {
+MILKERNELS_INLINE Vector<float> widen(Simd<float>::Unsigned bits, Float16) {
   using Unsigned = Simd<float>::Unsigned;
   const Unsigned magnitude = (bits & 0x7fff) << 13;
   const Unsigned exponent = magnitude & 0x0f800000;
@@ -297,14 +381,14 @@ inline Vector<float> widen(Simd<float>::Unsigned bits, Float16) {
   return bit_cast<Vector<float>>(result | ((bits & 0x8000) << 16));
 }
 
-inline Simd<float>::Unsigned narrow(Vector<float> value, BFloat16) {
+MILKERNELS_INLINE Simd<float>::Unsigned narrow(Vector<float> value, BFloat16) {
   using Unsigned = Simd<float>::Unsigned;
   const Unsigned bits = bit_cast<Unsigned>(value);
   const Unsigned rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   return value == value ? rounded : Unsigned{} + 0x7fc0;
 }
 
-inline Simd<float>::Unsigned narrow(Vector<float> value, Float16) {
+MILKERNELS_INLINE Simd<float>::Unsigned narrow(Vector<float> value, Float16) {
   using Unsigned = Simd<float>::Unsigned;
   const Unsigned bits = bit_cast<Unsigned>(value);
   const Unsigned sign = bits & 0x80000000;
@@ -320,7 +404,7 @@ inline Simd<float>::Unsigned narrow(Vector<float> value, Float16) {
 }
 
 template <class E>
-inline Vector<Arithmetic<E>> load(const E* from) {
+MILKERNELS_INLINE Vector<Arithmetic<E>> load(const E* from) {
   if constexpr (sizeof(E) >= 4) {
     Vector<E> vector;
     std::memcpy(&vector, from, sizeof vector);
@@ -333,7 +417,7 @@ inline Vector<Arithmetic<E>> load(const E* from) {
 }
 
 template <class E>
-inline void store(E* to, Vector<Arithmetic<E>> value) {
+MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
   if constexpr (sizeof(E) >= 4) {
     std::memcpy(to, &value, sizeof value);
   } else {
@@ -344,7 +428,7 @@ inline void store(E* to, Vector<Arithmetic<E>> value) {
 
 // The first `count` lanes, in memory that may end there; the others are 0.
 template <class E>
-inline Vector<Arithmetic<E>> load_first(const E* from, int64_t count) {
+MILKERNELS_INLINE Vector<Arithmetic<E>> load_first(const E* from, int64_t count) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(E) == 4)
     return bit_cast<Vector<E>>(
@@ -356,7 +440,7 @@ inline Vector<Arithmetic<E>> load_first(const E* from, int64_t count) {
 }
 
 template <class E>
-inline void store_first(E* to, Vector<Arithmetic<E>> value, int64_t count) {
+MILKERNELS_INLINE void store_first(E* to, Vector<Arithmetic<E>> value, int64_t count) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(E) == 4) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bit_cast<__m512>(value));
@@ -370,7 +454,7 @@ inline void store_first(E* to, Vector<Arithmetic<E>> value, int64_t count) {
 
 // Lanes whose byte is not 0.
 template <class T>
-inline Integer<T> load_flags(const uint8_t* from, int64_t count) {
+MILKERNELS_INLINE Integer<T> load_flags(const uint8_t* from, int64_t count) {
   typename Simd<T>::Bytes bytes{};
   if (count == kLanes<T>) {
     std::memcpy(&bytes, from, sizeof bytes);

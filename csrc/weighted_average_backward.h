@@ -2,8 +2,8 @@
 // need.
 #pragma once
 
-#include "frames.h"
 #include "parallel.h"
+#include "weighted_average.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -14,12 +14,12 @@ struct BagConstants {
   Vector<T> scale;
   Vector<T> y;
   Vector<T> minus_peak;
-  Coefficients<T> coefficients;
+  FormulaCoefficients<T> coefficients;
   Vector<T> log_y{};
 };
 
 template <class E, bool kLogY>
-inline BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, int64_t bag,
+MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, int64_t bag,
                                                  int64_t class_index, int64_t count) {
   using T = Arithmetic<E>;
   const int64_t cell = bag * problem.classes + class_index;
@@ -28,8 +28,7 @@ inline BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, 
       gradient / load_lanes(statistics_row<T>(problem, kTotal) + cell, count),
       load_lanes(statistics_row<T>(problem, kAverage) + cell, count),
       -load_lanes(statistics_row<T>(problem, kPeak) + cell, count),
-      {load_coefficient<T>(problem.alpha, class_index, count),
-       load_coefficient<T>(problem.power, class_index, count)}};
+      load_coefficients<T>(problem, class_index, count)};
   if constexpr (kLogY) {
     const Vector<T> floor = broadcast(T(kWeightFloor));
     const Logarithm<T> log = logarithm(constants.y < floor ? floor : constants.y);
@@ -38,14 +37,11 @@ inline BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, 
   return constants;
 }
 
-// The first lane's constants in every lane.
+// One lane's constants in every lane.
 template <class T>
-inline BagConstants<T> spread(const BagConstants<T>& one) {
-  return {broadcast(one.scale[0]),
-          broadcast(one.y[0]),
-          broadcast(one.minus_peak[0]),
-          {broadcast(one.coefficients.alpha[0]), broadcast(one.coefficients.power[0])},
-          broadcast(one.log_y[0])};
+MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, int64_t lane) {
+  return {broadcast(bags.scale[lane]), broadcast(bags.y[lane]), broadcast(bags.minus_peak[lane]),
+          spread_coefficients(bags.coefficients, lane), broadcast(bags.log_y[lane])};
 }
 
 // A task's share of the parameters' gradients: Σ g p r x and Σ g p r log x with r = x - y. As r sums
@@ -58,16 +54,16 @@ struct ParameterSums {
 
 // The gradient of one vector of frames; the scores' goes to scores_gradient.
 template <class T, class F, bool kLearn>
-inline Vector<T> vector_gradient(const AverageProblem& problem, const BagConstants<T>& bag,
-                                 Vector<T> raw, Vector<T> score, Integer<T> real,
-                                 Vector<T>& scores_gradient, ParameterSums<T>& sums) {
+MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T> raw,
+                                            Vector<T> score, Integer<T> real,
+                                            Vector<T>& scores_gradient, ParameterSums<T>& sums) {
   const Vector<T> zero{};
-  const Frame<T> frame = F::template read<T>(raw, score, problem.activation);
+  const Frame<T> frame = F::template read<T>(raw, score);
   const Vector<T> weight =
       bag.scale * F::template weight<T>(frame, bag.coefficients, bag.minus_peak);
   const Vector<T> residual = frame.x - bag.y;
   if constexpr (F::kScores) {
-    const Vector<T> slope = activation_derivative<T>(score, problem.activation);
+    const Vector<T> slope = F::template score_slope<T>(score);
     scores_gradient = real ? weight * residual * slope : zero;
   }
   if constexpr (kLearn && F::kAlpha) sums.alpha += real ? weight * residual * residual : zero;
@@ -86,83 +82,141 @@ inline T* parameter_part(const AverageProblem& problem, int64_t parameter, int64
   return static_cast<T*>(problem.scratch) + (parameter * parts_of(problem) + part) * cells;
 }
 
-template <class E, class F, bool kLearn>
-void scatter_row(const AverageProblem& problem, int64_t bag, int64_t class_index, int64_t part,
-                 int64_t first, int64_t last) {
+// Where a task reads and writes frames, from one of them on.
+template <class E>
+struct Places {
+  const E* x;
+  const E* scores;
+  E* x_gradient;
+  E* scores_gradient;
+
+  MILKERNELS_INLINE Places from(int64_t index) const {
+    return {x + index, scores + index, x_gradient + index, scores_gradient + index};
+  }
+};
+
+template <class E, bool kScores>
+MILKERNELS_INLINE Places<E> places_of(const AverageProblem& problem, int64_t bag,
+                                      int64_t class_index, int64_t frame) {
+  const E* x = at<E>(problem.x, bag, class_index, frame);
+  E* x_gradient = at_mutable<E>(problem.x_gradient, bag, class_index, frame);
+  if constexpr (!kScores) return {x, x, x_gradient, x_gradient};
+  return {x, at<E>(problem.scores, bag, class_index, frame), x_gradient,
+          at_mutable<E>(problem.scores_gradient, bag, class_index, frame)};
+}
+
+// The gradients of kVectors vectors of frames, for the lanes that there are. All are read before one
+// is written, so that the processor may work on all of them at once.
+template <class E, class F, bool kLearn, int kVectors, class Bags, class Lanes, class Sums>
+MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
+                                       const Lanes& lanes_of, const Sums& sums_of) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const BagConstants<T> constants = spread(bag_constants<E, kLearn && F::kPower>(problem, bag, class_index, 1));
-  const E* x = at<E>(problem.x, bag, class_index, 0);
-  E* x_gradient = at_mutable<E>(problem.x_gradient, bag, class_index, 0);
-  const E* scores = F::kScores ? at<E>(problem.scores, bag, class_index, 0) : x;
-  E* scores_gradient =
-      F::kScores ? at_mutable<E>(problem.scores_gradient, bag, class_index, 0) : x_gradient;
-  const uint8_t* mask = mask_row(problem, bag);
-  ParameterSums<T> sums;
-  for (int64_t frame = first; frame < last; frame += kStep) {
-    const int64_t count = last - frame < kStep ? last - frame : kStep;
-    const Integer<T> real = real_lanes<T>(problem, mask, frame, count);
-    Vector<T> to_scores{};
-    Vector<T> to_x = real ? constants.scale : Vector<T>{};
-    if constexpr (F::kReadsValues) {
-      const Vector<T> raw = load_lanes(x + frame, count);
-      const Vector<T> score = F::kScores ? load_lanes(scores + frame, count) : raw;
-      to_x = vector_gradient<T, F, kLearn>(problem, constants, raw, score, real, to_scores, sums);
-    }
-    store_lanes(x_gradient + frame, to_x, count);
-    if constexpr (F::kScores) store_lanes(scores_gradient + frame, to_scores, count);
+  PresentLanes<T> lanes[kVectors];
+  Vector<T> raw[kVectors];
+  Vector<T> score[kVectors];
+  Vector<T> to_x[kVectors];
+  Vector<T> to_scores[kVectors];
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    lanes[k] = lanes_of(k);
+    raw[k] = F::kReadsValues ? load_lanes(at.x + k * kStep, lanes[k].count) : Vector<T>{};
+    score[k] = F::kScores ? load_lanes(at.scores + k * kStep, lanes[k].count) : raw[k];
   }
-  if constexpr (kLearn) {
-    const int64_t cell = bag * problem.classes + class_index;
-    parameter_part<T>(problem, 0, part)[cell] = sum_of_lanes<T>(sums.alpha);
-    parameter_part<T>(problem, 1, part)[cell] = sum_of_lanes<T>(sums.power);
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    if constexpr (F::kReadsValues)
+      to_x[k] = vector_gradient<T, F, kLearn>(bag_of(k), raw[k], score[k], lanes[k].real,
+                                              to_scores[k], sums_of(k));
+    else
+      to_x[k] = lanes[k].real ? bag_of(k).scale : Vector<T>{};
+  }
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    store_lanes(at.x_gradient + k * kStep, to_x[k], lanes[k].count);
+    if constexpr (F::kScores)
+      store_lanes(at.scores_gradient + k * kStep, to_scores[k], lanes[k].count);
   }
 }
 
 template <class E, class F, bool kLearn>
-void scatter_classes(const AverageProblem& problem, int64_t bag, int64_t part, int64_t first,
-                     int64_t last) {
+MILKERNELS_INLINE ParameterSums<Arithmetic<E>> scatter_row(
+    const AverageProblem& problem, const Stretch& task, int64_t class_index,
+    const BagConstants<Arithmetic<E>>& constants) {
+  using T = Arithmetic<E>;
+  const Places<E> row = places_of<E, F::kScores>(problem, task.bag, class_index, 0);
+  const uint8_t* mask = mask_row(problem, task.bag);
+  ParameterSums<T> sums;
+  const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
+  const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
+  walk_row<T>(problem, mask, task.first, task.last, [&](auto vectors, auto, int64_t frame,
+                                                       const auto& lanes_of)
+                                                       MILKERNELS_INLINE_LAMBDA {
+    scatter_vectors<E, F, kLearn, vectors>(bag_of, row.from(frame), lanes_of, sums_of);
+  });
+  return sums;
+}
+
+// Up to a vector of classes, each a row of contiguous frames.
+template <class E, class F, bool kLearn>
+void scatter_rows(const AverageProblem& problem, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const int64_t count = task.class_end - task.class_start;
+  const auto constants =
+      bag_constants<E, kLearn && F::kPower>(problem, task.bag, task.class_start, count);
+  ParameterSums<T> sums[kLanes<T>];
+  for (int64_t lane = 0; lane < count; ++lane)
+    sums[lane] = scatter_row<E, F, kLearn>(problem, task, task.class_start + lane,
+                                           spread(constants, lane));
+  if constexpr (kLearn) {
+    const int64_t cell = task.bag * problem.classes + task.class_start;
+    for (int64_t lane = 0; lane < count; ++lane) {
+      parameter_part<T>(problem, 0, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].alpha);
+      parameter_part<T>(problem, 1, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].power);
+    }
+  }
+}
+
+// A block of contiguous classes.
+template <class E, class F, bool kLearn>
+void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  constexpr int64_t kBlock = kClassVectors * kStep;
-  const uint8_t* mask = mask_row(problem, bag);
-  for (int64_t start = 0; start < problem.classes; start += kBlock) {
-    const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
-    BagConstants<T> constants[kClassVectors];
-    ParameterSums<T> sums[kClassVectors];
-    for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
-      const int64_t count = end - index < kStep ? end - index : kStep;
-      constants[block] = bag_constants<E, kLearn && F::kPower>(problem, bag, index, count);
+  const uint8_t* mask = mask_row(problem, task.bag);
+  const int64_t classes = task.class_end - task.class_start;
+  const int64_t whole = classes / kStep;
+  const int64_t rest = classes % kStep;
+  BagConstants<T> constants[kClassVectors] = {};
+  ParameterSums<T> sums[kClassVectors];
+  for (int64_t block = 0; block * kStep < classes; ++block)
+    constants[block] = bag_constants<E, kLearn && F::kPower>(
+        problem, task.bag, task.class_start + block * kStep, block < whole ? kStep : rest);
+  for (int64_t frame = task.first; frame < task.last; ++frame) {
+    const Places<E> row = places_of<E, F::kScores>(problem, task.bag, task.class_start, frame);
+    if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) {
+      const size_t bytes = static_cast<size_t>(classes) * sizeof(E);
+      std::memset(row.x_gradient, 0, bytes);
+      if constexpr (F::kScores) std::memset(row.scores_gradient, 0, bytes);
+      continue;
     }
-    for (int64_t frame = first; frame < last; ++frame) {
-      const bool is_real = mask == nullptr || mask[frame * problem.mask_stride_frame];
-      const Integer<T> real = Integer<T>{} - (is_real ? 1 : 0);
-      const E* x = at<E>(problem.x, bag, 0, frame);
-      E* x_gradient = at_mutable<E>(problem.x_gradient, bag, 0, frame);
-      const E* scores = F::kScores ? at<E>(problem.scores, bag, 0, frame) : x;
-      E* scores_gradient =
-          F::kScores ? at_mutable<E>(problem.scores_gradient, bag, 0, frame) : x_gradient;
-      for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
-        const int64_t count = end - index < kStep ? end - index : kStep;
-        Vector<T> to_scores{};
-        Vector<T> to_x = real ? constants[block].scale : Vector<T>{};
-        if constexpr (F::kReadsValues) {
-          const Vector<T> raw = load_lanes(x + index, count);
-          const Vector<T> score = F::kScores ? load_lanes(scores + index, count) : raw;
-          to_x = vector_gradient<T, F, kLearn>(problem, constants[block], raw, score, real,
-                                               to_scores, sums[block]);
-        }
-        store_lanes(x_gradient + index, to_x, count);
-        if constexpr (F::kScores) store_lanes(scores_gradient + index, to_scores, count);
-      }
-    }
-    if constexpr (kLearn) {
-      for (int64_t index = start, block = 0; index < end; index += kStep, ++block) {
-        const int64_t count = end - index < kStep ? end - index : kStep;
-        const int64_t cell = bag * problem.classes + index;
-        store_lanes(parameter_part<T>(problem, 0, part) + cell, sums[block].alpha, count);
-        store_lanes(parameter_part<T>(problem, 1, part) + cell, sums[block].power, count);
-      }
+    int64_t block = 0;
+    const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> const auto& {
+      return constants[block + k];
+    };
+    const auto sums_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> auto& { return sums[block + k]; };
+    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index, const auto& lanes_of)
+                                 MILKERNELS_INLINE_LAMBDA {
+      block = index / kStep;
+      scatter_vectors<E, F, kLearn, vectors>(bag_of, row.from(index), lanes_of, sums_of);
+    });
+  }
+  if constexpr (kLearn) {
+    const int64_t cell = task.bag * problem.classes + task.class_start;
+    for (int64_t block = 0; block * kStep < classes; ++block) {
+      const int64_t count = block < whole ? kStep : rest;
+      const int64_t index = cell + block * kStep;
+      store_lanes(parameter_part<T>(problem, 0, task.segment) + index, sums[block].alpha, count);
+      store_lanes(parameter_part<T>(problem, 1, task.segment) + index, sums[block].power, count);
     }
   }
 }
@@ -188,20 +242,12 @@ void sum_parts(const AverageProblem& problem, int64_t parameter, void* result) {
 template <class E, class F, bool kLearn>
 void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
-  const int64_t frames = frames_of_task(problem);
-  const int64_t parts = parts_of(problem);
-  const int64_t rows = problem.frames_contiguous ? problem.bags * problem.classes : problem.bags;
-  const int64_t elements = problem.bags * problem.classes * problem.frames;
-  parallel_for(rows * parts, elements, problem.threads, [&](int64_t task) {
-    const int64_t row = task / parts;
-    const int64_t part = task % parts;
-    const int64_t first = part * frames;
-    const int64_t last = first + frames < problem.frames ? first + frames : problem.frames;
+  const Stretches stretches(problem, parts_of(problem), kLanes<T>);
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
     if (problem.frames_contiguous)
-      scatter_row<E, F, kLearn>(problem, row / problem.classes, row % problem.classes, part, first,
-                                last);
+      scatter_rows<E, F, kLearn>(problem, stretches.at(task));
     else
-      scatter_classes<E, F, kLearn>(problem, row, part, first, last);
+      scatter_classes<E, F, kLearn>(problem, stretches.at(task));
   });
   if (problem.alpha_gradient != nullptr) sum_parts<T>(problem, 0, problem.alpha_gradient);
   if (problem.power_gradient != nullptr) sum_parts<T>(problem, 1, problem.power_gradient);

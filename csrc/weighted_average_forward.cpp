@@ -8,18 +8,9 @@ namespace {
 
 template <class E, bool kFromLogits>
 void run(const AverageProblem& problem) {
-  switch (problem.member) {
-#define MILKERNELS_CASE(M) \
-  case Member::M:          \
-    return gather_averages<E, Formula<Member::M, kFromLogits>>(problem);
-    MILKERNELS_CASE(kMean)
-    MILKERNELS_CASE(kLinear)
-    MILKERNELS_CASE(kExponential)
-    MILKERNELS_CASE(kPower)
-    MILKERNELS_CASE(kPowerExponential)
-    MILKERNELS_CASE(kAttention)
-#undef MILKERNELS_CASE
-  }
+  with_formula<kFromLogits>(problem.member, problem.activation, [&](auto formula) {
+    gather<E, WeightedAverage<E, decltype(formula)>>(problem);
+  });
 }
 
 }  // namespace

@@ -1,174 +1,123 @@
-// Weighted averages, forward: sums gathered frame by frame in each lane; where lanes are parts of one
-// row they are merged at its end. The arithmetic is the same for both layouts.
+// Weighted averages, forward: a family for gather.h.
 #pragma once
 
-#include "frames.h"
-#include "parallel.h"
+#include "gather.h"
+#include "weighted_average.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// Write `count` bags' values, one per lane, from `cell` on in the (bags, classes) order.
-template <class E>
-inline void write_finished(const AverageProblem& problem, int64_t cell, int64_t count,
-                           Moments<Arithmetic<E>> moments) {
-  using T = Arithmetic<E>;
-  const Finished<T> finished = finish<T>(moments);
-  store_lanes(static_cast<E*>(problem.y) + cell, finished.y, count);
-  store_lanes(statistics_row<T>(problem, kPeak) + cell, finished.peak, count);
-  store_lanes(statistics_row<T>(problem, kTotal) + cell, finished.total, count);
-  store_lanes(statistics_row<T>(problem, kAverage) + cell, finished.y, count);
-}
+// How far above the largest weight a new peak lies, in powers of two: the next ones then hardly ever
+// raise it again.
+constexpr int kHeadroom = 16;
 
-template <class E>
-inline void write_moments(const AverageProblem& problem, int64_t segments, int64_t segment,
-                          int64_t cell, int64_t count, Moments<Arithmetic<E>> moments) {
-  using T = Arithmetic<E>;
-  if (segments == 1) {
-    write_finished<E>(problem, cell, count, moments);
-    return;
-  }
-  const int64_t cells = problem.bags * problem.classes;
-  T* part = static_cast<T*>(problem.scratch) + segment * kMomentRows * cells + cell;
-  for (int row = 0; row < kMomentRows; ++row)
-    store_lanes(part + row * cells, moments.rows[row], count);
-}
-
-// A row of contiguous frames.
+// Weights are relative to 2^peak; a peak is a whole number, so that changing it rounds nothing.
+// The products are of weight and x; low and high bound x.
 template <class E, class F>
-Moments<Arithmetic<E>> gather_row(const AverageProblem& problem, int64_t bag, int64_t class_index,
-                                  int64_t first, int64_t last) {
+struct WeightedAverage {
   using T = Arithmetic<E>;
-  constexpr int64_t kStep = kLanes<T>;
-  const E* x = at<E>(problem.x, bag, class_index, 0);
-  const E* scores = F::kScores ? at<E>(problem.scores, bag, class_index, 0) : x;
-  const uint8_t* mask = mask_row(problem, bag);
-  const Coefficients<T> coefficients{broadcast_coefficient<T>(problem.alpha, class_index),
-                                     broadcast_coefficient<T>(problem.power, class_index)};
-  Gatherer<T, F> gatherer;
-  Vector<T> raw[kGroup];
-  Vector<T> score[kGroup];
-  int64_t frame = first;
-  if (mask == nullptr) {
-    for (; frame + kGroup * kStep <= last; frame += kGroup * kStep) {
-      for (int k = 0; k < kGroup; ++k) {
-        raw[k] = load(x + frame + k * kStep);
-        score[k] = F::kScores ? load(scores + frame + k * kStep) : raw[k];
-      }
-      gatherer.template gather<kGroup, true>(raw, score, nullptr, coefficients,
-                                             problem.activation);
-    }
-  }
-  for (; frame < last; frame += kStep) {
-    const int64_t count = last - frame < kStep ? last - frame : kStep;
-    raw[0] = load_lanes(x + frame, count);
-    score[0] = F::kScores ? load_lanes(scores + frame, count) : raw[0];
-    const Integer<T> real = real_lanes<T>(problem, mask, frame, count);
-    gatherer.template gather<1, false>(raw, score, &real, coefficients, problem.activation);
-  }
-  return merge_lanes<T>(gatherer.moments());
-}
+  using Coefficients = FormulaCoefficients<T>;
+  static constexpr int kRows = kMomentRows;
+  static constexpr bool kScores = F::kScores;
+  enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow };
+  using Sums = Rows<T, kRows>;
 
-// A block of contiguous classes.
-template <class E, class F>
-void gather_classes(const AverageProblem& problem, int64_t segments, int64_t bag, int64_t segment,
-                    int64_t class_start, int64_t class_end, int64_t first, int64_t last) {
-  using T = Arithmetic<E>;
-  constexpr int64_t kStep = kLanes<T>;
-  const uint8_t* mask = mask_row(problem, bag);
-  Gatherer<T, F> gatherers[kClassVectors];
-  int64_t frame = first;
-  while (frame < last) {
-    // Masked frames are passed over whole: in this layout a frame is real for every class.
-    int64_t taken[kGroup];
-    int count = 0;
-    for (; frame < last && count < kGroup; ++frame)
-      if (mask == nullptr || mask[frame * problem.mask_stride_frame]) taken[count++] = frame;
-    const E* x[kGroup];
-    const E* scores[kGroup];
-    for (int k = 0; k < count; ++k) {
-      x[k] = at<E>(problem.x, bag, 0, taken[k]);
-      scores[k] = F::kScores ? at<E>(problem.scores, bag, 0, taken[k]) : x[k];
-    }
-    for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
-      const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-      const Coefficients<T> coefficients{load_coefficient<T>(problem.alpha, index, lanes),
-                                         load_coefficient<T>(problem.power, index, lanes)};
-      Vector<T> raw[kGroup];
-      Vector<T> score[kGroup];
-      for (int k = 0; k < count; ++k) {
-        raw[k] = load_lanes(x[k] + index, lanes);
-        score[k] = F::kScores ? load_lanes(scores[k] + index, lanes) : raw[k];
-      }
-      if (count == kGroup) {
-        gatherers[block].template gather<kGroup, true>(raw, score, nullptr, coefficients,
-                                                       problem.activation);
-      } else {
-        for (int k = 0; k < count; ++k)
-          gatherers[block].template gather<1, true>(raw + k, score + k, nullptr, coefficients,
-                                                    problem.activation);
-      }
-    }
+  static MILKERNELS_INLINE Coefficients coefficients(const AverageProblem& problem,
+                                                     int64_t class_index, int64_t count) {
+    return load_coefficients<T>(problem, class_index, count);
   }
-  for (int64_t index = class_start, block = 0; index < class_end; index += kStep, ++block) {
-    const int64_t lanes = class_end - index < kStep ? class_end - index : kStep;
-    write_moments<E>(problem, segments, segment, bag * problem.classes + index, lanes,
-                     gatherers[block].moments());
+  static MILKERNELS_INLINE Coefficients spread(const Coefficients& coefficients, int64_t lane) {
+    return spread_coefficients(coefficients, lane);
   }
-}
 
-// Join the segments of long bags, in order.
-template <class E>
-void merge_segments(const AverageProblem& problem, int64_t segments) {
-  using T = Arithmetic<E>;
-  constexpr int64_t kStep = kLanes<T>;
-  const int64_t cells = problem.bags * problem.classes;
-  for (int64_t cell = 0; cell < cells; cell += kStep) {
-    const int64_t count = cells - cell < kStep ? cells - cell : kStep;
-    Moments<T> whole{};
-    for (int64_t segment = 0; segment < segments; ++segment) {
-      const T* part =
-          static_cast<const T*>(problem.scratch) + segment * kMomentRows * cells + cell;
-      Moments<T> moments;
-      for (int row = 0; row < kMomentRows; ++row)
-        moments.rows[row] = load_lanes(part + row * cells, count);
-      whole = segment == 0 ? moments : merge<T>(whole, moments);
-    }
-    write_finished<E>(problem, cell, count, whole);
-  }
-}
+  // The sums over the frames seen so far.
+  struct Gatherer {
+    Vector<T> peak = broadcast(F::kDirect ? T(0) : T(kLowest));
+    LongSum<T> total;
+    LongSum<T> products;
+    Vector<T> low = broadcast(T(__builtin_inf()));
+    Vector<T> high = broadcast(T(-__builtin_inf()));
 
-template <class E, class F>
-void gather_averages(const AverageProblem& problem) {
-  using T = Arithmetic<E>;
-  const int64_t segments = segments_of(problem.frames);
-  const int64_t elements = problem.bags * problem.classes * problem.frames;
-  const auto last_of = [&](int64_t segment) {
-    return segment + 1 == segments ? problem.frames : (segment + 1) * kSegmentFrames;
+    template <int kCount, bool kAll>
+    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>* score,
+                                  const Integer<T>* real, const Coefficients& coefficients) {
+      const Vector<T> zero{};
+      Frame<T> frames[kCount];
+      Vector<T> top = peak;
+      MILKERNELS_UNROLL
+      for (int k = 0; k < kCount; ++k) {
+        frames[k] = F::template read<T>(raw[k], score[k]);
+        if constexpr (!F::kDirect) {
+          Vector<T> log2_weight = F::template log2_weight<T>(frames[k], coefficients, zero);
+          if constexpr (!kAll) log2_weight = real[k] ? log2_weight : peak;
+          top = maximum(top, log2_weight);
+        }
+      }
+      if constexpr (!F::kDirect) {
+        const Integer<T> higher = top > peak;
+        if (any(higher)) raise_peak(higher ? ceiling(top) + T(kHeadroom) : peak);
+      }
+      Vector<T> group_total{};
+      Vector<T> group_products{};
+      MILKERNELS_UNROLL
+      for (int k = 0; k < kCount; ++k) {
+        Vector<T> weight = F::template weight<T>(frames[k], coefficients, -peak);
+        Vector<T> x = frames[k].x;
+        if constexpr (!kAll) {
+          weight = real[k] ? weight : zero;
+          x = real[k] ? x : zero;
+          low = real[k] ? minimum(low, x) : low;
+          high = real[k] ? maximum(high, x) : high;
+        } else {
+          low = minimum(low, x);
+          high = maximum(high, x);
+        }
+        group_total += weight;
+        group_products = multiply_add(weight, x, group_products);
+      }
+      total.add(group_total);
+      products.add(group_products);
+    }
+
+    MILKERNELS_INLINE void raise_peak(Vector<T> to) {
+      const Vector<T> scale = exp2(peak - to);
+      peak = to;
+      total.scale(scale);
+      products.scale(scale);
+    }
+
+    MILKERNELS_INLINE Sums rows() const {
+      return {{peak, total.value(), products.value(), low, high}};
+    }
   };
-  if (problem.frames_contiguous) {
-    const int64_t rows = problem.bags * problem.classes;
-    parallel_for(rows * segments, elements, problem.threads, [&](int64_t task) {
-      const int64_t cell = task / segments;
-      const int64_t segment = task % segments;
-      const Moments<T> moments =
-          gather_row<E, F>(problem, cell / problem.classes, cell % problem.classes,
-                           segment * kSegmentFrames, last_of(segment));
-      write_moments<E>(problem, segments, segment, cell, 1, moments);
-    });
-  } else {
-    constexpr int64_t kBlock = kClassVectors * kLanes<T>;
-    const int64_t blocks = (problem.classes + kBlock - 1) / kBlock;
-    parallel_for(problem.bags * segments * blocks, elements, problem.threads, [&](int64_t task) {
-      const int64_t start = task % blocks * kBlock;
-      const int64_t end = start + kBlock < problem.classes ? start + kBlock : problem.classes;
-      const int64_t segment = task / blocks % segments;
-      gather_classes<E, F>(problem, segments, task / blocks / segments, segment, start, end,
-                           segment * kSegmentFrames, last_of(segment));
-    });
+
+  static MILKERNELS_INLINE Sums merge(const Sums& a, const Sums& b, const Coefficients&) {
+    const Vector<T> peak = maximum(a.row[kPeakRow], b.row[kPeakRow]);
+    const Vector<T> of_a = F::kDirect ? broadcast(T(1)) : exp2(a.row[kPeakRow] - peak);
+    const Vector<T> of_b = F::kDirect ? broadcast(T(1)) : exp2(b.row[kPeakRow] - peak);
+    return {{peak, a.row[kTotalRow] * of_a + b.row[kTotalRow] * of_b,
+             a.row[kProductsRow] * of_a + b.row[kProductsRow] * of_b,
+             minimum(a.row[kLowRow], b.row[kLowRow]), maximum(a.row[kHighRow], b.row[kHighRow])}};
   }
-  if (segments > 1) merge_segments<E>(problem, segments);
-}
+
+  static MILKERNELS_INLINE void write(const AverageProblem& problem, int64_t cell, int64_t count,
+                                      const Sums& sums, const Coefficients&) {
+    const Vector<T> zero{};
+    const auto nothing = sums.row[kTotalRow] == zero;
+    const Vector<T> total = nothing ? broadcast(T(1)) : sums.row[kTotalRow];
+    Vector<T> y = sums.row[kProductsRow] / total;
+    y = y < sums.row[kLowRow] ? sums.row[kLowRow] : y;
+    y = y > sums.row[kHighRow] ? sums.row[kHighRow] : y;
+    y = nothing ? zero : y;
+    // Dividing by infinity takes every frame's gradient to 0.
+    const Vector<T> infinity = broadcast(T(__builtin_inf()));
+    store_lanes(static_cast<E*>(problem.y) + cell, y, count);
+    store_lanes(statistics_row<T>(problem, kPeak) + cell, nothing ? zero : sums.row[kPeakRow],
+                count);
+    store_lanes(statistics_row<T>(problem, kTotal) + cell, nothing ? infinity : total, count);
+    store_lanes(statistics_row<T>(problem, kAverage) + cell, y, count);
+  }
+};
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

@@ -69,10 +69,31 @@ def register(family: Family) -> None:
 
 def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Tensor:
     """y of the family `name`; arguments are checked by the caller."""
+    direct = _nobody_watches(tensors)
     if differentiates(*tensors):
+        if direct:
+            return _Direct.apply(_families[name], options, *tensors)
         return _Fused.apply(name, options, *tensors)[0]
     # Where autograd records nothing, its bookkeeping is left out.
+    if direct:
+        return _outputs(_families[name].forward(*tensors, *options))[0]
     return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))[0]
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
+
+
+def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether no tracer, profiler, transform or tensor subclass needs to see an operator. Then the
+    kernels are called without one: the dispatcher's way costs small calls more than their work."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
+        and all(type(tensor) in _PLAIN for tensor in tensors)
+    )
 
 
 def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -87,7 +108,28 @@ def differentiates(*tensors: Tensor | None) -> bool:
     )
 
 
+class _Direct(torch.autograd.Function):
+    """The family's kernels, called without the dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, family: Family, options: tuple[Any, ...], *tensors: Tensor | None
+    ) -> Tensor:
+        y, *saved = _outputs(family.forward(*tensors, *options))
+        ctx.family, ctx.options, ctx.inputs = family, options, len(tensors)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, *saved)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
+        family = ctx.family
+        return _input_gradients(ctx, family, gradient, family.backward)
+
+
 class _Fused(torch.autograd.Function):
+    """The family's operators, as tracers and transforms see them."""
+
     @staticmethod
     def forward(name: str, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
         return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))
@@ -103,24 +145,35 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        needs = list(ctx.needs_input_grad[2:])
-        if gradient is None:
-            return None, None, *(None for _ in needs)
-        if torch.is_grad_enabled():
-            inputs = ctx.saved_tensors[: ctx.inputs]
-            gradients = _differentiable_gradients(ctx, inputs, needs, gradient)
-        else:
-            operator = getattr(torch.ops.milkernels, f"{ctx.name}_backward")
-            gradients = operator(gradient, *ctx.saved_tensors, needs, *ctx.options)
-        remaining = iter(gradients)
-        return None, None, *(next(remaining) if needed else None for needed in needs)
+        operator = getattr(torch.ops.milkernels, f"{ctx.name}_backward")
+        return _input_gradients(ctx, _families[ctx.name], gradient, operator)
+
+
+def _input_gradients(
+    ctx: Any, family: Family, gradient: Tensor | None, backward: Callable[..., list[Tensor]]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a Function's inputs: a family, its options, and tensors."""
+    needs = list(ctx.needs_input_grad[2:])
+    if gradient is None:
+        return None, None, *(None for _ in needs)
+    if torch.is_grad_enabled():
+        inputs = ctx.saved_tensors[: ctx.inputs]
+        gradients = _differentiable_gradients(family, inputs, ctx.options, needs, gradient)
+    else:
+        gradients = backward(gradient, *ctx.saved_tensors, needs, *ctx.options)
+    remaining = iter(gradients)
+    return None, None, *(next(remaining) if needed else None for needed in needs)
 
 
 def _differentiable_gradients(
-    ctx: Any, inputs: tuple[Tensor | None, ...], needs: list[bool], gradient: Tensor
+    family: Family,
+    inputs: tuple[Tensor | None, ...],
+    options: tuple[Any, ...],
+    needs: list[bool],
+    gradient: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients of the inputs in need that can be differentiated again."""
-    y = _families[ctx.name].reference(*inputs, *ctx.options)
+    y = family.reference(*inputs, *options)
     needed = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
     return torch.autograd.grad(y, needed, gradient, create_graph=True)
 

@@ -61,7 +61,7 @@ def backward(
         extension.mask_argument(mask),
         gradient.data_ptr(),
         statistics.data_ptr(),
-        extension.frames_argument(filled[0]),
-        extension.frames_argument(filled[1]),
+        extension.frames_to_fill(filled[0]),
+        extension.frames_to_fill(filled[1]),
     )
     extension.hand_over(filled, given)

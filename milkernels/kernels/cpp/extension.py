@@ -26,6 +26,9 @@ functions: Any = _loaded
 
 ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
 
+#: Below this, PyTorch's allocator hands out memory that was in use before.
+_MANY_BYTES = 8 * 2**20
+
 _NO_MASK = (0, 0, 0)
 _NO_FRAMES = (0, 0, 0, 0)
 
@@ -101,3 +104,20 @@ def mask_argument(mask: Tensor | None) -> tuple[int, ...]:
 
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def frames_to_fill(tensor: Tensor | None) -> tuple[int, ...]:
+    """`frames_argument` of a tensor that the kernel is the first to write."""
+    _prefer_huge_pages(tensor)
+    return frames_argument(tensor)
+
+
+def address_to_fill(tensor: Tensor | None) -> int:
+    """`address` of a tensor that the kernel is the first to write."""
+    _prefer_huge_pages(tensor)
+    return address(tensor)
+
+
+def _prefer_huge_pages(tensor: Tensor | None) -> None:
+    if tensor is not None and tensor.nbytes >= _MANY_BYTES:
+        functions.prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)

@@ -50,7 +50,7 @@ def backward(
         z.data_ptr(),
         [parameter.data_ptr() for parameter in layers],
         statistics.data_ptr(),
-        extension.address(z_gradient),
+        extension.address_to_fill(z_gradient),
         [extension.address(tensor) for tensor in filled],
     )
     for source, target in zip(filled, layer_gradients, strict=True):

@@ -60,7 +60,7 @@ def backward(
         sharpness.data_ptr(),
         gradient.data_ptr(),
         statistics.data_ptr(),
-        extension.frames_argument(filled[0]),
+        extension.frames_to_fill(filled[0]),
         extension.address(filled[1]),
     )
     extension.hand_over(filled, given)

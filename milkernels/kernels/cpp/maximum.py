@@ -56,6 +56,6 @@ def backward(
         gradient.data_ptr(),
         places.data_ptr(),
         places[-1].data_ptr(),
-        extension.frames_argument(filled),
+        extension.frames_to_fill(filled),
     )
     extension.hand_over((filled,), (x_gradient,))

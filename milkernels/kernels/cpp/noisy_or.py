@@ -50,6 +50,6 @@ def backward(
         extension.mask_argument(mask),
         gradient.data_ptr(),
         statistics.data_ptr(),
-        extension.frames_argument(filled),
+        extension.frames_to_fill(filled),
     )
     extension.hand_over((filled,), (x_gradient,))

@@ -27,7 +27,7 @@ def forward(
         extension.mask_argument(mask),
         y.data_ptr(),
         total.data_ptr(),
-        extension.frames_argument(filled),
+        extension.frames_to_fill(filled),
         _is_wide(ranks),
     )
     extension.hand_over((filled,), (ranks,))
@@ -58,7 +58,7 @@ def backward(
         total.data_ptr(),
         extension.frames_argument(ranks),
         _is_wide(ranks),
-        extension.frames_argument(filled),
+        extension.frames_to_fill(filled),
     )
     extension.hand_over((filled,), (x_gradient,))
 

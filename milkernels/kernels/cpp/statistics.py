@@ -58,9 +58,9 @@ def backward(
     extension.functions.statistics_backward(
         *_arguments(h, axis, query, scores, mask, eps, normaliser, moments),
         gradient.data_ptr(),
-        extension.frames_argument(filled[0]),
+        extension.frames_to_fill(filled[0]),
         extension.address(filled[1]),
-        extension.frames_argument(filled[2]),
+        extension.frames_to_fill(filled[2]),
     )
     extension.hand_over(filled, given)
 

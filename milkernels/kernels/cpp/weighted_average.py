@@ -85,8 +85,8 @@ def backward(
         extension.address(alpha),
         gradient.data_ptr(),
         statistics.data_ptr(),
-        extension.frames_argument(filled[0]),
-        extension.frames_argument(filled[1]),
+        extension.frames_to_fill(filled[0]),
+        extension.frames_to_fill(filled[1]),
         extension.address(filled[2]),
         extension.address(filled[3]),
     )
