@@ -37,6 +37,22 @@ inline void store_lanes(E* to, Vector<Arithmetic<E>> value, int64_t count) {
     store_first(to, value, count);
 }
 
+// Gradients of the bag values from `cell` on, and those values written.
+template <class E, class P>
+inline Vector<Arithmetic<E>> bag_gradients(const P& problem, int64_t cell, int64_t count) {
+  if (problem.exact_bags)
+    return load_lanes(static_cast<const Arithmetic<E>*>(problem.gradient) + cell, count);
+  return load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+}
+
+template <class E, class P>
+inline void store_bags(const P& problem, int64_t cell, Vector<Arithmetic<E>> y, int64_t count) {
+  if (problem.exact_bags)
+    store_lanes(static_cast<Arithmetic<E>*>(problem.y) + cell, y, count);
+  else
+    store_lanes(static_cast<E*>(problem.y) + cell, y, count);
+}
+
 template <class T>
 inline Vector<T> load_coefficient(const void* values, int64_t class_index, int64_t count) {
   if (values == nullptr) return broadcast(T(1));

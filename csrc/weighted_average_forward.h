@@ -14,7 +14,7 @@ inline void write_finished(const AverageProblem& problem, int64_t cell, int64_t 
                            Moments<Arithmetic<E>> moments) {
   using T = Arithmetic<E>;
   const Finished<T> finished = finish<T>(moments);
-  store_lanes(static_cast<E*>(problem.y) + cell, finished.y, count);
+  store_bags<E>(problem, cell, finished.y, count);
   store_lanes(statistics_row<T>(problem, kPeak) + cell, finished.peak, count);
   store_lanes(statistics_row<T>(problem, kTotal) + cell, finished.total, count);
   store_lanes(statistics_row<T>(problem, kAverage) + cell, finished.y, count);
