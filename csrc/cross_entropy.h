@@ -53,8 +53,15 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
   const Integer<T> known = problem.known == nullptr ? Integer<T>{} - 1
                                                     : load_flags<T>(problem.known + place, count);
   Vector<T> y = load_from(problem.y, cell, zero);
+  Vector<T> complement = one - y;
+  if (problem.y_is_logit) {
+    const Sigmoid<T> at = sigmoid<T>(y);
+    y = at.value;
+    complement = at.complement;
+  }
   y = y < zero ? zero : y > one ? one : y;
-  const Vector<T> complement = load_from(problem.complement, cell, one - y);
+  complement = load_from(problem.complement, cell, complement);
+  complement = complement < zero ? zero : complement;
   const Vector<T> target = load_from(problem.target, place, zero);
   const Vector<T> weight = load_from(problem.weight, place, one);
   const auto lower = y < complement;
@@ -67,7 +74,7 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
   store_lanes(static_cast<T*>(problem.loss) + place, known ? loss : zero, count);
   if (problem.gradient == nullptr) return;
   Vector<T> rest = complement;
-  if (problem.from_logits && problem.complement == nullptr) {
+  if (problem.from_logits && !problem.y_is_logit && problem.complement == nullptr) {
     // Less than half a rounding of 1 is lost in y but not in the sigmoid's slope: 0 / 0 by halves.
     const Vector<T> half_rounding = broadcast(std::numeric_limits<T>::epsilon() / 4);
     rest = rest < half_rounding ? half_rounding : rest;

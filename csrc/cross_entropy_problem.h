@@ -12,7 +12,9 @@ struct CrossEntropyProblem {
   int64_t classes = 0;
   int64_t stride_bag = 0;
   bool from_logits = false;
+  // Bag values, or with `y_is_logit` their logits.
   const void* y = nullptr;
+  bool y_is_logit = false;
   // 1 - y where that is known better than y tells, else null.
   const void* complement = nullptr;
   const void* target = nullptr;

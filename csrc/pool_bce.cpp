@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -146,6 +147,27 @@ const void* complement_of(const NoisyOrProblem& part, const Bytes& bytes, Memory
   return result;
 }
 
+// The maximum's logit stands for it: its sigmoid would be rounded. An empty bag has the lowest one.
+template <class T>
+void lower_empty(const MaximumProblem& part) {
+  T* y = static_cast<T*>(part.y);
+  for (int64_t cell = 0; cell < cells_of(part); ++cell)
+    if (part.index[cell] < 0) y[cell] = std::numeric_limits<T>::lowest();
+}
+template <class P>
+bool pool(const Kernels& kernels, const P& part, const Bytes&) {
+  run(kernels, part, false);
+  return false;
+}
+bool pool(const Kernels& kernels, const MaximumProblem& part, const Bytes& bytes) {
+  MaximumProblem raw = part;
+  raw.from_logits = false;
+  run(kernels, raw, false);
+  if (!part.from_logits) return false;
+  bytes.arithmetic == 8 ? lower_empty<double>(part) : lower_empty<float>(part);
+  return true;
+}
+
 // Infinities of float16 become its largest numbers.
 void saturate(const FrameTensor& tensor, const Problem& problem) {
   constexpr uint16_t kInfinity = 0x7c00;
@@ -203,8 +225,8 @@ void run_slice(const P& problem, const CrossEntropyProblem& loss, const Slice& s
   const int64_t cell_bytes = cells_of(part) * bytes.arithmetic;
   part.y = memory.take(cell_bytes);
   give_memory(part, learns(problem), bytes, memory);
-  run(kernels, part, false);
   CrossEntropyProblem own = loss;
+  own.y_is_logit = pool(kernels, part, bytes);
   own.bags = part.bags;
   own.classes = part.classes;
   own.stride_bag = problem.classes;

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from milkernels.kernels import log_mean_exp_sums
+from milkernels.kernels import formula, log_mean_exp_sums
 
 _LN_2 = tl.constexpr(0.6931471805599453)
 
@@ -113,6 +113,7 @@ def _cross_entropy_kernel(
     LABELS: tl.constexpr,
     ROUNDED: tl.constexpr,
     NOISY_OR: tl.constexpr,
+    MAXIMUM_LOGIT: tl.constexpr,
     GRADIENTS: tl.constexpr,
     BLOCK_CELLS: tl.constexpr,
 ):
@@ -127,6 +128,11 @@ def _cross_entropy_kernel(
         exponent = tl.load(statistics_ptr + row_stride + cell, mask=inside, other=0)
         ones = tl.load(statistics_ptr + 2 * row_stride + cell, mask=inside, other=0)
         complement = tl.where(ones > 0, 0.0, factor * tl.exp2(exponent))
+    if MAXIMUM_LOGIT:
+        y, complement = formula.probability(y, True)
+        index = tl.load(statistics_ptr + cell, mask=inside, other=0)
+        y = tl.where(index < 0, 0.0, y)
+        complement = tl.where(index < 0, 1.0, complement)
     gradient = of_cells(
         y,
         complement,

@@ -92,6 +92,11 @@ def labels_of(labels: Labels, stand_in: Tensor) -> dict[str, Any]:
     }
 
 
+def rounds(pooling: PooledLoss) -> bool:
+    """Whether 1 - y is as inexact as y, where the frames' slopes are not."""
+    return pooling.from_logits and pooling.name not in ("max", "noisy_or")
+
+
 def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
     """The pooling's own launches, with the loss's between forward and backward."""
     launches, statistics, backward = _STEPS.get(call.pooling.name, _weighted_average)(call)
@@ -115,7 +120,8 @@ def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
             "shares_ptr": call.shares if learned else y,
             "cells": cells.numel(),
             "PARAMETERS": learned,
-            "ROUNDED": call.pooling.from_logits and call.pooling.name != "noisy_or",
+            "ROUNDED": rounds(call.pooling),
+            "MAXIMUM_LOGIT": call.pooling.from_logits and call.pooling.name == "max",
             "NOISY_OR": call.pooling.name == "noisy_or",
             "GRADIENTS": call.x_gradient is not None,
             "BLOCK_CELLS": _CELLS,
@@ -161,8 +167,9 @@ def _weighted_average(call: Call) -> _Steps:
 
 
 def _maximum(call: Call) -> _Steps:
+    # The maximum's logit, whose sigmoid would be rounded.
+    launches, (_, places) = maximum.forward(call.x, call.mask, False, False)
     flags = (call.pooling.from_logits, False)
-    launches, (_, places) = maximum.forward(call.x, call.mask, *flags)
     return (
         launches,
         places,

@@ -42,6 +42,9 @@ def pool_bce(
     labels = (target.detach(), None if weight is None else weight.detach(), label_mask, mask)
     options = (name, decay, score_activation, reduction, dim, from_logits)
     if differentiates(*inputs):
+        if _mixes_cells(options):
+            # Its gradients wait for the loss's.
+            return _PoolBCE.apply((*options, False, backend), *inputs, *labels)[0]
         return _PoolBCE.apply((*options, True, backend), *inputs, *labels)[0]
     return torch.ops.milkernels.pool_bce(*inputs, *labels, *options, False, backend)[0]
 
@@ -74,7 +77,9 @@ class _PoolBCE(torch.autograd.Function):
         if torch.is_grad_enabled():
             given = iter(_differentiable_gradients(tensors, ctx.options, needs, gradient))
             return None, *(next(given) if need else None for need in needs), *labels
-        if torch.compiler.is_compiling():
+        if _mixes_cells(ctx.options):
+            given = _weighted_anew(tensors, ctx.options, gradient)
+        elif torch.compiler.is_compiling():
             given = _scaled(tensors, gradients, ctx.options, gradient, in_place=False)
         else:
             if ctx.handed_out:
@@ -116,6 +121,25 @@ def _scaled(
     for parameter in parameters:
         results.append(None if parameter is None else next(rows).to(parameter.dtype))
     return results
+
+
+def _mixes_cells(options: tuple[Any, ...]) -> bool:
+    """Whether a frame's gradient is that of several losses, which the caller keeps apart."""
+    name, _, _, reduction, *_ = options
+    return name == "class_attention" and reduction == "none"
+
+
+def _weighted_anew(
+    tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], gradient: Tensor
+) -> list[Tensor | None]:
+    """Gradients of the sum of the losses, each weighted by its own gradient."""
+    *inputs, target, weight, label_mask, mask = tensors
+    name, decay, score_activation, _, dim, from_logits, _, backend = options
+    weight = gradient if weight is None else weight * gradient
+    options = (name, decay, score_activation, "sum", dim, from_logits, True, backend)
+    labels = (target, weight, label_mask, mask)
+    _, *gradients = torch.ops.milkernels.pool_bce(*inputs, *labels, *options)
+    return [gradients[0], gradients[1], None, None, None]
 
 
 def _defers_the_mean(x: Tensor, reduction: str) -> bool:

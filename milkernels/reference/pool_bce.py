@@ -62,7 +62,11 @@ def known_share(cells: Tensor, label_mask: Tensor | None) -> Tensor:
 
 
 def _exact(value: Any) -> Any:
-    """A tensor in the dtype that its arithmetic is in."""
+    """A tensor in the dtype that its arithmetic is in; its gradient has float16's range."""
     if not isinstance(value, Tensor) or value.dtype == torch.float64:
         return value
-    return value.float()
+    exact = value.float()
+    if value.dtype == torch.float16 and exact.requires_grad:
+        largest = torch.finfo(torch.float16).max
+        exact.register_hook(lambda gradient: gradient.clamp(-largest, largest))
+    return exact
