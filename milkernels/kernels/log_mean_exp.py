@@ -30,7 +30,7 @@ def _state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS: tl.constexpr, LE
     """The state of a tile's real frames."""
     x, _ = formula.probability(raw, FROM_LOGITS)
     x *= sign[:, None]
-    count = tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1)
+    count = tl.sum(tl.where(real, 1.0, 0.0).to(raw.dtype), 1)
     high = tl.max(tl.where(real, x, -float("inf")), 1)
     reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
     reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)

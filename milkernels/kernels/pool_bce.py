@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
 from milkernels.family import SHORT_BAG, Average, PooledLoss
 from milkernels.kernels import (
@@ -17,14 +18,25 @@ from milkernels.kernels import (
     log_mean_exp,
     maximum,
     noisy_or,
+    pool_bce_kernels,
     rank,
     tiles,
     weighted_average,
 )
+from milkernels.kernels.formula import Formula
 from milkernels.kernels.launch import Launch
 
 _CELLS = 128
 _SCALED_ELEMENTS = 2048
+
+#: Bytes of a tile that holds a bag's frames, in the arithmetic dtype, and elements of float32 that
+#: one thread has of it: twice as many spill.
+_HELD_BYTES = 16384
+_THREAD_ELEMENTS = 8
+
+#: Elements of such a tile of short bags, and classes that lie side by side in it at least.
+_ROW_ELEMENTS = 1024
+_SIDE_BY_SIDE = 8
 
 #: Targets, weights, which labels are known, and the scale of the gradients.
 Labels = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
@@ -64,7 +76,10 @@ def forward(
     if cells.numel() == 0:
         return [], None
     call = Call(x, scores, parameters, mask, pooling, x_gradient, scores_gradient, shares)
-    return _one_by_one(call, labels, cells), None
+    kernel = _FUSED.get(pooling.name, _weighted_average_kernel)
+    tiling = tiles.tile(x, mask is not None)
+    alone = x_gradient is None or pooling.name in _APART or tiling.segments > 1
+    return _one_by_one(call, labels, cells) if alone else [kernel(call, labels, cells)], None
 
 
 def backward(filled: Tensor, by: Tensor) -> list[Launch]:
@@ -136,6 +151,121 @@ def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
     return [*launches, loss, *backward(gradient), *saturations]
 
 
+def _fused(
+    kernel: JITFunction, call: Call, labels: Labels, cells: Tensor, **arguments: Any
+) -> Launch:
+    """One launch for all: each program has a block of one bag's classes."""
+    tiling, held = _tiling(call)
+    elements = tiling.block_classes * tiling.block_frames
+    gradients = (call.x_gradient, call.scores_gradient)
+    share = _THREAD_ELEMENTS * 4 // tiles.arithmetic_dtype(call.x).itemsize
+    return Launch(
+        kernel,
+        tiling.bags * tiling.class_blocks,
+        {
+            **tiles.inputs(call.x, call.mask),
+            **labels_of(labels, cells),
+            "loss_ptr": cells,
+            "x_gradient_ptr": call.x_gradient,
+            "x_gradient_strides": call.x_gradient.stride(),
+            "HELD": held,
+            **tiling.constants(call.x, call.scores, *gradients),
+            **arguments,
+        },
+        num_warps=max(elements // (32 * share), tiles.NUM_WARPS),
+    )
+
+
+def _tiling(call: Call) -> tuple[tiles.Tiling, bool]:
+    """A tile that holds a bag's frames of some classes, and whether there is one."""
+    x = call.x
+    bags, classes, frames = x.shape
+    walked = tiles.tile(x, call.mask is not None)
+    block_frames = max(triton.next_power_of_2(frames), 16)
+    block_classes = max(_ROW_ELEMENTS // block_frames, 1)
+    if x.stride(1) < x.stride(2):
+        block_classes = max(block_classes, _SIDE_BY_SIDE)
+    block_classes = min(block_classes, triton.next_power_of_2(classes))
+    largest = _HELD_BYTES // tiles.arithmetic_dtype(x).itemsize
+    if block_classes * block_frames > largest:
+        return walked, walked.block_frames >= frames
+    return tiles.Tiling(bags, classes, frames, block_classes, block_frames), True
+
+
+def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    alpha, power, _ = call.parameters
+    pooling, x = call.pooling, call.x
+    average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
+    scores = x if call.scores is None else call.scores
+    scores_gradient = x if call.scores_gradient is None else call.scores_gradient
+    launch = _fused(
+        pool_bce_kernels._weighted_average_bce_kernel,
+        call,
+        labels,
+        cells,
+        scores_ptr=scores,
+        scores_strides=scores.stride(),
+        scores_gradient_ptr=scores_gradient,
+        scores_gradient_strides=scores_gradient.stride(),
+        power_ptr=x if power is None else power,
+        alpha_ptr=x if alpha is None else alpha,
+        shares_ptr=call.shares,
+        FORMULA=Formula.of(average, call.mask is not None),
+    )
+    del launch.arguments["MASKED"]
+    return launch
+
+
+def _maximum_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    launch = _fused(
+        pool_bce_kernels._maximum_bce_kernel,
+        call,
+        labels,
+        cells,
+        FROM_LOGITS=call.pooling.from_logits,
+    )
+    del launch.arguments["HELD"]
+    return launch
+
+
+def _noisy_or_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    tiling, _ = _tiling(call)
+    return _fused(
+        pool_bce_kernels._noisy_or_bce_kernel,
+        call,
+        labels,
+        cells,
+        FROM_LOGITS=call.pooling.from_logits,
+        LEVELS=tiling.block_frames.bit_length() - 1,
+    )
+
+
+def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    return _fused(
+        pool_bce_kernels._log_mean_exp_bce_kernel,
+        call,
+        labels,
+        cells,
+        sharpness_ptr=call.parameters[2],
+        shares_ptr=call.shares,
+        FROM_LOGITS=call.pooling.from_logits,
+    )
+
+
+_FUSED: dict[str, Callable[[Call, Labels, Tensor], Launch]] = {
+    "max": _maximum_kernel,
+    "noisy_or": _noisy_or_kernel,
+    "log_mean_exp": _log_mean_exp_kernel,
+}
+
+#: Poolings whose passes are launches of their own.
+_APART = ("class_attention", "rank")
+
+
+def _learns(call: Call) -> bool:
+    return call.shares is not None and len(call.shares) > 0
+
+
 @dataclass(frozen=True)
 class _Saturation:
     """Infinities become float16's largest numbers: a step after the launches."""
@@ -154,8 +284,7 @@ _Steps = tuple[list[Any], Tensor, Callable[[Tensor], list[Launch]]]
 def _weighted_average(call: Call) -> _Steps:
     alpha, power, _ = call.parameters
     pooling = call.pooling
-    learn = call.shares is not None and len(call.shares) > 0
-    average = Average(pooling.name, pooling.score_activation, pooling.from_logits, learn)
+    average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
     inputs = (call.x, call.scores, power, alpha, call.mask)
     launches, (_, statistics) = weighted_average.forward(*inputs, average)
     filled = (call.x_gradient, call.scores_gradient, None, None)

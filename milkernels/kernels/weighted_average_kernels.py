@@ -223,7 +223,7 @@ def _weighted_average_merge_kernel(
 
 
 @triton.jit
-def _weighted_average_backward_kernel(  # noqa: PLR0915 - one walk, told in order
+def _weighted_average_backward_kernel(
     gradient_ptr,
     x_ptr,
     scores_ptr,
