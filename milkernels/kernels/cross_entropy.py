@@ -97,7 +97,7 @@ def saturated(value, pointer):
 
 
 @triton.jit
-def _cross_entropy_kernel(
+def _cross_entropy_loss_kernel(
     y_ptr,
     statistics_ptr,
     slopes_ptr,
@@ -154,7 +154,7 @@ def _cross_entropy_kernel(
 
 
 @triton.jit
-def _scale_kernel(values_ptr, by_ptr, elements, BLOCK: tl.constexpr):
+def _cross_entropy_scale_kernel(values_ptr, by_ptr, elements, BLOCK: tl.constexpr):
     """Multiply by a number, unless it is 1: then nothing is read."""
     by = tl.load(by_ptr)
     if by != 1:

@@ -22,6 +22,7 @@ from milkernels.kernels import (
     rank,
     tiles,
     weighted_average,
+    weighted_average_bce,
 )
 from milkernels.kernels.formula import Formula
 from milkernels.kernels.launch import Launch
@@ -92,7 +93,7 @@ def backward(filled: Tensor, by: Tensor) -> list[Launch]:
         "BLOCK": _SCALED_ELEMENTS,
     }
     programs = triton.cdiv(elements, _SCALED_ELEMENTS)
-    return [Launch(cross_entropy._scale_kernel, programs, arguments)]
+    return [Launch(cross_entropy._cross_entropy_scale_kernel, programs, arguments)]
 
 
 def labels_of(labels: Labels, stand_in: Tensor) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
             launch.arguments["y_ptr"] = y
     learned = 0 if call.shares is None else len(call.shares)
     loss = Launch(
-        cross_entropy._cross_entropy_kernel,
+        cross_entropy._cross_entropy_loss_kernel,
         triton.cdiv(cells.numel(), _CELLS),
         {
             "y_ptr": y,
@@ -158,7 +159,9 @@ def _fused(
     tiling, held = _tiling(call)
     elements = tiling.block_classes * tiling.block_frames
     gradients = (call.x_gradient, call.scores_gradient)
-    share = _THREAD_ELEMENTS * 4 // tiles.arithmetic_dtype(call.x).itemsize
+    share = _THREAD_ELEMENTS
+    if call.x.dtype == torch.float64:
+        share //= 4 if held else 2
     return Launch(
         kernel,
         tiling.bags * tiling.class_blocks,
@@ -182,11 +185,13 @@ def _tiling(call: Call) -> tuple[tiles.Tiling, bool]:
     bags, classes, frames = x.shape
     walked = tiles.tile(x, call.mask is not None)
     block_frames = max(triton.next_power_of_2(frames), 16)
+    itemsize = tiles.arithmetic_dtype(x).itemsize
     block_classes = max(_ROW_ELEMENTS // block_frames, 1)
     if x.stride(1) < x.stride(2):
         block_classes = max(block_classes, _SIDE_BY_SIDE)
     block_classes = min(block_classes, triton.next_power_of_2(classes))
-    largest = _HELD_BYTES // tiles.arithmetic_dtype(x).itemsize
+    # Half precision is kept beside what it is converted to; float64 needs more beside it.
+    largest = _HELD_BYTES // itemsize // (1 if x.dtype == torch.float32 else 2)
     if block_classes * block_frames > largest:
         return walked, walked.block_frames >= frames
     return tiles.Tiling(bags, classes, frames, block_classes, block_frames), True
@@ -199,7 +204,7 @@ def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launc
     scores = x if call.scores is None else call.scores
     scores_gradient = x if call.scores_gradient is None else call.scores_gradient
     launch = _fused(
-        pool_bce_kernels._weighted_average_bce_kernel,
+        weighted_average_bce._weighted_average_bce_kernel,
         call,
         labels,
         cells,
