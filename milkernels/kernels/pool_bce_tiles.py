@@ -1,6 +1,9 @@
 """What the kernels that pool and compute the loss at once share: a program's place, its tiles in,
-its gradients out. Arguments that belong together travel as tuples: a tensor and its strides, `place` as
-(bag, first class)."""
+its gradients out.
+
+Arguments that belong together travel as tuples: a tensor and its strides, `place` as (bag, first
+class).
+"""
 
 import triton
 import triton.language as tl
