@@ -365,6 +365,28 @@ def test_opcheck_passes(kernel_backend, device, name, dim, gradients):
     torch.library.opcheck(torch.ops.milkernels.pool_bce.default, arguments)
 
 
+@pytest.mark.parametrize("by", [1.0, 0.5])
+def test_scaling_in_place_says_what_it_changes(kernel_backend, device, by):
+    filled = torch.rand(2, 3, 8, device=device)
+    expected = by * filled
+    arguments = (filled, torch.tensor(by, device=device), kernel_backend)
+    torch.library.opcheck(torch.ops.milkernels.scale_.default, arguments)
+    torch.ops.milkernels.scale_(*arguments)
+    assert torch.equal(filled, expected)
+
+
+@pytest.mark.parametrize("learned", ["x", "scores"])
+def test_one_of_two_inputs_may_be_fixed(any_backend, device, learned):
+    case = make_case("attention", 2, 3, from_logits=True, device=device)
+    x, scores = case.tensors
+    tensor = (x if learned == "x" else scores).requires_grad_()
+    target = labels_of(case)
+    loss = functional.pool_bce("attention", x, target, scores)
+    (gradient,) = torch.autograd.grad(2 * loss, tensor)
+    _, *exact = truth(case, target, scale=2)
+    assert_close([gradient], [exact[learned == "scores"]], relative=1e-5)
+
+
 @EVERY_POOLING
 def test_compiles_into_one_graph(name):
     case = make_case(name, 2, 3, 16, from_logits=True)

@@ -80,12 +80,12 @@ class _PoolBCE(torch.autograd.Function):
         if _mixes_cells(ctx.options):
             given = _weighted_anew(tensors, ctx.options, gradient)
         elif torch.compiler.is_compiling():
-            given = _scaled(tensors, gradients, ctx.options, gradient, in_place=False)
+            given = _scaled(tensors, gradients, ctx.options, needs, gradient, in_place=False)
         else:
             if ctx.handed_out:
                 _, *gradients = torch.ops.milkernels.pool_bce(*tensors, *ctx.options)
             ctx.handed_out = True
-            given = _scaled(tensors, gradients, ctx.options, gradient, in_place=True)
+            given = _scaled(tensors, gradients, ctx.options, needs, gradient, in_place=True)
         return (
             None,
             *(one if need else None for one, need in zip(given, needs, strict=True)),
@@ -97,6 +97,7 @@ def _scaled(
     tensors: tuple[Tensor | None, ...],
     gradients: tuple[Tensor, ...],
     options: tuple[Any, ...],
+    needs: tuple[bool, ...],
     gradient: Tensor,
     in_place: bool,
 ) -> list[Tensor | None]:
@@ -109,8 +110,8 @@ def _scaled(
         by = by * _scale(tensors[_DIFFERENTIABLE], tensors[_DIFFERENTIABLE + 2], reduction)
     of_frames = by.unsqueeze(dim) if reduction == "none" else by
     results: list[Tensor | None] = []
-    for tensor, filled in ((x, x_gradient), (scores, scores_gradient)):
-        if tensor is None:
+    for tensor, filled, need in ((x, x_gradient, needs[0]), (scores, scores_gradient, needs[1])):
+        if tensor is None or not need:
             results.append(None)
         elif in_place:
             torch.ops.milkernels.scale_(filled, of_frames, backend)
