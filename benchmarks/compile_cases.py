@@ -17,6 +17,9 @@ _OWN = ("max", "max_mean", "noisy_or", "log_mean_exp", "class_attention", "rank"
 #: Their kernels beside forward, merge and backward.
 _FURTHER = (("class_attention", "frames"), ("rank", "keys"), ("rank", "weigh"))
 
+#: Poolings whose kernel has the loss inside, one of each family.
+_WITH_LOSS = ("power_exp_bce", "max_bce", "noisy_or_bce", "log_mean_exp_bce")
+
 #: Kernels of linear attention, with all weights in one tile and without.
 _OF_ROWS = {
     "linear_attention": ("forward", "backward", "merge"),
@@ -42,8 +45,16 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
         yield CompileCase(target, "mean", direction, "frames_first", "float32", False)
     for member, direction in _FURTHER:
         yield CompileCase(target, member, direction, "classes_first", "float32", True)
+    yield from _cases_with_loss(target, ("float32",))
     yield from _cases_of_embeddings(target, ("attention_stats",), "float32")
     yield from _cases_of_rows(target, "bfloat16")
+
+
+def _cases_with_loss(target: str, dtypes: tuple[str, ...]) -> Iterator[CompileCase]:
+    for member, layout, dtype in product(_WITH_LOSS, LAYOUTS, dtypes):
+        yield CompileCase(target, member, "bce", layout, dtype, True)
+    for direction, dtype in product(("loss", "scale"), dtypes):
+        yield CompileCase(target, "rank_bce", direction, "classes_first", dtype, True)
 
 
 def _cases_of_embeddings(
@@ -81,6 +92,7 @@ def all_cases(target: str) -> Iterator[CompileCase]:
                 yield CompileCase(target, member, direction, "classes_first", "float64", True)
     for (member, direction), dtype in product(_FURTHER, DTYPES):
         yield CompileCase(target, member, direction, "frames_first", dtype, True)
+    yield from _cases_with_loss(target, tuple(DTYPES))
     for dtype in ("float32", "bfloat16"):
         yield from _cases_of_embeddings(target, ("attention_stats", "weighted_stats"), dtype)
         yield from _cases_of_rows(target, dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from milkernels.family import WEIGHTED_AVERAGES, Average
+from milkernels.family import WEIGHTED_AVERAGES, Average, PooledLoss
 from milkernels.kernels import (
     class_attention,
     gated_fusion,
@@ -16,6 +16,7 @@ from milkernels.kernels import (
     log_mean_exp,
     maximum,
     noisy_or,
+    pool_bce,
     rank,
     statistics,
     weighted_average,
@@ -85,11 +86,11 @@ class CompileCase:
             if self.member in ("max", "rank"):
                 return self.member == "rank" and self.everything
             return self.everything or self.member not in ("mean", "max_mean")
-        return self.direction in ("forward", "scores", "keys", "frames")
+        return self.direction in ("forward", "scores", "keys", "frames", "bce")
 
     @property
     def writes_frames(self) -> bool:
-        return self.layout != "rows" and self.direction in ("backward", "keys")
+        return self.layout != "rows" and self.direction in ("backward", "keys", "bce")
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""
@@ -227,6 +228,33 @@ def _linear_attention(case: CompileCase, member: str) -> list[Launch]:
     return launches
 
 
+def _pool_bce(case: CompileCase, member: str) -> list[Launch]:
+    """The pooling of the member's name with its loss: in one kernel, or by the loss's own."""
+    name = member.removesuffix("_bce")
+    x = case.frames()
+    coefficients = WEIGHTED_AVERAGES.get(name)
+    scored = name == "class_attention" or (coefficients is not None and coefficients.scores)
+    learned = ("sharpness",) if name == "log_mean_exp" else ()
+    learned = coefficients.learned if coefficients is not None else learned
+    compute = torch.float64 if case.dtype == "float64" else torch.float32
+    cells, shares = (
+        case.empty(*shape, *x.shape[:2], dtype=compute) for shape in ((), (len(learned),))
+    )
+    known = case.empty(*x.shape[:2], dtype=torch.bool) if case.everything else None
+    labels = (cells, cells if case.everything else None, known, case.empty(dtype=compute))
+    parameters = tuple(
+        case.empty(x.shape[1]) if parameter in learned else None
+        for parameter in ("alpha", "power", "sharpness")
+    )
+    pooling = PooledLoss(name, 0.9, None, case.everything)
+    scores = case.frames() if scored else None
+    inputs = (x, scores, parameters, case.mask(), labels, pooling, cells)
+    launches, _ = pool_bce.forward(*inputs, case.frames(), scores, shares)
+    if case.direction == "scale":
+        return pool_bce.backward(x, cells[0, 0])
+    return launches
+
+
 #: Family of a member, and its launches for a case.
 FAMILIES: dict[str, tuple[str, Callable[[CompileCase, str], list[Launch]]]] = {
     **dict.fromkeys(WEIGHTED_AVERAGES, ("weighted_average", _weighted_average)),
@@ -240,4 +268,9 @@ FAMILIES: dict[str, tuple[str, Callable[[CompileCase, str], list[Launch]]]] = {
     "weighted_stats": ("statistics", _statistics),
     "gated_fusion": ("gated_fusion", _gated_fusion),
     **{name: (name, _linear_attention) for name in _WIDTHS},
+    "power_exp_bce": ("weighted_average", _pool_bce),
+    "max_bce": ("maximum", _pool_bce),
+    "noisy_or_bce": ("noisy_or", _pool_bce),
+    "log_mean_exp_bce": ("log_mean_exp", _pool_bce),
+    "rank_bce": ("cross_entropy", _pool_bce),
 }

@@ -35,6 +35,8 @@ struct Problem {
   int64_t frames = 0;
   bool frames_contiguous = true;
   bool from_logits = false;
+  // Whether bag values and their gradients are in the arithmetic type, and not in x's.
+  bool exact_bags = false;
   int threads = 1;
   // (bags, frames), not 0 for a real frame; null when all are.
   const uint8_t* mask = nullptr;

@@ -20,7 +20,7 @@ inline AttentionConstants<Arithmetic<E>> attention_constants(const ClassAttentio
                                                              int64_t cell, int64_t count) {
   using T = Arithmetic<E>;
   const T* total = static_cast<const T*>(problem.statistics) + cell;
-  const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+  const Vector<T> gradient = bag_gradients<E>(problem, cell, count);
   return {gradient / load_lanes(total, count),
           load_lanes(total + problem.bags * problem.classes, count)};
 }

@@ -156,7 +156,7 @@ void finish_bag(const ClassAttentionProblem& problem, int64_t bag, int64_t segme
     // Dividing by infinity takes every frame's gradient to 0.
     statistics[0] = static_cast<T>(nothing ? __builtin_inf() : total);
     statistics[problem.bags * classes] = static_cast<T>(y);
-    store_first(static_cast<E*>(problem.y) + cell, broadcast(static_cast<T>(y)), 1);
+    store_bags<E>(problem, cell, broadcast(static_cast<T>(y)), 1);
   }
 }
 

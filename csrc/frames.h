@@ -54,6 +54,22 @@ MILKERNELS_INLINE const E* scores_at(const Problem& problem, int64_t bag, int64_
     return x;
 }
 
+// Gradients of the bag values from `cell` on, and those values written.
+template <class E, class P>
+MILKERNELS_INLINE Vector<Arithmetic<E>> bag_gradients(const P& problem, int64_t cell, int64_t count) {
+  if (problem.exact_bags)
+    return load_lanes(static_cast<const Arithmetic<E>*>(problem.gradient) + cell, count);
+  return load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+}
+
+template <class E, class P>
+MILKERNELS_INLINE void store_bags(const P& problem, int64_t cell, Vector<Arithmetic<E>> y, int64_t count) {
+  if (problem.exact_bags)
+    store_lanes(static_cast<Arithmetic<E>*>(problem.y) + cell, y, count);
+  else
+    store_lanes(static_cast<E*>(problem.y) + cell, y, count);
+}
+
 MILKERNELS_INLINE const uint8_t* mask_row(const Problem& problem, int64_t bag) {
   return problem.mask == nullptr ? nullptr : problem.mask + bag * problem.mask_stride_bag;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arguments.h"
+#include "cross_entropy_problem.h"
 
 #define MILKERNELS_KERNELS(KERNEL)                          \
   KERNEL(average_forward, AverageProblem)                   \
@@ -22,7 +23,8 @@
   KERNEL(class_attention_forward, ClassAttentionProblem)    \
   KERNEL(class_attention_backward, ClassAttentionProblem)   \
   KERNEL(rank_forward, RankProblem)                         \
-  KERNEL(rank_backward, RankProblem)
+  KERNEL(rank_backward, RankProblem)                        \
+  KERNEL(cross_entropy, CrossEntropyProblem)
 
 namespace milkernels {
 

@@ -302,7 +302,7 @@ struct LogMeanExp {
     y = y < sums.row[kLow] ? sums.row[kLow] : y;
     y = y > sums.row[kHigh] ? sums.row[kHigh] : y;
     y = nothing ? zero : sharpness.sign * y;
-    store_lanes(static_cast<E*>(problem.y) + cell, y, count);
+    store_bags<E>(problem, cell, y, count);
     const int64_t cells = problem.bags * problem.classes;
     T* statistics = static_cast<T*>(problem.statistics) + cell;
     // Dividing by infinity takes every frame's gradient to 0.
@@ -335,7 +335,7 @@ struct LogMeanExpGradient {
                                                int64_t count) {
     const int64_t cells = problem.bags * problem.classes;
     const T* statistics = static_cast<const T*>(problem.statistics) + cell;
-    const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+    const Vector<T> gradient = bag_gradients<E>(problem, cell, count);
     return {load_sharpness<T>(problem, cell % problem.classes, count),
             load_lanes(statistics, count), gradient / load_lanes(statistics + cells, count)};
   }
@@ -380,7 +380,7 @@ void sum_sharpness_gradients(const LogMeanExpProblem& problem) {
     const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
     LongSum<T> sum;
     for (int64_t cell = index; cell < problem.bags * problem.classes; cell += problem.classes)
-      sum.add(load_lanes(static_cast<const E*>(problem.gradient) + cell, count) *
+      sum.add(bag_gradients<E>(problem, cell, count) *
               load_lanes(slopes + cell, count));
     store_lanes(static_cast<T*>(problem.sharpness_gradient) + index, sum.value(), count);
   }

@@ -71,7 +71,7 @@ inline void write_largest(const MaximumProblem& problem, int64_t cell, Arithmeti
     problem.count[cell] = total.count;
   }
   if (frame < 0) y = Vector<T>{};
-  store_first(static_cast<E*>(problem.y) + cell, y, 1);
+  store_bags<E>(problem, cell, y, 1);
   problem.index[cell] = frame;
 }
 
@@ -216,7 +216,7 @@ void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
     const int64_t cell = bag * problem.classes + index;
     const int64_t frame = problem.index[cell];
     if (frame < 0) continue;
-    Vector<T> gradient = load_first(static_cast<const E*>(problem.gradient) + cell, 1);
+    Vector<T> gradient = bag_gradients<E>(problem, cell, 1);
     gradient *= slope_at<E>(problem, bag, index, frame);
     store_first(at_mutable<E>(problem.x_gradient, bag, index, frame), gradient, 1);
   }
@@ -233,7 +233,7 @@ struct MaxMeanGradient {
     Vector<T> frames = broadcast(T(1));
     for (int64_t lane = 0; lane < count; ++lane)
       frames[lane] = static_cast<T>(problem.count[cell + lane]);
-    return load_lanes(static_cast<const E*>(problem.gradient) + cell, count) / frames;
+    return bag_gradients<E>(problem, cell, count) / frames;
   }
 
   static Vector<T> spread(Vector<T> shares, int64_t lane) { return broadcast(shares[lane]); }
@@ -249,7 +249,7 @@ struct MaxMeanGradient {
     if (frame < first || frame >= last) return;
     const int64_t bag = cell / problem.classes;
     const int64_t class_index = cell % problem.classes;
-    const Vector<T> whole = load_first(static_cast<const E*>(problem.gradient) + cell, 1);
+    const Vector<T> whole = bag_gradients<E>(problem, cell, 1);
     const Vector<T> gradient = whole + constants(problem, cell, 1);
     store_first(at_mutable<E>(problem.x_gradient, bag, class_index, frame),
                 gradient * slope_at<E>(problem, bag, class_index, frame), 1);

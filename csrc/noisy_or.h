@@ -166,7 +166,7 @@ struct NoisyOr {
     const Vector<T> scale = power_of_two<T>(sums.row[2]);
     const Vector<T> of_product = (one - sums.row[0] * scale) - sums.row[1] * scale;
     const auto several = sums.row[3] > one;
-    store_lanes(static_cast<E*>(problem.y) + cell, sums.row[3] > zero ? one : of_product, count);
+    store_bags<E>(problem, cell, sums.row[3] > zero ? one : of_product, count);
     const int64_t cells = problem.bags * problem.classes;
     T* statistics = static_cast<T*>(problem.statistics) + cell;
     store_lanes(statistics + kFactor * cells, several ? zero : sums.row[0] + sums.row[1], count);
@@ -192,7 +192,7 @@ struct NoisyOrGradient {
   static Constants constants(const NoisyOrProblem& problem, int64_t cell, int64_t count) {
     const int64_t cells = problem.bags * problem.classes;
     const T* statistics = static_cast<const T*>(problem.statistics) + cell;
-    const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+    const Vector<T> gradient = bag_gradients<E>(problem, cell, count);
     const Vector<T> exponent = load_lanes(statistics + kExponent * cells, count);
     const Vector<T> half = ceiling(exponent * T(0.5));
     return {gradient * load_lanes(statistics + kFactor * cells, count), power_of_two<T>(half),

@@ -146,7 +146,7 @@ inline void write_ranked(const RankProblem& problem, int64_t cell, int64_t count
   // A total of infinity takes every frame's gradient to 0, one of NaN to NaN.
   const double divisor = row.nan ? y : count == 0 ? __builtin_inf() : total;
   static_cast<T*>(problem.total)[cell] = static_cast<T>(divisor);
-  store_first(static_cast<E*>(problem.y) + cell, broadcast(static_cast<T>(y)), 1);
+  store_bags<E>(problem, cell, broadcast(static_cast<T>(y)), 1);
 }
 
 template <class Rank>
@@ -246,12 +246,12 @@ void scatter_ranked(const RankProblem& problem, const RankWeights<Arithmetic<E>>
   const Rank* ranks = at<Rank>(problem.ranks, bag, class_index, frame);
   E* x_gradient = at_mutable<E>(problem.x_gradient, bag, class_index, frame);
   const int64_t cell = bag * problem.classes + class_index;
-  const E* gradient = static_cast<const E*>(problem.gradient) + cell;
   const T* total = static_cast<const T*>(problem.total) + cell;
-  Vector<T> scale = broadcast((load_first(gradient, 1) / load_first(total, 1))[0]);
+  Vector<T> scale = broadcast((bag_gradients<E>(problem, cell, 1) / load_first(total, 1))[0]);
   for (int64_t start = 0; start < length; start += kStep) {
     const int64_t count = length - start < kStep ? length - start : kStep;
-    if (!by_frame) scale = load_lanes(gradient + start, count) / load_lanes(total + start, count);
+    if (!by_frame)
+      scale = bag_gradients<E>(problem, cell + start, count) / load_lanes(total + start, count);
     int32_t own[kLanes<T>];
     for (int64_t lane = 0; lane < kStep; ++lane) own[lane] = lane < count ? ranks[start + lane] : -1;
     const Vector<T> weight = look_up(weights.table(), own);

@@ -23,7 +23,7 @@ MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem
                                                  int64_t class_index, int64_t count) {
   using T = Arithmetic<E>;
   const int64_t cell = bag * problem.classes + class_index;
-  const Vector<T> gradient = load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
+  const Vector<T> gradient = bag_gradients<E>(problem, cell, count);
   BagConstants<T> constants{
       gradient / load_lanes(statistics_row<T>(problem, kTotal) + cell, count),
       load_lanes(statistics_row<T>(problem, kAverage) + cell, count),

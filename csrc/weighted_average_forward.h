@@ -111,7 +111,7 @@ struct WeightedAverage {
     y = nothing ? zero : y;
     // Dividing by infinity takes every frame's gradient to 0.
     const Vector<T> infinity = broadcast(T(__builtin_inf()));
-    store_lanes(static_cast<E*>(problem.y) + cell, y, count);
+    store_bags<E>(problem, cell, y, count);
     store_lanes(statistics_row<T>(problem, kPeak) + cell, nothing ? zero : sums.row[kPeakRow],
                 count);
     store_lanes(statistics_row<T>(problem, kTotal) + cell, nothing ? infinity : total, count);

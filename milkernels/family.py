@@ -55,6 +55,17 @@ class Average:
     learn: bool
 
 
+@dataclass(frozen=True)
+class PooledLoss:
+    """Which pooling a cross-entropy is computed of: a function's name without `_pool`, or
+    "class_attention"."""
+
+    name: str
+    decay: float
+    score_activation: str | None
+    from_logits: bool
+
+
 WEIGHTED_AVERAGES: dict[str, Member] = {
     "mean": Member(),
     "linear_softmax": Member(power="one"),
@@ -68,3 +79,6 @@ WEIGHTED_AVERAGES: dict[str, Member] = {
 #: Positions of a row up to which Triton's linear attention holds both weights in one tile, and
 #: needs no statistics of a row in its backward pass.
 NARROW_ROW = 64
+
+#: Up to this many frames a rank fits into 16 bits.
+SHORT_BAG = 2**15 - 1

@@ -68,6 +68,39 @@ def sharpness(value: float | Tensor, classes: int, device: torch.device) -> None
         raise ValueError(f"sharpness: expected a finite number other than 0, got {value}")
 
 
+def bag_labels(target: Tensor, bags: int, classes: int, device: torch.device) -> None:
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: expected a tensor, got {type(target).__name__}")
+    if target.dtype.is_complex:
+        raise TypeError(f"target: expected real, integer or bool labels, got {target.dtype}")
+    _shape("target", target, (bags, classes), "(batch, classes)")
+    same_device("target", target, device)
+
+
+def label_weight(weight: Tensor | None, bags: int, classes: int, device: torch.device) -> None:
+    if weight is None:
+        return
+    floating("weight", weight)
+    sizes = zip(reversed(weight.shape), (classes, bags), strict=False)
+    if weight.dim() > 2 or any(size not in (1, whole) for size, whole in sizes):
+        raise ValueError(
+            f"weight: expected a shape that broadcasts to {(bags, classes)}, (batch, classes), got "
+            f"{tuple(weight.shape)}"
+        )
+    same_device("weight", weight, device)
+
+
+def label_mask(mask: Tensor | None, bags: int, classes: int, device: torch.device) -> None:
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"label_mask: expected a bool tensor, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"label_mask: expected a bool tensor (True = known), got {mask.dtype}")
+    _shape("label_mask", mask, (bags, classes), "(batch, classes)")
+    same_device("label_mask", mask, device)
+
+
 def layer_parameter(name: str, parameter: Tensor, shape: tuple[int, ...], z: Tensor) -> None:
     """Check a weight or bias of a linear layer from z's last axis to as many outputs."""
     floating(name, parameter)

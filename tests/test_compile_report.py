@@ -14,12 +14,13 @@ KERNELS = (
     {
         f"{family}_{direction}"
         for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
-        for direction in ("forward", "merge", "backward")
+        for direction in ("forward", "merge", "backward", "bce")
     }
     | {
         *("statistics_forward", "statistics_merge", "statistics_scores"),
         *("statistics_backward", "statistics_sum"),
         *("gated_fusion_forward", "gated_fusion_backward"),
+        *("cross_entropy_loss", "cross_entropy_scale"),
         *(f"class_attention_{kernel}" for kernel in ("forward", "merge", "backward", "frames")),
         *(f"rank_{kernel}" for kernel in ("forward", "keys", "weigh", "merge", "backward")),
     }

@@ -8,7 +8,7 @@ import torch
 if torch.cuda.is_available():
     pytestmark = pytest.mark.skip(reason="the interpreter counts; here kernels are compiled")
 
-from cases import POOLINGS, make_case
+from cases import POOLINGS, PROBABILITIES, make_case
 from test_statistics import stats_case
 
 import milkernels
@@ -106,6 +106,47 @@ def test_each_direction_is_one_launch_that_moves_each_byte_once(
     torch.autograd.grad(y, tensors, torch.ones_like(y))
     assert meter.launches == usual_launches(case, backward=True)
     assert meter.bytes <= 1.02 * minimum(case, backward=True)
+
+
+FUSED_WITH_LOSS = [name for name in PROBABILITIES if name not in ("class_attention", "rank")]
+
+
+def run_with_loss(name, frames, **options):
+    """A training step of the pooling with its loss; bytes of its frames and their gradients."""
+    case = make_case(name, BAGS, CLASSES, frames, from_logits=True, **options)
+    tensors = [tensor.requires_grad_() for tensor in case.tensors]
+    target = torch.rand(BAGS, CLASSES)
+    loss = functional.pool_bce(name, tensors[0], target, *tensors[1:], **case.keywords)
+    loss.backward()
+    return sum(2 * tensor.nbytes for tensor in tensors if tensor.dim() == 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", FUSED_WITH_LOSS)
+def test_a_step_with_its_loss_reads_each_frame_once_and_writes_its_gradient_once(
+    meter, name, dim, dtype
+):
+    """One launch for all but the gradient's scale, which reads none of it where it is 1."""
+    frames = 250
+    moved = run_with_loss(name, frames, dim=dim, dtype=dtype)
+    scaled = 2 if name == "attention" else 1
+    assert meter.launches == 1 + scaled
+    of_cells = 5 * BAGS * CLASSES * torch.float32.itemsize
+    assert meter.bytes <= 1.02 * moved + of_cells
+
+
+@pytest.mark.parametrize("name", ["linear_softmax", "noisy_or", "log_mean_exp", "attention"])
+def test_bags_that_no_tile_holds_are_read_once_more(meter, name):
+    moved = run_with_loss(name, 3000, dim=1)
+    of_cells = 5 * BAGS * CLASSES * torch.float32.itemsize
+    assert meter.bytes <= 1.02 * 1.5 * moved + of_cells
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_the_maximum_with_its_loss_reads_bags_of_any_length_once(meter, dim):
+    moved = run_with_loss("max", 3000, dim=dim)
+    assert meter.bytes <= 1.02 * moved
 
 
 @pytest.mark.parametrize("name", ["mean", "max", "max_mean"])

@@ -37,7 +37,13 @@ def log_mean_exp_pool(
         return reference.log_mean_exp_pool(
             x, sharpness, dim=dim, mask=mask, from_logits=from_logits
         )
-    if not isinstance(sharpness, Tensor):
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        sharpness = x.new_full((classes,), sharpness, dtype=dtype)
+    sharpness = sharpness_per_class(sharpness, x, classes)
     return ops.log_mean_exp(x, sharpness, mask, dim, from_logits, chosen)
+
+
+def sharpness_per_class(sharpness: float | Tensor, x: Tensor, classes: int) -> Tensor:
+    """A sharpness as the kernels take it: (classes,)."""
+    if isinstance(sharpness, Tensor):
+        return sharpness
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_full((classes,), sharpness, dtype=dtype)

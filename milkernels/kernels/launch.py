@@ -29,6 +29,8 @@ class Launch:
 
 def run(launches: list[Launch]) -> None:
     """Run launches on the device of the tensors that they are given."""
+    if not launches:
+        return
     tensors = (value for value in launches[0].arguments.values() if isinstance(value, Tensor))
     device = next(tensors).device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():

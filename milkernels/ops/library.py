@@ -49,22 +49,30 @@ _families: dict[str, Family] = {}
 
 def register(family: Family) -> None:
     """Define the family's operators."""
-    name, backward = family.name, f"{family.name}_backward"
+    name = family.name
     saved = "".join(f"Tensor saved_{index}, " for index in range(family.saved))
     outputs = ", ".join(["Tensor"] * (1 + family.saved))
-    _library.define(f"{name}({family.tensors}, {family.options}) -> ({outputs})")
-    _library.define(
-        f"{backward}(Tensor gradient, {family.tensors}, {saved}bool[] needs, {family.options})"
-        " -> Tensor[]"
+    define(
+        name,
+        f"({family.tensors}, {family.options}) -> ({outputs})",
+        family.forward,
+        family.forward_fake,
     )
-    for operator, kernel, fake in (
-        (name, family.forward, family.forward_fake),
-        (backward, family.backward, family.backward_fake),
-    ):
-        for device in ("CPU", "CUDA"):
-            _library.impl(operator, kernel, device)
-        torch.library.register_fake(f"milkernels::{operator}", fake, lib=_library)
+    define(
+        f"{name}_backward",
+        f"(Tensor gradient, {family.tensors}, {saved}bool[] needs, {family.options}) -> Tensor[]",
+        family.backward,
+        family.backward_fake,
+    )
     _families[name] = family
+
+
+def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Define the operator milkernels::NAME for every backend."""
+    _library.define(f"{name}{signature}")
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, kernel, device)
+    torch.library.register_fake(f"milkernels::{name}", fake, lib=_library)
 
 
 def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Tensor:

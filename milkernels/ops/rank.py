@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from milkernels import reference
+from milkernels.family import SHORT_BAG
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
 
 NAME = "rank"
-
-#: Up to this many frames a rank fits into 16 bits.
-_SHORT_BAG = 2**15 - 1
 
 
 def rank(
@@ -24,7 +22,7 @@ def rank(
 
 def _empty_ranks(x: Tensor, dim: int, keep_ranks: bool) -> Tensor:
     """Ranks like x in shape and layout, or none."""
-    dtype = torch.int16 if x.shape[dim] <= _SHORT_BAG else torch.int32
+    dtype = torch.int16 if x.shape[dim] <= SHORT_BAG else torch.int32
     return torch.empty_like(x, dtype=dtype) if keep_ranks else x.new_empty(0, dtype=dtype)
 
 

@@ -1,0 +1,166 @@
+"""Pooling and binary cross-entropy in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from milkernels import ops, reference, validation
+from milkernels.backends import resolve
+from milkernels.functional.log_mean_exp import sharpness_per_class
+
+_LEARNED = ("alpha", "power", "sharpness")
+
+
+def pool_bce(
+    name: str,
+    x: Tensor,
+    target: Tensor,
+    *params: Any,
+    from_logits: bool = True,
+    weight: Tensor | None = None,
+    label_mask: Tensor | None = None,
+    reduction: str = "mean",
+    dim: int = -1,
+    mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Binary cross-entropy between a pooling of x and the bags' labels, in one pass:
+    -w (t log y + (1 - t) log(1 - y)) with y = pool(x), averaged over the known labels.
+
+    Where gradients are wanted they are computed with the loss: a training step reads x once and
+    writes its gradient once. The backward pass multiplies that by the loss's own gradient: not at
+    all if it is 1, in place for any other number. With `reduction="none"`, and for float16, whose
+    range is small, it is one further pass over the gradient. Further backward passes through
+    the same graph compute the gradients again. The gradient is kept from the forward pass on, in
+    x's dtype, beside x, which a gradient of the gradient needs.
+
+    The loss is computed from the bag value before it is rounded to x's dtype. As in PyTorch
+    logarithms are at least -100 and y (1 - y) in the gradient's denominator is at least 1e-12:
+    every finite input gives a finite loss. A gradient beyond float16 is its largest number. A bag
+    value outside [0, 1], of frames outside it, counts as the nearer bound. It is legal under
+    autocast.
+
+    On a GPU the bag's frames are read a second time where they do not fit a tile; "rank" and
+    attention over classes take their own forward and backward launches around the loss's.
+
+    Args:
+        name: the pooling's function without `_pool`: every frame-level one whose value is a
+            probability, which the sum of maximum and mean is not.
+        x: frame values, as the function takes them.
+        target: labels (batch, classes), of any real, integer or bool dtype; soft ones in [0, 1]
+            are allowed. It gets no gradient.
+        params: what the function takes after x, `power` or `scores` for instance.
+        from_logits: x holds logits, as by default, or probabilities.
+        weight: of each label, of a shape that broadcasts to (batch, classes). It gets no gradient.
+        label_mask: (batch, classes) bool, False for an unknown label: it adds nothing to the loss
+            and no gradient.
+        reduction: "mean" over the known labels (0 of none), "sum", or "none".
+        dim: the frame axis, as in the function.
+        mask: as in the function.
+        options: the function's other keywords, as `normalize="classes"`.
+
+    Returns:
+        The loss in float32, float64 for x in float64: () or, with `reduction="none"`, (batch,
+        classes).
+
+    Raises:
+        ValueError, TypeError: for an unknown name, and arguments that do not fit.
+    """
+    given = _bound(name, params, options)
+    dim = validation.frame_dim(dim)
+    bags, classes, frames = validation.frame_values(x, dim)
+    for parameter, value in given.items():
+        _CHECKS[parameter](value, x, classes)
+    validation.mask_of(mask, bags, frames, x.device)
+    validation.bag_labels(target, bags, classes, x.device)
+    validation.label_weight(weight, bags, classes, x.device)
+    validation.label_mask(label_mask, bags, classes, x.device)
+    validation.one_of("reduction", reduction, ("mean", "sum", "none"))
+    chosen = resolve(x.device)
+    if chosen == "reference":
+        return reference.pool_bce(
+            name,
+            x,
+            target,
+            from_logits=from_logits,
+            weight=weight,
+            label_mask=label_mask,
+            reduction=reduction,
+            dim=dim,
+            mask=mask,
+            **given,
+        )
+    if name == "log_mean_exp":
+        given["sharpness"] = sharpness_per_class(given["sharpness"], x, classes)
+    over_classes = given.get("normalize") == "classes"
+    return ops.pool_bce(
+        "class_attention" if over_classes else name,
+        x,
+        given.get("scores"),
+        *(given.get(parameter) for parameter in _LEARNED),
+        target,
+        weight,
+        label_mask,
+        mask,
+        float(given.get("decay", 1)),
+        given.get("score_activation"),
+        reduction,
+        dim,
+        from_logits,
+        chosen,
+    )
+
+
+#: Stands for an argument that must be given.
+_REQUIRED = object()
+
+#: What each pooling takes after x, with what stands for an argument that is left out.
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "max": {},
+    "linear_softmax": {},
+    "exp_softmax": {},
+    "auto": {"alpha": _REQUIRED},
+    "power": {"power": _REQUIRED},
+    "power_exp": {"power": _REQUIRED, "alpha": _REQUIRED},
+    "attention": {"scores": _REQUIRED, "score_activation": None, "normalize": "frames"},
+    "noisy_or": {},
+    "rank": {"decay": _REQUIRED},
+    "log_mean_exp": {"sharpness": _REQUIRED},
+}
+
+
+def _bound(name: str, params: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """The pooling's own arguments by name."""
+    if name not in _PARAMETERS:
+        why = "; maximum plus mean is no probability" if name == "max_mean" else ""
+        raise ValueError(f"name: expected one of {', '.join(_PARAMETERS)}, got {name!r}{why}")
+    expected = _PARAMETERS[name]
+    names = tuple(expected)
+    given = {**expected, **dict(zip(names, params, strict=False)), **options}
+    foreign = [key for key in options if key not in names[len(params) :]]
+    missing = [key for key, value in given.items() if value is _REQUIRED]
+    if len(params) > len(names) or foreign or missing:
+        got = ", ".join([*(type(value).__name__ for value in params), *options])
+        raise TypeError(
+            f"params: expected {', '.join(names) or 'nothing'} after target for {name!r}, got "
+            f"{got or 'nothing'}"
+        )
+    return given
+
+
+_CHECKS = {
+    "power": lambda value, x, classes: validation.class_parameter(
+        "power", value, classes, x.device
+    ),
+    "alpha": lambda value, x, classes: validation.class_parameter(
+        "alpha", value, classes, x.device
+    ),
+    "sharpness": lambda value, x, classes: validation.sharpness(value, classes, x.device),
+    "scores": lambda value, x, _: validation.attention_scores(value, x),
+    "score_activation": lambda value, *_: validation.score_activation(value),
+    "normalize": lambda value, *_: validation.score_axis(value),
+    "decay": lambda value, *_: validation.decay(value),
+}

@@ -1,0 +1,373 @@
+"""Pooling and binary cross-entropy in Triton: what their kernels are launched with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from milkernels.family import SHORT_BAG, Average, PooledLoss
+from milkernels.kernels import (
+    class_attention,
+    cross_entropy,
+    log_mean_exp,
+    maximum,
+    noisy_or,
+    pool_bce_kernels,
+    rank,
+    tiles,
+    weighted_average,
+    weighted_average_bce,
+)
+from milkernels.kernels.formula import Formula
+from milkernels.kernels.launch import Launch
+
+_CELLS = 128
+_SCALED_ELEMENTS = 2048
+
+#: Bytes of a tile that holds a bag's frames, in the arithmetic dtype, and elements of float32 that
+#: one thread has of it: twice as many spill.
+_HELD_BYTES = 16384
+_THREAD_ELEMENTS = 8
+
+#: Elements of such a tile of short bags, and classes that lie side by side in it at least.
+_ROW_ELEMENTS = 1024
+_SIDE_BY_SIDE = 8
+
+#: Targets, weights, which labels are known, and the scale of the gradients.
+Labels = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
+
+#: Alpha, power and sharpness.
+Parameters = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is pooled, (bags, classes, frames) views, and the gradients that are wanted."""
+
+    x: Tensor
+    scores: Tensor | None
+    parameters: Parameters
+    mask: Tensor | None
+    pooling: PooledLoss
+    x_gradient: Tensor | None
+    scores_gradient: Tensor | None
+    shares: Tensor | None
+
+
+def forward(
+    x: Tensor,
+    scores: Tensor | None,
+    parameters: Parameters,
+    mask: Tensor | None,
+    labels: Labels,
+    pooling: PooledLoss,
+    cells: Tensor,
+    x_gradient: Tensor | None,
+    scores_gradient: Tensor | None,
+    shares: Tensor | None,
+) -> tuple[list[Launch], None]:
+    """Launches that fill the losses, `cells` (bags, classes), and the gradients that are given:
+    see the C++ function of this name."""
+    if cells.numel() == 0:
+        return [], None
+    call = Call(x, scores, parameters, mask, pooling, x_gradient, scores_gradient, shares)
+    kernel = _FUSED.get(pooling.name, _weighted_average_kernel)
+    tiling = tiles.tile(x, mask is not None)
+    alone = x_gradient is None or pooling.name in _APART or tiling.segments > 1
+    return _one_by_one(call, labels, cells) if alone else [kernel(call, labels, cells)], None
+
+
+def backward(filled: Tensor, by: Tensor) -> list[Launch]:
+    """Launches that multiply gradients by a number, in place."""
+    elements = filled.numel()
+    arguments = {
+        "values_ptr": filled,
+        "by_ptr": by.to(tiles.arithmetic_dtype(filled)),
+        "elements": elements,
+        "BLOCK": _SCALED_ELEMENTS,
+    }
+    programs = triton.cdiv(elements, _SCALED_ELEMENTS)
+    return [Launch(cross_entropy._cross_entropy_scale_kernel, programs, arguments)]
+
+
+def labels_of(labels: Labels, stand_in: Tensor) -> dict[str, Any]:
+    """The arguments of a kernel that reads labels."""
+    target, weight, known, scale = labels
+    return {
+        "target_ptr": target,
+        "weight_ptr": stand_in if weight is None else weight,
+        "known_ptr": stand_in if known is None else known.view(torch.uint8),
+        "scale_ptr": scale,
+        "LABELS": (weight is not None, known is not None),
+    }
+
+
+def rounds(pooling: PooledLoss) -> bool:
+    """Whether 1 - y is as inexact as y, where the frames' slopes are not."""
+    return pooling.from_logits and pooling.name not in ("max", "noisy_or")
+
+
+def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
+    """The pooling's own launches, with the loss's between forward and backward."""
+    launches, statistics, backward = _STEPS.get(call.pooling.name, _weighted_average)(call)
+    y = torch.empty_like(cells)
+    gradient = torch.empty_like(cells)
+    for launch in launches:
+        # The bag values before they are rounded to x's dtype.
+        if isinstance(launch, Launch) and "y_ptr" in launch.arguments:
+            launch.arguments["y_ptr"] = y
+    learned = 0 if call.shares is None else len(call.shares)
+    loss = Launch(
+        cross_entropy._cross_entropy_loss_kernel,
+        triton.cdiv(cells.numel(), _CELLS),
+        {
+            "y_ptr": y,
+            "statistics_ptr": statistics,
+            "slopes_ptr": statistics[-learned:] if learned else statistics,
+            **labels_of(labels, y),
+            "loss_ptr": cells,
+            "gradient_ptr": gradient,
+            "shares_ptr": call.shares if learned else y,
+            "cells": cells.numel(),
+            "PARAMETERS": learned,
+            "ROUNDED": rounds(call.pooling),
+            "MAXIMUM_LOGIT": call.pooling.from_logits and call.pooling.name == "max",
+            "NOISY_OR": call.pooling.name == "noisy_or",
+            "GRADIENTS": call.x_gradient is not None,
+            "BLOCK_CELLS": _CELLS,
+        },
+    )
+    if call.x_gradient is None:
+        return [*launches, loss]
+    saturations = []
+    if call.x.dtype == torch.float16:
+        filled = (call.x_gradient, call.scores_gradient)
+        saturations = [_Saturation(one) for one in filled if one is not None]
+    return [*launches, loss, *backward(gradient), *saturations]
+
+
+def _fused(
+    kernel: JITFunction, call: Call, labels: Labels, cells: Tensor, **arguments: Any
+) -> Launch:
+    """One launch for all: each program has a block of one bag's classes."""
+    tiling, held = _tiling(call)
+    elements = tiling.block_classes * tiling.block_frames
+    gradients = (call.x_gradient, call.scores_gradient)
+    share = _THREAD_ELEMENTS
+    if call.x.dtype == torch.float64:
+        share //= 4 if held else 2
+    return Launch(
+        kernel,
+        tiling.bags * tiling.class_blocks,
+        {
+            **tiles.inputs(call.x, call.mask),
+            **labels_of(labels, cells),
+            "loss_ptr": cells,
+            "x_gradient_ptr": call.x_gradient,
+            "x_gradient_strides": call.x_gradient.stride(),
+            "HELD": held,
+            **tiling.constants(call.x, call.scores, *gradients),
+            **arguments,
+        },
+        num_warps=max(elements // (32 * share), tiles.NUM_WARPS),
+    )
+
+
+def _tiling(call: Call) -> tuple[tiles.Tiling, bool]:
+    """A tile that holds a bag's frames of some classes, and whether there is one."""
+    x = call.x
+    bags, classes, frames = x.shape
+    walked = tiles.tile(x, call.mask is not None)
+    block_frames = max(triton.next_power_of_2(frames), 16)
+    itemsize = tiles.arithmetic_dtype(x).itemsize
+    block_classes = max(_ROW_ELEMENTS // block_frames, 1)
+    if x.stride(1) < x.stride(2):
+        block_classes = max(block_classes, _SIDE_BY_SIDE)
+    block_classes = min(block_classes, triton.next_power_of_2(classes))
+    # Half precision is kept beside what it is converted to; float64 needs more beside it.
+    largest = _HELD_BYTES // itemsize // (1 if x.dtype == torch.float32 else 2)
+    if block_classes * block_frames > largest:
+        return walked, walked.block_frames >= frames
+    return tiles.Tiling(bags, classes, frames, block_classes, block_frames), True
+
+
+def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    alpha, power, _ = call.parameters
+    pooling, x = call.pooling, call.x
+    average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
+    scores = x if call.scores is None else call.scores
+    scores_gradient = x if call.scores_gradient is None else call.scores_gradient
+    launch = _fused(
+        weighted_average_bce._weighted_average_bce_kernel,
+        call,
+        labels,
+        cells,
+        scores_ptr=scores,
+        scores_strides=scores.stride(),
+        scores_gradient_ptr=scores_gradient,
+        scores_gradient_strides=scores_gradient.stride(),
+        power_ptr=x if power is None else power,
+        alpha_ptr=x if alpha is None else alpha,
+        shares_ptr=call.shares,
+        FORMULA=Formula.of(average, call.mask is not None),
+    )
+    del launch.arguments["MASKED"]
+    return launch
+
+
+def _maximum_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    launch = _fused(
+        pool_bce_kernels._maximum_bce_kernel,
+        call,
+        labels,
+        cells,
+        FROM_LOGITS=call.pooling.from_logits,
+    )
+    del launch.arguments["HELD"]
+    return launch
+
+
+def _noisy_or_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    tiling, _ = _tiling(call)
+    return _fused(
+        pool_bce_kernels._noisy_or_bce_kernel,
+        call,
+        labels,
+        cells,
+        FROM_LOGITS=call.pooling.from_logits,
+        LEVELS=tiling.block_frames.bit_length() - 1,
+    )
+
+
+def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
+    return _fused(
+        pool_bce_kernels._log_mean_exp_bce_kernel,
+        call,
+        labels,
+        cells,
+        sharpness_ptr=call.parameters[2],
+        shares_ptr=call.shares,
+        FROM_LOGITS=call.pooling.from_logits,
+    )
+
+
+_FUSED: dict[str, Callable[[Call, Labels, Tensor], Launch]] = {
+    "max": _maximum_kernel,
+    "noisy_or": _noisy_or_kernel,
+    "log_mean_exp": _log_mean_exp_kernel,
+}
+
+#: Poolings whose passes are launches of their own.
+_APART = ("class_attention", "rank")
+
+
+def _learns(call: Call) -> bool:
+    return call.shares is not None and len(call.shares) > 0
+
+
+@dataclass(frozen=True)
+class _Saturation:
+    """Infinities become float16's largest numbers: a step after the launches."""
+
+    filled: Tensor
+
+    def run(self) -> None:
+        largest = torch.finfo(torch.float16).max
+        self.filled.clamp_(-largest, largest)
+
+
+#: A family's forward launches, what they leave, and its backward launches for a gradient.
+_Steps = tuple[list[Any], Tensor, Callable[[Tensor], list[Launch]]]
+
+
+def _weighted_average(call: Call) -> _Steps:
+    alpha, power, _ = call.parameters
+    pooling = call.pooling
+    average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
+    inputs = (call.x, call.scores, power, alpha, call.mask)
+    launches, (_, statistics) = weighted_average.forward(*inputs, average)
+    filled = (call.x_gradient, call.scores_gradient, None, None)
+    return (
+        launches,
+        statistics,
+        lambda gradient: weighted_average.backward(gradient, *inputs, statistics, average, *filled),
+    )
+
+
+def _maximum(call: Call) -> _Steps:
+    # The maximum's logit, whose sigmoid would be rounded.
+    launches, (_, places) = maximum.forward(call.x, call.mask, False, False)
+    flags = (call.pooling.from_logits, False)
+    return (
+        launches,
+        places,
+        lambda gradient: maximum.backward(
+            gradient, call.x, call.mask, places, *flags, call.x_gradient
+        ),
+    )
+
+
+def _noisy_or(call: Call) -> _Steps:
+    inputs, from_logits = (call.x, call.mask), call.pooling.from_logits
+    launches, (_, statistics) = noisy_or.forward(*inputs, from_logits)
+    return (
+        launches,
+        statistics,
+        lambda gradient: noisy_or.backward(
+            gradient, *inputs, statistics, from_logits, call.x_gradient
+        ),
+    )
+
+
+def _log_mean_exp(call: Call) -> _Steps:
+    inputs, from_logits = (call.x, call.parameters[2], call.mask), call.pooling.from_logits
+    launches, (_, statistics) = log_mean_exp.forward(*inputs, from_logits, call.shares is not None)
+    return (
+        launches,
+        statistics,
+        lambda gradient: log_mean_exp.backward(
+            gradient, *inputs, statistics, from_logits, call.x_gradient, None
+        ),
+    )
+
+
+def _class_attention(call: Call) -> _Steps:
+    inputs = (call.x, call.scores, call.mask)
+    options = (call.pooling.score_activation, call.pooling.from_logits)
+    launches, (_, statistics) = class_attention.forward(*inputs, *options)
+    filled = (call.x_gradient, call.scores_gradient)
+    return (
+        launches,
+        statistics,
+        lambda gradient: class_attention.backward(gradient, *inputs, statistics, *options, *filled),
+    )
+
+
+def _rank(call: Call) -> _Steps:
+    x, pooling = call.x, call.pooling
+    ranks = None
+    if call.x_gradient is not None:
+        dtype = torch.int16 if x.shape[2] <= SHORT_BAG else torch.int32
+        ranks = torch.empty_like(x, dtype=dtype)
+    order = (pooling.decay, pooling.from_logits)
+    launches, (_, total) = rank.forward(x, call.mask, *order, ranks)
+    return (
+        launches,
+        total,
+        lambda gradient: rank.backward(gradient, x, ranks, total, *order, call.x_gradient),
+    )
+
+
+_STEPS: dict[str, Callable[[Call], _Steps]] = {
+    "max": _maximum,
+    "noisy_or": _noisy_or,
+    "log_mean_exp": _log_mean_exp,
+    "class_attention": _class_attention,
+    "rank": _rank,
+}
