@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cross_entropy_problem.h"
+#include "formula.h"
 #include "frames.h"
 
 namespace milkernels {

@@ -65,7 +65,7 @@ def test_a_second_run_replaces_the_first(tmp_path):
     assert run.main(arguments) == 0
     second = rows_of(path)
     assert [results.key_of(row) for row in first] == [results.key_of(row) for row in second]
-    assert len(first) == 2 * 3
+    assert len(first) == 2 * 4
 
 
 @pytest.mark.parametrize("name", ["auto", "attention", "class_attention", "rank"])
@@ -74,8 +74,8 @@ def test_every_mode_and_implementation_has_a_row(tmp_path, name):
     assert run.main([*TINY, "--filter", name, "--out", str(path)]) == 0
     rows = rows_of(path)
     assert tuple(rows[0]) == results.COLUMNS
-    assert len(rows) == 2 * 2 * 2 * 3
-    assert {row["implementation"] for row in rows} == {"milkernels", "eager", "floor"}
+    assert len(rows) == 2 * 2 * 2 * 4
+    assert {row["implementation"] for row in rows} == {"milkernels", "eager", "floor", "copy"}
     assert {row["status"] for row in rows} == {"timed"}
     for row in rows:
         lower, median, upper = (
@@ -84,6 +84,48 @@ def test_every_mode_and_implementation_has_a_row(tmp_path, name):
         )
         assert 0 < lower <= median <= upper
         assert int(row["frame_bytes"]) == 8 * 10 * 50 * 4 * (2 if name.endswith("attention") else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "implementations"),
+    [
+        ("attention_stats", "gmap", {"milkernels", "eager"}),
+        ("bce_power", "in_cache", {"milkernels", "eager", "two steps"}),
+        ("packed_power", "dcase", {"milkernels", "eager"}),
+    ],
+)
+def test_operations_of_other_kinds_are_timed_too(tmp_path, name, shape, implementations):
+    path = tmp_path / "speed.csv"
+    options = ("--filter", name, "--shape", shape, "--kind", "logits", "--layout", "frames_first")
+    assert run.main([*options, "--budget", "0", "--no-compile", "--out", str(path)]) == 0
+    rows = rows_of(path)
+    assert {row["implementation"] for row in rows} == implementations | {"floor", "copy"}
+    assert {row["status"] for row in rows} == {"timed"}
+
+
+def test_a_row_says_what_it_is_compared_with(tmp_path):
+    path = tmp_path / "speed.csv"
+    assert run.main([*ONE_CASE, "--filter", "power", "--out", str(path)]) == 0
+    rows = {row["implementation"]: row for row in rows_of(path) if row["mode"] != "forward"}
+    ours, eager = rows["milkernels"], rows["eager"]
+    ratio = float(eager["median_seconds"]) / float(ours["median_seconds"])
+    assert float(ours["times_eager"]) == pytest.approx(ratio, rel=2e-3)
+    assert ours["times_compile"] == ""
+    assert float(rows["copy"]["copy_share"]) == pytest.approx(1, rel=2e-3)
+    assert float(ours["first_call_seconds"]) > 0
+
+
+def test_a_pooling_holds_less_memory_than_its_eager_form(tmp_path):
+    path = tmp_path / "speed.csv"
+    options = ("--filter", "power", "--shape", "in_cache", "--kind", "logits")
+    assert run.main([*options, "--budget", "0", "--no-compile", "--out", str(path)]) == 0
+    peaks = {
+        row["implementation"]: int(row["peak_extra_bytes"])
+        for row in rows_of(path)
+        if row["mode"] != "forward" and row["implementation"] in ("milkernels", "eager")
+    }
+    frames = 8 * 527 * 100 * 4
+    assert frames <= peaks["milkernels"] < 1.2 * frames < peaks["eager"]
 
 
 def test_an_interrupted_run_keeps_what_is_finished(tmp_path, monkeypatch):

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Builds, tests and times milkernels on a machine with a GPU, within ten minutes.
+#
+#     benchmarks/gpu.sh [FOLDER]
+#
+# The machine needs torch >= 2.11 with its Triton, a C++ compiler, pybind11, pytest, pytest-xdist,
+# matplotlib and tqdm; nothing is downloaded. FOLDER (gpu-results) gets log.txt, tests.txt, the table
+# cuda.csv and its pictures. An interrupted or timed-out benchmark keeps what it has timed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-gpu-results}
+mkdir -p "$out"
+exec > >(tee "$out/log.txt") 2>&1
+python=${PYTHON:-python3}
+export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
+unset TRITON_INTERPRET
+
+# run SECONDS NAME COMMAND...: with a limit of its own, so that what follows still has its time.
+failed=0
+run() {
+  local limit=$1 name=$2 began=$SECONDS
+  shift 2
+  timeout --signal=INT --kill-after=20 "$limit" "$@"
+  local code=$?
+  echo "gpu.sh: $name: exit code $code after $((SECONDS - began)) s"
+  ((code == 0)) || failed=1
+}
+
+"$python" - <<'PYTHON' || exit 2
+import sys
+import torch
+import triton
+
+if not torch.cuda.is_available():
+    sys.exit("gpu.sh: PyTorch finds no GPU")
+print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
+PYTHON
+
+run 150 build env MILKERNELS_REQUIRE_CPP=1 "$python" setup.py -q build_ext --inplace
+run 150 tests "$python" -m pytest -q -n 8 --dist worksteal -k "triton or cuda" \
+  tests/test_kernels.py tests/test_gradients.py tests/test_edge_cases.py tests/test_layouts.py \
+  tests/test_long_bags.py tests/test_statistics.py tests/test_linear_attention.py \
+  tests/test_gated_fusion.py tests/test_class_attention.py tests/test_rank.py \
+  tests/test_pool_bce.py tests/test_packed.py tests/test_cuda_graphs.py > "$out/tests.txt"
+tail -n 15 "$out/tests.txt"
+
+bench=("$python" -m benchmarks.run --device cuda --out "$out/cuda.csv" --resume --budget 0.1)
+run 60 "core without torch.compile" "${bench[@]}" --no-compile --filter core --shape audioset
+run 40 "embeddings" "${bench[@]}" --filter attention_stats linear_attention
+run 120 "core with torch.compile" "${bench[@]}" --filter core --shape audioset \
+  --mode "forward + backward" --dtype float32
+run 60 "the others" "${bench[@]}" --no-compile --shape audioset small
+run 20 pictures "$python" -m benchmarks.plot "$out/cuda.csv" --out "$out"
+echo "gpu.sh: ${SECONDS} s in all, results in $out"
+exit $failed
