@@ -1,59 +1,11 @@
 // The Python module: turns addresses, sizes and strides into a problem and runs its kernel. The
 // caller has checked them.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "bindings.h"
 
-#include <array>
 #include <memory>
-#include <tuple>
-
-#include "dispatch.h"
-
-namespace py = pybind11;
 
 namespace milkernels {
 namespace {
-
-using Address = std::uintptr_t;
-using Size3 = std::array<int64_t, 3>;
-
-// An address and its strides.
-using Frames = std::tuple<Address, int64_t, int64_t, int64_t>;
-using Mask = std::tuple<Address, int64_t, int64_t>;
-
-// How frame tensors lie in memory: sizes, whether frames are contiguous (else classes are), threads.
-using Layout = std::tuple<Size3, bool, int>;
-
-template <class T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-size_t size(int64_t count) { return static_cast<size_t>(count); }
-
-FrameTensor frame_tensor(const Frames& frames) {
-  const auto& [address, stride_bag, stride_class, stride_frame] = frames;
-  return {pointer(address), stride_bag, stride_class, stride_frame};
-}
-
-void set_problem(Problem& problem, const Layout& layout, const Mask& mask, bool from_logits) {
-  const auto& [sizes, frames_contiguous, threads] = layout;
-  problem.bags = sizes[0];
-  problem.classes = sizes[1];
-  problem.frames = sizes[2];
-  problem.frames_contiguous = frames_contiguous;
-  problem.threads = threads;
-  problem.from_logits = from_logits;
-  const auto& [address, stride_bag, stride_frame] = mask;
-  problem.mask = pointer<const uint8_t>(address);
-  problem.mask_stride_bag = stride_bag;
-  problem.mask_stride_frame = stride_frame;
-}
-
-const Kernels& kernels(int element) {
-  static const std::string instruction_set = chosen_instruction_set();
-  return kernels_for(instruction_set, static_cast<Element>(element));
-}
 
 void weighted_average_forward(int element, int member, int activation, bool from_logits,
                               const Layout& layout, const Frames& x, const Frames& scores,
@@ -367,6 +319,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("class_attention_backward", &class_attention_backward, released);
   module.def("rank_forward", &rank_forward, released);
   module.def("rank_backward", &rank_backward, released);
+  define_packed(module);
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

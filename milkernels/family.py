@@ -68,3 +68,19 @@ WEIGHTED_AVERAGES: dict[str, Member] = {
 #: Positions of a row up to which Triton's linear attention holds both weights in one tile, and
 #: needs no statistics of a row in its backward pass.
 NARROW_ROW = 64
+
+#: What each frame-level pooling takes after x, in order: tensors and options.
+POOLING_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "mean": (),
+    "max": (),
+    "max_mean": (),
+    "linear_softmax": (),
+    "exp_softmax": (),
+    "auto": ("alpha",),
+    "power": ("power",),
+    "power_exp": ("power", "alpha"),
+    "attention": ("scores", "score_activation", "normalize"),
+    "noisy_or": (),
+    "rank": ("decay",),
+    "log_mean_exp": ("sharpness",),
+}

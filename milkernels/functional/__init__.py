@@ -21,6 +21,7 @@ from milkernels.functional.linear_attention import linear_attention_pool
 from milkernels.functional.log_mean_exp import log_mean_exp_pool
 from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
+from milkernels.functional.packed import pool_packed
 from milkernels.functional.rank import rank_pool
 from milkernels.functional.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.functional.weighted_average import (
@@ -47,6 +48,7 @@ __all__ = [
     "max_pool",
     "mean_pool",
     "noisy_or_pool",
+    "pool_packed",
     "power_exp_pool",
     "power_pool",
     "rank_pool",

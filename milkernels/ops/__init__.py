@@ -6,6 +6,7 @@ from milkernels.ops.linear_attention import linear_attention
 from milkernels.ops.log_mean_exp import log_mean_exp
 from milkernels.ops.maximum import maximum
 from milkernels.ops.noisy_or import noisy_or
+from milkernels.ops.packed import packed
 from milkernels.ops.rank import rank
 from milkernels.ops.statistics import statistics
 from milkernels.ops.weighted_average import weighted_average
@@ -17,6 +18,7 @@ __all__ = [
     "log_mean_exp",
     "maximum",
     "noisy_or",
+    "packed",
     "rank",
     "statistics",
     "weighted_average",
