@@ -17,9 +17,7 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("csrc")
-COMMON_SOURCES = [
-    SOURCES / f"{name}.cpp" for name in ("bindings", "dispatch", "packed_bindings")
-]
+COMMON_SOURCES = [SOURCES / f"{name}.cpp" for name in ("bindings", "dispatch", "packed_bindings")]
 KERNEL_SOURCES = sorted(set(SOURCES.glob("*.cpp")) - set(COMMON_SOURCES))
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 INSTRUCTION_SETS = {"portable": []}

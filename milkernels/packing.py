@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def pack(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (instances, classes) and offsets (bags + 1,) of a nested tensor (bags, ragged, classes).
+    """Values (instances, classes), offsets (bags + 1,) of a nested (bags, ragged, classes) tensor.
 
     A jagged one is taken as it lies; one of nested strides, or with holes, is copied.
 

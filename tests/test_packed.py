@@ -13,9 +13,16 @@ from torch import Tensor
 
 import milkernels
 from milkernels import functional, reference
+from milkernels.kernels import packed
 
 #: Empty bags at the start, in the middle and at the end, one of one instance, others ragged.
 RAGGED = (0, 1, 17, 0, 0, 3, 64, 5, 130, 2, 0)
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    """Triton's programs walk few instances, so that small cases have bags in several chunks."""
+    monkeypatch.setattr(packed, "SHORTEST_CHUNK", 32)
 
 
 @dataclass
@@ -68,9 +75,7 @@ def make_packed(
     keywords = {key: value for key, value in case.keywords.items() if key != "dim"}
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     name = "attention" if pooling == "class_attention" else pooling
-    return PackedCase(
-        name, offsets.to(device), [tensor.to(device) for tensor in tensors], keywords
-    )
+    return PackedCase(name, offsets.to(device), [tensor.to(device) for tensor in tensors], keywords)
 
 
 def naive_packed(pooling: str, from_logits: bool):
@@ -80,7 +85,9 @@ def naive_packed(pooling: str, from_logits: bool):
     def run(_, x, offsets, *rest, **keywords):
         values = []
         for first, last in pairwise(offsets.tolist()):
-            bag = [tensor[None, first:last] if tensor.dim() == 2 else tensor for tensor in (x, *rest)]
+            bag = [
+                tensor[None, first:last] if tensor.dim() == 2 else tensor for tensor in (x, *rest)
+            ]
             values.append(pool(*bag) if last > first else x[first:last].sum(0, keepdim=True))
         return torch.cat(values)
 
@@ -271,7 +278,7 @@ def test_wrong_offsets_are_an_error_that_names_the_position(any_backend, named):
     if torch.cuda.is_available() and any_backend == "triton":
         pytest.skip("on a GPU offsets are clamped")
     offsets = torch.tensor(HOSTILE[named], dtype=torch.int64)
-    with pytest.raises(ValueError, match=f"^offsets: .*{named}"):
+    with pytest.raises(ValueError, match=rf"^offsets: .*{named}"):
         functional.pool_packed("mean", torch.rand(6, 3), offsets)
 
 
@@ -285,10 +292,20 @@ def test_wrong_offsets_are_an_error_that_names_the_position(any_backend, named):
         (TypeError, "offsets: ", ("mean", torch.ones(6, 3), None), {}),
         (TypeError, "offsets: ", ("mean", torch.ones(6, 3), torch.tensor([0.0, 6.0])), {}),
         (ValueError, "offsets: ", ("mean", torch.ones(6, 3), torch.tensor([[0, 6]])), {}),
-        (ValueError, "offsets: ", ("mean", torch.ones(6, 3), torch.ones(3, device="meta").long()), {}),
+        (
+            ValueError,
+            "offsets: ",
+            ("mean", torch.ones(6, 3), torch.ones(3, device="meta").long()),
+            {},
+        ),
         (TypeError, "parameters: ", ("mean", torch.ones(6, 3), torch.tensor([0, 6]), 1.0), {}),
         (TypeError, "power: ", ("power", torch.ones(6, 3), torch.tensor([0, 6])), {}),
-        (ValueError, "power: ", ("power", torch.ones(6, 3), torch.tensor([0, 6]), torch.ones(2)), {}),
+        (
+            ValueError,
+            "power: ",
+            ("power", torch.ones(6, 3), torch.tensor([0, 6]), torch.ones(2)),
+            {},
+        ),
         (TypeError, "mask: ", ("mean", torch.ones(6, 3), torch.tensor([0, 6])), {"mask": None}),
         (ValueError, "decay: ", ("rank", torch.ones(6, 3), torch.tensor([0, 6]), 2.0), {}),
         (
@@ -309,20 +326,20 @@ def test_wrong_arguments_are_named(error, message, arguments, keywords):
     name, x, offsets, *parameters = (*arguments, torch.ones(6, 3), torch.tensor([0, 6]))[:3] + (
         arguments[3:]
     )
-    with pytest.raises(error, match=f"^{message}"):
+    with pytest.raises(error, match=rf"^{message}"):
         functional.pool_packed(name, x, offsets, *parameters, **keywords)
 
 
 def test_a_nested_tensor_with_offsets_or_other_dimensions_is_refused():
     x = torch.nested.nested_tensor([torch.rand(2, 3), torch.rand(4, 3)], layout=torch.jagged)
-    with pytest.raises(ValueError, match="^offsets: expected None"):
+    with pytest.raises(ValueError, match=r"^offsets: expected None"):
         functional.pool_packed("mean", x, torch.tensor([0, 2, 6]))
-    with pytest.raises(ValueError, match="^x: .*ragged dimension last"):
+    with pytest.raises(ValueError, match=r"^x: .*ragged dimension last"):
         functional.pool_packed("mean", x.transpose(1, 2))
     scores = torch.nested.nested_tensor([torch.rand(3, 3), torch.rand(3, 3)], layout=torch.jagged)
-    with pytest.raises(ValueError, match="^scores: "):
+    with pytest.raises(ValueError, match=r"^scores: "):
         functional.pool_packed("attention", x, None, scores)
-    with pytest.raises(TypeError, match="^scores: "):
+    with pytest.raises(TypeError, match=r"^scores: "):
         functional.pool_packed("attention", x, None, torch.rand(6, 3))
 
 
@@ -337,8 +354,17 @@ def operator_arguments(pooling: str, backend: str, device: str):
         "log_mean_exp": ("sharpness",),
     }
     tensors.update(zip(names.get(pooling, ("scores",)), rest, strict=False))
-    learn = pooling == "rank" or any(tensors[key] is not None for key in ("power", "alpha", "sharpness"))
-    options = (pooling, "tanh" if tensors["scores"] is not None else None, 0.9, True, learn, backend)
+    learn = pooling == "rank" or any(
+        tensors[key] is not None for key in ("power", "alpha", "sharpness")
+    )
+    options = (
+        pooling,
+        "tanh" if tensors["scores"] is not None else None,
+        0.9,
+        True,
+        learn,
+        backend,
+    )
     return (x, case.offsets, *tensors.values()), options
 
 
@@ -377,7 +403,7 @@ def test_a_graph_still_checks_the_offsets():
         fullgraph=True,
         backend="aot_eager",
     )
-    with milkernels.backend("cpp"), pytest.raises(ValueError, match="^offsets: .*position 2"):
+    with milkernels.backend("cpp"), pytest.raises(ValueError, match=r"^offsets: .*position 2"):
         compiled(torch.rand(6, 3), torch.tensor([0, 2, 7]))
 
 

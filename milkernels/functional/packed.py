@@ -36,8 +36,8 @@ def pool_packed(
             falling. On the CPU its values are checked. On a GPU that would wait for it: there,
             offsets are clamped into x, so that wrong ones give meaningless values, and reach no
             other memory.
-        parameters: what the function takes after x: `power` (classes,) for instance, or `scores`, of
-            x's shape and nested if x is.
+        parameters: what the function takes after x: `power` (classes,) for instance, or `scores`,
+            of x's shape and nested if x is.
         from_logits: as in the function.
         options: the function's other keywords, as `score_activation` or `normalize`.
 

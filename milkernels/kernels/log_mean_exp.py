@@ -18,7 +18,7 @@ _LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _sharpness(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
+def sharpness_of(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
     """R, its sign in r, and 1 / R; 0 for R = 0."""
     r = tl.load(sharpness_ptr + class_index, mask=inside, other=1).to(COMPUTE)
     inverse = tl.where(r == 0, 0.0, 1 / tl.where(r == 0, 1.0, tl.abs(r)))
@@ -26,7 +26,64 @@ def _sharpness(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def _finish(
+def sums_of_frames(
+    x_ptr,
+    mask_ptr,
+    bag,
+    class_start,
+    has_class,
+    first,
+    last,
+    size,
+    sign,
+    inverse,
+    x_strides,
+    mask_strides,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    LEARN: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """State of some frames of a bag's block of classes."""
+    state = states.empty(BLOCK_CLASSES, COMPUTE)
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        inside, real = tiles.inside_and_real(
+            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+        )
+        x_tile = tiles.pointers(
+            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+        )
+        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+        x, _ = formula.probability(raw, FROM_LOGITS)
+        x *= sign[:, None]
+        count = tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1)
+        high = tl.max(tl.where(real, x, -float("inf")), 1)
+        reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
+        reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)
+        reference = tl.where(count == 0, states.LOWEST, reference)
+        distance = tl.where(real, x - reference[:, None], 0.0)
+        _, power, step, slope, spread = states.of_frame(
+            distance, size[:, None], inverse[:, None], LEARN
+        )
+        here = (
+            reference,
+            count,
+            tl.sum(tl.where(real, power, 0.0), 1),
+            tl.sum(step, 1),
+            tl.min(tl.where(real, x, float("inf")), 1),
+            high,
+            tl.sum(slope, 1),
+            tl.sum(spread, 1),
+        )
+        state = states.merge(state, here, size, inverse, LEARN)
+    return state
+
+
+@triton.jit
+def finish(
     state,
     size,
     sign,
@@ -95,48 +152,35 @@ def _log_mean_exp_forward_kernel(
     )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
-    size, sign, inverse = _sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
-    zeros = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-    infinity = zeros + float("inf")
-    state = (zeros + states.LOWEST, zeros, zeros, zeros, infinity, -infinity, zeros, zeros)
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        x, _ = formula.probability(raw, FROM_LOGITS)
-        x *= sign[:, None]
-        count = tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1)
-        high = tl.max(tl.where(real, x, -float("inf")), 1)
-        reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
-        reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)
-        reference = tl.where(count == 0, states.LOWEST, reference)
-        distance = tl.where(real, x - reference[:, None], 0.0)
-        _, power, step, slope, spread = states.of_frame(
-            distance, size[:, None], inverse[:, None], LEARN
-        )
-        here = (
-            reference,
-            count,
-            tl.sum(tl.where(real, power, 0.0), 1),
-            tl.sum(step, 1),
-            tl.min(tl.where(real, x, float("inf")), 1),
-            high,
-            tl.sum(slope, 1),
-            tl.sum(spread, 1),
-        )
-        state = states.merge(state, here, size, inverse, LEARN)
+    size, sign, inverse = sharpness_of(sharpness_ptr, class_index, has_class, COMPUTE)
+    state = sums_of_frames(
+        x_ptr,
+        mask_ptr,
+        bag,
+        class_start,
+        has_class,
+        first,
+        last,
+        size,
+        sign,
+        inverse,
+        x_strides,
+        mask_strides,
+        FROM_LOGITS,
+        MASKED,
+        LEARN,
+        WIDE,
+        COMPUTE,
+        BLOCK_CLASSES,
+        BLOCK_FRAMES,
+    )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
         part = partial_ptr + segment * cells * states.ROWS + cell
-        for row in tl.static_range(8):
-            tl.store(part + row * cells, state[row], mask=has_class)
+        states.store(part, cells, state, has_class)
     else:
-        _finish(
+        finish(
             state,
             size,
             sign,
@@ -167,13 +211,79 @@ def _log_mean_exp_merge_kernel(
     cell = tl.program_id(0).to(tl.int64) * BLOCK_CELLS + tl.arange(0, BLOCK_CELLS)
     inside = cell < cells
     row_stride = tl.cast(cells, tl.int64)
-    size, sign, inverse = _sharpness(sharpness_ptr, cell % classes, inside, COMPUTE)
+    size, sign, inverse = sharpness_of(sharpness_ptr, cell % classes, inside, COMPUTE)
     state = states.load(partial_ptr + cell, row_stride, inside)
     for segment in range(1, segments):
         part = partial_ptr + segment * row_stride * states.ROWS + cell
         there = states.load(part, row_stride, inside)
         state = states.merge(state, there, size, inverse, LEARN)
-    _finish(state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN)
+    finish(state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN)
+
+
+@triton.jit
+def gradients_of_frames(
+    gradient_ptr,
+    x_ptr,
+    sharpness_ptr,
+    mask_ptr,
+    statistics_ptr,
+    x_gradient_ptr,
+    bags,
+    bag,
+    row,
+    classes,
+    class_start,
+    first,
+    last,
+    gradient_strides,
+    x_strides,
+    mask_strides,
+    x_gradient_strides,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """Write the gradient of some frames of a bag's block of classes, which are in `row` of the
+    frame tensors: g exp(r x_i) / Σ exp(r x_j)."""
+    cells = tl.cast(bags, tl.int64) * classes
+    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    has_class = class_index < classes
+    size, sign, _ = sharpness_of(sharpness_ptr, class_index, has_class, COMPUTE)
+    cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
+    stride_bag, stride_class = gradient_strides
+    address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
+    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
+    reference = tl.load(cell, mask=has_class, other=0)
+    scale = gradient / tl.load(cell + cells, mask=has_class, other=1)
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        inside, real = tiles.inside_and_real(
+            has_class, frame_start, last, mask_ptr, row, mask_strides, BLOCK_FRAMES, MASKED
+        )
+        x_tile = tiles.pointers(
+            x_ptr, row, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+        )
+        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+        x, complement = formula.probability(raw, FROM_LOGITS)
+        distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
+        x_gradient = scale[:, None] * tl.exp2(
+            states.exponent(distance, size[:, None]) * states.LOG2_E
+        )
+        if FROM_LOGITS:
+            x_gradient *= x * complement
+        x_gradient_tile = tiles.pointers(
+            x_gradient_ptr,
+            row,
+            class_start,
+            frame_start,
+            x_gradient_strides,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+            WIDE,
+        )
+        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
 
 
 @triton.jit
@@ -222,41 +332,31 @@ def _log_mean_exp_backward_kernel(
         bag, class_start, first, last = tiles.backward_walk(
             classes, frames, walk_frames, BLOCK_CLASSES
         )
-        class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-        has_class = class_index < classes
-        size, sign, _ = _sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
-        cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
-        stride_bag, stride_class = gradient_strides
-        address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-        gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-        reference = tl.load(cell, mask=has_class, other=0)
-        scale = gradient / tl.load(cell + cells, mask=has_class, other=1)
-        for frame_start in range(first, last, BLOCK_FRAMES):
-            inside, real = tiles.inside_and_real(
-                has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-            )
-            x_tile = tiles.pointers(
-                x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-            )
-            raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-            x, complement = formula.probability(raw, FROM_LOGITS)
-            distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
-            x_gradient = scale[:, None] * tl.exp2(
-                states.exponent(distance, size[:, None]) * states.LOG2_E
-            )
-            if FROM_LOGITS:
-                x_gradient *= x * complement
-            x_gradient_tile = tiles.pointers(
-                x_gradient_ptr,
-                bag,
-                class_start,
-                frame_start,
-                x_gradient_strides,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-                WIDE,
-            )
-            tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+        gradients_of_frames(
+            gradient_ptr,
+            x_ptr,
+            sharpness_ptr,
+            mask_ptr,
+            statistics_ptr,
+            x_gradient_ptr,
+            bags,
+            bag,
+            bag,
+            classes,
+            class_start,
+            first,
+            last,
+            gradient_strides,
+            x_strides,
+            mask_strides,
+            x_gradient_strides,
+            FROM_LOGITS,
+            MASKED,
+            WIDE,
+            COMPUTE,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+        )
 
 
 def forward(

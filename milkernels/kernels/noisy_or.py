@@ -16,8 +16,8 @@ from milkernels.kernels.launch import Launch
 
 #: Rows of the statistics: the product's factor, 0 where several frames are 1, its power of two, and
 #: how many frames are 1.
-_STATISTICS_ROWS = 3
-_PARTIAL_ROWS = tl.constexpr(4)
+STATISTICS_ROWS = 3
+PARTIAL_ROWS = tl.constexpr(4)
 _MERGE_CELLS = 128
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
@@ -120,7 +120,77 @@ def _over_frames(high, low, exponent, BLOCK_CLASSES: tl.constexpr, LEVELS: tl.co
 
 
 @triton.jit
-def _finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside):
+def product_of_frames(
+    x_ptr,
+    mask_ptr,
+    bag,
+    class_start,
+    has_class,
+    first,
+    last,
+    x_strides,
+    mask_strides,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    LEVELS: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """Product over some frames of a bag's block of classes: every place of a tile multiplies its
+    own frames, then the places multiply."""
+    high = tl.full((BLOCK_CLASSES, BLOCK_FRAMES), 1.0, COMPUTE)
+    low = tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
+    exponent = low
+    ones = low
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        inside, real = tiles.inside_and_real(
+            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+        )
+        x_tile = tiles.pointers(
+            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+        )
+        raw = tl.where(real, tl.load(x_tile, mask=inside, other=0).to(COMPUTE), 0.0)
+        factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
+        factor = tl.where(real, factor, 1.0)
+        lost = tl.where(real, lost, 0.0)
+        apart = tl.where(real, apart, 0.0)
+        high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
+        ones += tl.where(real & is_one, 1.0, 0.0)
+    high, low, exponent = _over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
+    return high, low, exponent, tl.sum(ones, 1)
+
+
+@triton.jit
+def store_part(high, low, exponent, ones, part, row_stride, inside):
+    tl.store(part, high, mask=inside)
+    tl.store(part + row_stride, low, mask=inside)
+    tl.store(part + 2 * row_stride, exponent, mask=inside)
+    tl.store(part + 3 * row_stride, ones, mask=inside)
+
+
+@triton.jit
+def load_part(part, row_stride, inside):
+    return (
+        tl.load(part, mask=inside, other=1),
+        tl.load(part + row_stride, mask=inside, other=0),
+        tl.load(part + 2 * row_stride, mask=inside, other=0),
+        tl.load(part + 3 * row_stride, mask=inside, other=0),
+    )
+
+
+@triton.jit
+def merge(state, there):
+    """The product of two parts."""
+    high, low, exponent, ones = state
+    high_b, low_b, exponent_b, ones_b = there
+    high, low, exponent = _multiply(high, low, exponent, high_b, low_b, exponent_b)
+    return high, low, exponent, ones + ones_b
+
+
+@triton.jit
+def finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside):
     """Write the bag value and the statistics."""
     scale = tl.exp2(exponent)
     y = (1 - high * scale) - low * scale
@@ -153,43 +223,37 @@ def _noisy_or_forward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """A program walks one segment of one bag's block of classes: every place of a tile multiplies
-    its own frames, then the places multiply."""
+    """A program walks one segment of one bag's block of classes."""
     bag, segment, class_start, first, last = tiles.forward_walk(
         bags, classes, frames, segment_frames, BLOCK_CLASSES
     )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
-    high = tl.full((BLOCK_CLASSES, BLOCK_FRAMES), 1.0, COMPUTE)
-    low = tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-    exponent = low
-    ones = low
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.where(real, tl.load(x_tile, mask=inside, other=0).to(COMPUTE), 0.0)
-        factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
-        factor = tl.where(real, factor, 1.0)
-        lost = tl.where(real, lost, 0.0)
-        apart = tl.where(real, apart, 0.0)
-        high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
-        ones += tl.where(real & is_one, 1.0, 0.0)
-    high, low, exponent = _over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
-    ones = tl.sum(ones, 1)
+    high, low, exponent, ones = product_of_frames(
+        x_ptr,
+        mask_ptr,
+        bag,
+        class_start,
+        has_class,
+        first,
+        last,
+        x_strides,
+        mask_strides,
+        FROM_LOGITS,
+        MASKED,
+        LEVELS,
+        WIDE,
+        COMPUTE,
+        BLOCK_CLASSES,
+        BLOCK_FRAMES,
+    )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
-        part = partial_ptr + segment * cells * _PARTIAL_ROWS + cell
-        tl.store(part, high, mask=has_class)
-        tl.store(part + cells, low, mask=has_class)
-        tl.store(part + 2 * cells, exponent, mask=has_class)
-        tl.store(part + 3 * cells, ones, mask=has_class)
+        part = partial_ptr + segment * cells * PARTIAL_ROWS + cell
+        store_part(high, low, exponent, ones, part, cells, has_class)
     else:
-        _finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, has_class)
+        finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, has_class)
 
 
 @triton.jit
@@ -201,18 +265,81 @@ def _noisy_or_merge_kernel(
     inside = cell < cells
     row_stride = tl.cast(cells, tl.int64)
     part = partial_ptr + cell
-    high = tl.load(part, mask=inside, other=1)
-    low = tl.load(part + row_stride, mask=inside, other=0)
-    exponent = tl.load(part + 2 * row_stride, mask=inside, other=0)
-    ones = tl.load(part + 3 * row_stride, mask=inside, other=0)
+    state = load_part(part, row_stride, inside)
     for segment in range(1, segments):
-        there = part + segment * row_stride * _PARTIAL_ROWS
-        high_b = tl.load(there, mask=inside, other=1)
-        low_b = tl.load(there + row_stride, mask=inside, other=0)
-        exponent_b = tl.load(there + 2 * row_stride, mask=inside, other=0)
-        ones += tl.load(there + 3 * row_stride, mask=inside, other=0)
-        high, low, exponent = _multiply(high, low, exponent, high_b, low_b, exponent_b)
-    _finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, row_stride, inside)
+        there = load_part(part + segment * row_stride * PARTIAL_ROWS, row_stride, inside)
+        state = merge(state, there)
+    high, low, exponent, ones = state
+    finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, row_stride, inside)
+
+
+@triton.jit
+def gradients_of_frames(
+    gradient_ptr,
+    x_ptr,
+    mask_ptr,
+    statistics_ptr,
+    x_gradient_ptr,
+    bags,
+    bag,
+    row,
+    classes,
+    class_start,
+    first,
+    last,
+    gradient_strides,
+    x_strides,
+    mask_strides,
+    x_gradient_strides,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """Write the gradient of some frames of a bag's block of classes, which are in `row` of the
+    frame tensors: g times the product without its own factor; from logits g (1 - y) x_i."""
+    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    has_class = class_index < classes
+    cells = tl.cast(bags, tl.int64) * classes
+    cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
+    stride_bag, stride_class = gradient_strides
+    address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
+    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
+    gradient *= tl.load(cell, mask=has_class, other=0)
+    exponent = tl.load(cell + cells, mask=has_class, other=0)
+    single = tl.load(cell + 2 * cells, mask=has_class, other=0) == 1
+    # Two powers of two, where one might underflow before the division makes up for it.
+    half = tl.ceil(exponent * 0.5)
+    scale, scale_b = tl.exp2(half)[:, None], tl.exp2(exponent - half)[:, None]
+    for frame_start in range(first, last, BLOCK_FRAMES):
+        inside, real = tiles.inside_and_real(
+            has_class, frame_start, last, mask_ptr, row, mask_strides, BLOCK_FRAMES, MASKED
+        )
+        x_tile = tiles.pointers(
+            x_ptr, row, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+        )
+        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
+        if FROM_LOGITS:
+            x, _ = formula.probability(raw, True)
+            x_gradient = gradient[:, None] * x * scale * scale_b
+        else:
+            factor = 1 - raw
+            is_one = factor == 0
+            others = gradient[:, None] / tl.where(is_one, 1.0, factor) * scale * scale_b
+            x_gradient = tl.where(is_one == single[:, None], others, 0.0)
+        x_gradient_tile = tiles.pointers(
+            x_gradient_ptr,
+            row,
+            class_start,
+            frame_start,
+            x_gradient_strides,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+            WIDE,
+        )
+        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
 
 
 @triton.jit
@@ -237,48 +364,32 @@ def _noisy_or_backward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """dx_i is g times the product without its own factor; from logits dz_i = g (1 - y) x_i."""
+    """A program writes some frames of one bag's block of classes."""
     bag, class_start, first, last = tiles.backward_walk(classes, frames, walk_frames, BLOCK_CLASSES)
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-    has_class = class_index < classes
-    cells = tl.cast(bags, tl.int64) * classes
-    cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
-    stride_bag, stride_class = gradient_strides
-    address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-    gradient *= tl.load(cell, mask=has_class, other=0)
-    exponent = tl.load(cell + cells, mask=has_class, other=0)
-    single = tl.load(cell + 2 * cells, mask=has_class, other=0) == 1
-    # Two powers of two, where one might underflow before the division makes up for it.
-    half = tl.ceil(exponent * 0.5)
-    scale, scale_b = tl.exp2(half)[:, None], tl.exp2(exponent - half)[:, None]
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        if FROM_LOGITS:
-            x, _ = formula.probability(raw, True)
-            x_gradient = gradient[:, None] * x * scale * scale_b
-        else:
-            factor = 1 - raw
-            is_one = factor == 0
-            others = gradient[:, None] / tl.where(is_one, 1.0, factor) * scale * scale_b
-            x_gradient = tl.where(is_one == single[:, None], others, 0.0)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            bag,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+    gradients_of_frames(
+        gradient_ptr,
+        x_ptr,
+        mask_ptr,
+        statistics_ptr,
+        x_gradient_ptr,
+        bags,
+        bag,
+        bag,
+        classes,
+        class_start,
+        first,
+        last,
+        gradient_strides,
+        x_strides,
+        mask_strides,
+        x_gradient_strides,
+        FROM_LOGITS,
+        MASKED,
+        WIDE,
+        COMPUTE,
+        BLOCK_CLASSES,
+        BLOCK_FRAMES,
+    )
 
 
 def forward(
@@ -291,10 +402,10 @@ def forward(
     segments = tiling.segments
     compute = tiles.arithmetic_dtype(x)
     y = x.new_empty((bags, classes))
-    statistics = x.new_empty((_STATISTICS_ROWS, bags, classes), dtype=compute)
+    statistics = x.new_empty((STATISTICS_ROWS, bags, classes), dtype=compute)
     partial = statistics
     if segments > 1:
-        partial = x.new_empty((segments, _PARTIAL_ROWS.value, bags, classes), dtype=compute)
+        partial = x.new_empty((segments, PARTIAL_ROWS.value, bags, classes), dtype=compute)
     outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
     walk = Launch(
         _noisy_or_forward_kernel,

@@ -32,8 +32,8 @@ def packed(
     from_logits: bool = False,
     backend: str,
 ) -> Tensor:
-    """Bag values (bags, classes) of one pooling; arguments are checked by the caller. Attention that
-    is normalised over the classes is called "class_attention"."""
+    """Bag values (bags, classes) of one pooling; arguments are checked by the caller. Attention
+    that is normalised over the classes is called "class_attention"."""
     # Of a rank pooling: whether ranks are kept.
     learn = differentiates(x) if name == "rank" else differentiates(power, alpha, sharpness)
     options = (name, score_activation, float(decay), from_logits, learn, backend)
@@ -88,9 +88,7 @@ def _forward(
         validation.offset_values(offsets, x.shape[0])
     outputs = _empty_outputs(x, offsets, name, learn, backend)
     options = (name, score_activation, decay, from_logits, learn)
-    kernels(backend, NAME).forward(
-        x, offsets, scores, power, alpha, sharpness, *options, *outputs
-    )
+    kernels(backend, NAME).forward(x, offsets, scores, power, alpha, sharpness, *options, *outputs)
     return outputs
 
 
@@ -117,8 +115,7 @@ def _empty_gradients(inputs: tuple[Tensor | None, ...], needs: list[bool]) -> li
     learn = needs[3] or needs[4]
     wanted = ((x, True), (scores, True), (power, learn), (alpha, learn), (sharpness, needs[5]))
     return [
-        torch.empty_like(tensor) if tensor is not None and fill else None
-        for tensor, fill in wanted
+        torch.empty_like(tensor) if tensor is not None and fill else None for tensor, fill in wanted
     ]
 
 
