@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 from benchmarks.compile_launches import DTYPES, LAYOUTS, CompileCase
@@ -16,6 +16,9 @@ _OWN = ("max", "max_mean", "noisy_or", "log_mean_exp", "class_attention", "rank"
 
 #: Their kernels beside forward, merge and backward.
 _FURTHER = (("class_attention", "frames"), ("rank", "keys"), ("rank", "weigh"))
+
+#: A pooling of each family that has kernels over bags of different lengths.
+_PACKED = ("power_exp", "max_mean", "noisy_or", "log_mean_exp")
 
 #: Kernels of linear attention, with all weights in one tile and without.
 _OF_ROWS = {
@@ -42,8 +45,15 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
         yield CompileCase(target, "mean", direction, "frames_first", "float32", False)
     for member, direction in _FURTHER:
         yield CompileCase(target, member, direction, "classes_first", "float32", True)
+    yield from _cases_of_packed(target, ("float32",))
     yield from _cases_of_embeddings(target, ("attention_stats",), "float32")
     yield from _cases_of_rows(target, "bfloat16")
+
+
+def _cases_of_packed(target: str, dtypes: Iterable[str]) -> Iterator[CompileCase]:
+    """One of each family over bags of different lengths."""
+    for name, direction, dtype in product(_PACKED, ("forward", "merge", "backward"), dtypes):
+        yield CompileCase(target, f"packed_{name}", direction, "frames_first", dtype, True)
 
 
 def _cases_of_embeddings(
@@ -81,6 +91,7 @@ def all_cases(target: str) -> Iterator[CompileCase]:
                 yield CompileCase(target, member, direction, "classes_first", "float64", True)
     for (member, direction), dtype in product(_FURTHER, DTYPES):
         yield CompileCase(target, member, direction, "frames_first", dtype, True)
+    yield from _cases_of_packed(target, DTYPES)
     for dtype in ("float32", "bfloat16"):
         yield from _cases_of_embeddings(target, ("attention_stats", "weighted_stats"), dtype)
         yield from _cases_of_rows(target, dtype)

@@ -13,7 +13,7 @@ TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 KERNELS = (
     {
         f"{family}_{direction}"
-        for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp")
+        for family in ("weighted_average", "maximum", "noisy_or", "log_mean_exp", "packed")
         for direction in ("forward", "merge", "backward")
     }
     | {

@@ -10,6 +10,8 @@ x's dtype, computed in float32 at least. All of them take
 - `from_logits`: x holds logits, and the sigmoid is part of the kernel. Prefer it for training: its
   gradient has no pole at 0.
 
+`pool_packed` takes bags of different lengths instead, one after the other.
+
 A weighted average lies between its smallest and its largest frame: probabilities give a
 probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in its weight; from
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.

@@ -23,9 +23,9 @@ def pool_packed(
 ) -> Tensor:
     """A frame-level pooling of bags of different lengths: y_b pools x[offsets[b]:offsets[b + 1]].
 
-    Each bag's value (bags, classes) and gradients are those of the pooling's own function on the bag
-    alone, (1, length, classes) with `dim=1`. Bags may hold from no instance, which gives 0 and no
-    gradient, to millions: long ones are shared out, short ones taken together.
+    Each bag's value (bags, classes) and gradients are those of the pooling's own function on the
+    bag alone, (1, length, classes) with `dim=1`. Bags may hold from no instance, which gives 0 and
+    no gradient, to millions: long ones are shared out, short ones taken together.
 
     Args:
         name: the pooling's function without `_pool`.

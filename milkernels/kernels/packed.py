@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from milkernels.family import WEIGHTED_AVERAGES, Average
+from milkernels.kernels import packed_backward_kernels as backward_kernels
 from milkernels.kernels import packed_kernels as kernels
 from milkernels.kernels import packed_weights, sums, tiles
 from milkernels.kernels.formula import Formula
@@ -131,7 +132,7 @@ def backward(
     walking = pooling.chunks * pooling.tiling.class_blocks
     to_x, to_scores_view = _view(x_gradient), _view(scores_gradient)
     walk = Launch(
-        kernels._packed_backward_kernel,
+        backward_kernels._packed_backward_kernel,
         walking + (triton.cdiv(x.shape[1], sums.OVER_CLASSES.value) if learn else 0),
         {
             **pooling.inputs(offsets, scores, power, alpha),
@@ -165,8 +166,10 @@ class _Pooling:
         self._from_logits = from_logits
         self._formula = _formula(name, score_activation, from_logits, learn)
         self.tiling = tiles.tile(self._x)
-        # In float64 log-mean-exp's sums need the registers of more threads.
+        # Where four warps have too few registers: log-mean-exp's sums in float64, and the maximum's
+        # where a thread loads eight classes at once.
         wide = name == "log_mean_exp" and x.dtype == torch.float64
+        wide |= name in ("max", "max_mean") and x.element_size() == 2
         self.warps = tiles.NUM_WARPS * (2 if wide else 1)
 
     @property

@@ -11,9 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import log_mean_exp, maximum, moments, noisy_or, sums
+from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import log_mean_exp_sums as states
-from milkernels.kernels import weighted_average_kernels as averages
+from milkernels.kernels import maximum_frames as maximum
+from milkernels.kernels import moments
+from milkernels.kernels import noisy_or_frames as noisy_or
+from milkernels.kernels import weighted_average_frames as averages
 
 AVERAGE = tl.constexpr(0)
 MAXIMUM = tl.constexpr(1)
@@ -25,7 +28,7 @@ MERGED_BAGS = tl.constexpr(8)
 
 
 @triton.jit
-def _limits(offsets_ptr, bag, instances, INDEX: tl.constexpr):
+def limits_of(offsets_ptr, bag, instances, INDEX: tl.constexpr):
     """First instance of a bag and the one after its last."""
     first = tl.load(offsets_ptr + bag).to(tl.int64)
     last = tl.load(offsets_ptr + bag + 1).to(tl.int64)
@@ -49,7 +52,7 @@ def _bag_of(offsets_ptr, bags, search_steps, instance):
 
 
 @triton.jit
-def _chunk(
+def chunk_of(
     offsets_ptr,
     bags,
     classes,
@@ -149,7 +152,7 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
 ):
     """A program walks the pieces of bags in one chunk, for a block of classes. The sharpness of
     log-mean-exp comes as `power_ptr`."""
-    chunk, begin, end, first_bag, last_bag, class_start = _chunk(
+    chunk, begin, end, first_bag, last_bag, class_start = chunk_of(
         offsets_ptr, bags, classes, instances, chunk_instances, search_steps, INDEX, BLOCK_CLASSES
     )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
@@ -163,7 +166,7 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
     if FAMILY == LOG_MEAN_EXP:
         sharpness = log_mean_exp.sharpness_of(power_ptr, class_index, has_class, COMPUTE)
     for bag in range(first_bag, last_bag):
-        bag_first, bag_last = _limits(offsets_ptr, bag, instances, INDEX)
+        bag_first, bag_last = limits_of(offsets_ptr, bag, instances, INDEX)
         first = tl.maximum(bag_first, begin)
         last = tl.minimum(bag_last, end)
         if first < last:
@@ -320,7 +323,7 @@ def _packed_merge_kernel(  # noqa: PLR0912 - one branch a family
     if FAMILY == LOG_MEAN_EXP:
         sharpness = log_mean_exp.sharpness_of(power_ptr, class_index, has_class, COMPUTE)
     for bag in range(first_bag, tl.minimum(first_bag + MERGED_BAGS, bags)):
-        bag_first, bag_last = _limits(offsets_ptr, bag, instances, INDEX)
+        bag_first, bag_last = limits_of(offsets_ptr, bag, instances, INDEX)
         first = bag_first // chunk_instances
         last = (bag_last - 1) // chunk_instances
         empty = bag_first >= bag_last
@@ -375,194 +378,3 @@ def _packed_merge_kernel(  # noqa: PLR0912 - one branch a family
                 PLUS_MEAN,
                 LEARN,
             )
-
-
-@triton.jit
-def _packed_backward_kernel(
-    gradient_ptr,
-    x_ptr,
-    offsets_ptr,
-    scores_ptr,
-    power_ptr,
-    alpha_ptr,
-    statistics_ptr,
-    places_ptr,
-    x_gradient_ptr,
-    scores_gradient_ptr,
-    power_gradient_ptr,
-    alpha_gradient_ptr,
-    bags,
-    classes,
-    instances,
-    chunk_instances,
-    search_steps,
-    walking,
-    gradient_strides,
-    x_strides,
-    scores_strides,
-    x_gradient_strides,
-    scores_gradient_strides,
-    FAMILY: tl.constexpr,
-    FORMULA: tl.constexpr,
-    FROM_LOGITS: tl.constexpr,
-    PLUS_MEAN: tl.constexpr,
-    LEARN: tl.constexpr,
-    INDEX: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-):
-    """Elementwise in the instances, piece by piece. The programs after `walking` ones sum the
-    parameters' gradients; that of log-mean-exp's sharpness comes as power's."""
-    block = tl.program_id(0) - walking
-    if block >= 0:
-        cells = tl.cast(bags, tl.int64) * classes
-        if FAMILY == AVERAGE:
-            averages.sum_parameters(
-                gradient_ptr,
-                statistics_ptr,
-                power_gradient_ptr,
-                alpha_gradient_ptr,
-                block,
-                bags,
-                classes,
-                gradient_strides,
-                FORMULA,
-                COMPUTE,
-            )
-        elif LEARN:
-            sums.over_bags(
-                gradient_ptr,
-                statistics_ptr + 2 * cells,
-                power_gradient_ptr,
-                block,
-                bags,
-                classes,
-                gradient_strides,
-                COMPUTE,
-            )
-    else:
-        _, begin, end, first_bag, last_bag, class_start = _chunk(
-            offsets_ptr,
-            bags,
-            classes,
-            instances,
-            chunk_instances,
-            search_steps,
-            INDEX,
-            BLOCK_CLASSES,
-        )
-        unmasked = (0, 0)
-        for bag in range(first_bag, last_bag):
-            bag_first, bag_last = _limits(offsets_ptr, bag, instances, INDEX)
-            first = tl.maximum(bag_first, begin)
-            last = tl.minimum(bag_last, end)
-            if first < last:
-                if FAMILY == AVERAGE:
-                    averages.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        scores_ptr,
-                        power_ptr,
-                        alpha_ptr,
-                        x_ptr,
-                        statistics_ptr,
-                        x_gradient_ptr,
-                        scores_gradient_ptr,
-                        bags,
-                        bag,
-                        0,
-                        classes,
-                        class_start,
-                        first,
-                        last,
-                        gradient_strides,
-                        x_strides,
-                        scores_strides,
-                        unmasked,
-                        x_gradient_strides,
-                        scores_gradient_strides,
-                        FORMULA,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
-                    )
-                elif FAMILY == MAXIMUM:
-                    maximum.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        x_ptr,
-                        places_ptr,
-                        x_gradient_ptr,
-                        bags,
-                        bag,
-                        0,
-                        classes,
-                        class_start,
-                        first,
-                        last,
-                        gradient_strides,
-                        x_strides,
-                        unmasked,
-                        x_gradient_strides,
-                        FROM_LOGITS,
-                        PLUS_MEAN,
-                        False,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
-                    )
-                elif FAMILY == NOISY_OR:
-                    noisy_or.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        x_ptr,
-                        statistics_ptr,
-                        x_gradient_ptr,
-                        bags,
-                        bag,
-                        0,
-                        classes,
-                        class_start,
-                        first,
-                        last,
-                        gradient_strides,
-                        x_strides,
-                        unmasked,
-                        x_gradient_strides,
-                        FROM_LOGITS,
-                        False,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
-                    )
-                else:
-                    log_mean_exp.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        power_ptr,
-                        x_ptr,
-                        statistics_ptr,
-                        x_gradient_ptr,
-                        bags,
-                        bag,
-                        0,
-                        classes,
-                        class_start,
-                        first,
-                        last,
-                        gradient_strides,
-                        x_strides,
-                        unmasked,
-                        x_gradient_strides,
-                        FROM_LOGITS,
-                        False,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
-                    )
