@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from milkernels.kernels import moments
-from milkernels.kernels import weighted_average_frames as walks
+from milkernels.kernels import weighted_average_frames as averages
 
 
 @triton.jit
@@ -41,10 +41,10 @@ def _weighted_average_forward_kernel(
     segment = program // class_blocks // bags
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
-    power = walks.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-    alpha = walks.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+    power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
+    alpha = averages.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
 
-    state = walks.sums_of_frames(
+    state = averages.sums_of_frames(
         x_ptr,
         scores_ptr,
         mask_ptr,
@@ -70,7 +70,7 @@ def _weighted_average_forward_kernel(
         part = partial_ptr + segment * cells * moments.ROWS + cell
         moments.store(part, cells, state, has_class)
     else:
-        walks.finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
+        averages.finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def _weighted_average_merge_kernel(
     for segment in range(1, segments):
         part = partial_ptr + segment * row_stride * moments.ROWS + cell
         state = moments.merge(state, moments.load(part, row_stride, inside))
-    walks.finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
+    averages.finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
 
 
 @triton.jit
@@ -130,7 +130,7 @@ def _weighted_average_backward_kernel(
     program = tl.program_id(0)
     block = program - bags * class_blocks * walks
     if block >= 0:
-        walks.sum_parameters(
+        averages.sum_parameters(
             gradient_ptr,
             statistics_ptr,
             power_gradient_ptr,
@@ -147,7 +147,7 @@ def _weighted_average_backward_kernel(
         last = tl.minimum(first + walk_frames, frames)
         class_start = program // walks % class_blocks * BLOCK_CLASSES
         bag = program // walks // class_blocks
-        walks.gradients_of_frames(
+        averages.gradients_of_frames(
             gradient_ptr,
             x_ptr,
             scores_ptr,
