@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from torch import Tensor
 import milkernels
 from milkernels import functional, reference
 from milkernels.kernels import packed
+from milkernels.ops import library
 
 #: Empty bags at the start, in the middle and at the end, one of one instance, others ragged.
 RAGGED = (0, 1, 17, 0, 0, 3, 64, 5, 130, 2, 0)
@@ -280,6 +282,44 @@ def test_wrong_offsets_are_an_error_that_names_the_position(any_backend, named):
     offsets = torch.tensor(HOSTILE[named], dtype=torch.int64)
     with pytest.raises(ValueError, match=rf"^offsets: .*{named}"):
         functional.pool_packed("mean", torch.rand(6, 3), offsets)
+
+
+@pytest.mark.parametrize("name", ["power_exp", "max_mean", "noisy_or", "log_mean_exp", "rank"])
+def test_unchecked_wrong_offsets_reach_no_other_memory(name):
+    """As on a GPU, where offsets are not checked: what lies around the outputs stays as it was."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    case = make_packed(name, (100,), 3, device=device)
+    x, *rest = case.tensors
+    offsets = torch.tensor([-70, 40, 30, 2**40, -(2**40), 50, 101, 90], device=device)
+    bags, classes = offsets.shape[0] - 1, 3
+    parameters = dict.fromkeys(("scores", "power", "alpha", "sharpness"))
+    learned = {"power_exp": ("power", "alpha"), "log_mean_exp": ("sharpness",)}
+    parameters.update(zip(learned.get(name, ()), rest, strict=False))
+    memory = torch.full((3, 2000), 7.0, device=device)
+
+    def inside(row: int, *shape: int) -> Tensor:
+        return memory[row, 500 : 500 + math.prod(shape)].view(shape)
+
+    y, statistics, x_gradient = (
+        inside(0, bags, classes),
+        inside(1, 5, bags, classes),
+        inside(2, 100, 3),
+    )
+    shape = (100, 3) if name == "rank" else (2, bags, classes)
+    places = torch.zeros(shape, dtype=torch.int64, device=device)
+    options = (name, None, 0.9, True, True)
+    triton = library.kernels("triton", "packed")
+    triton.forward(x, offsets, *parameters.values(), *options, y, statistics, places)
+    of_parameters = [None if tensor is None else tensor.clone() for tensor in parameters.values()]
+    triton.backward(
+        torch.ones(bags, classes, device=device),
+        *(x, offsets, *parameters.values(), statistics, places, *options),
+        *(x_gradient, *of_parameters),
+    )
+    outside = memory.clone()
+    for row, size in enumerate((bags * classes, 5 * bags * classes, 300)):
+        outside[row, 500 : 500 + size] = 7.0
+    assert (outside == 7.0).all()
 
 
 @pytest.mark.parametrize(
