@@ -5,6 +5,7 @@ Nothing here knows how long bags are: the instances are cut into chunks whatever
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -166,10 +167,11 @@ class _Pooling:
         self._from_logits = from_logits
         self._formula = _formula(name, score_activation, from_logits, learn)
         self.tiling = tiles.tile(self._x)
-        # Where four warps have too few registers: log-mean-exp's sums in float64, and the maximum's
-        # where a thread loads eight classes at once.
+        if name in ("max", "max_mean") and x.element_size() == 2:
+            # Half a tile: where a thread loads eight classes at once, a whole one spills registers.
+            self.tiling = replace(self.tiling, block_frames=max(self.tiling.block_frames // 2, 1))
+        # In float64 log-mean-exp's sums need the registers of more threads.
         wide = name == "log_mean_exp" and x.dtype == torch.float64
-        wide |= name in ("max", "max_mean") and x.element_size() == 2
         self.warps = tiles.NUM_WARPS * (2 if wide else 1)
 
     @property
