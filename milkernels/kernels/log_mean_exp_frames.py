@@ -20,6 +20,32 @@ def sharpness_of(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
 
 
 @triton.jit
+def _state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS: tl.constexpr, LEARN: tl.constexpr):
+    """The state of a tile's real frames."""
+    x, _ = formula.probability(raw, FROM_LOGITS)
+    x *= sign[:, None]
+    count = tl.sum(tl.where(real, 1.0, 0.0).to(raw.dtype), 1)
+    high = tl.max(tl.where(real, x, -float("inf")), 1)
+    reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
+    reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)
+    reference = tl.where(count == 0, states.LOWEST, reference)
+    distance = tl.where(real, x - reference[:, None], 0.0)
+    _, power, step, slope, spread = states.of_frame(
+        distance, size[:, None], inverse[:, None], LEARN
+    )
+    return (
+        reference,
+        count,
+        tl.sum(tl.where(real, power, 0.0), 1),
+        tl.sum(step, 1),
+        tl.min(tl.where(real, x, float("inf")), 1),
+        high,
+        tl.sum(slope, 1),
+        tl.sum(spread, 1),
+    )
+
+
+@triton.jit
 def sums_of_frames(
     x_ptr,
     mask_ptr,
@@ -51,29 +77,41 @@ def sums_of_frames(
             x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
         )
         raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        x, _ = formula.probability(raw, FROM_LOGITS)
-        x *= sign[:, None]
-        count = tl.sum(tl.where(real, 1.0, 0.0).to(COMPUTE), 1)
-        high = tl.max(tl.where(real, x, -float("inf")), 1)
-        reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
-        reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)
-        reference = tl.where(count == 0, states.LOWEST, reference)
-        distance = tl.where(real, x - reference[:, None], 0.0)
-        _, power, step, slope, spread = states.of_frame(
-            distance, size[:, None], inverse[:, None], LEARN
-        )
-        here = (
-            reference,
-            count,
-            tl.sum(tl.where(real, power, 0.0), 1),
-            tl.sum(step, 1),
-            tl.min(tl.where(real, x, float("inf")), 1),
-            high,
-            tl.sum(slope, 1),
-            tl.sum(spread, 1),
-        )
+        here = _state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS, LEARN)
         state = states.merge(state, here, size, inverse, LEARN)
     return state
+
+
+@triton.jit
+def _finished(state, size, sign, inverse, LEARN: tl.constexpr):
+    """The bag value, its reference and total, and dy/dr."""
+    reference, count, total, step, low, high, slope, spread = state
+    nothing = count == 0
+    total = tl.where(nothing, 1.0, total)
+    mean = total / tl.where(nothing, 1.0, count)
+    far = (mean < 0.5) | (mean > 2)
+    # log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1, both over R.
+    q = -step / total
+    w = q / (2 + size * q)
+    scaled = size * w
+    rest = states.arctangent(tl.where(far, 0.0, scaled * scaled))
+    logarithm = -tl.log2(tl.where(far, mean, 1.0)) * _LN_2
+    near = 2 * (w + w * scaled * scaled * rest)
+    y = reference - tl.where(far, logarithm * inverse, near)
+    y = tl.where(y < low, low, y)
+    y = tl.where(y > high, high, y)
+    learned = tl.zeros_like(y)
+    if LEARN:
+        near = spread / total - w * (q - 2 * w * scaled * rest)
+        learned = tl.where(far, (slope / total + logarithm) * inverse * inverse, near)
+        learned = tl.where(nothing | (learned < 0), 0.0, learned)
+    # Dividing by infinity takes every frame's gradient to 0.
+    return (
+        tl.where(nothing, 0.0, sign * y),
+        tl.where(nothing, 0.0, reference),
+        tl.where(nothing, float("inf"), total),
+        learned,
+    )
 
 
 @triton.jit
@@ -90,31 +128,25 @@ def finish(
     LEARN: tl.constexpr,
 ):
     """Write the bag value and the statistics: reference, total, and dy/dr."""
-    reference, count, total, step, low, high, slope, spread = state
-    nothing = count == 0
-    total = tl.where(nothing, 1.0, total)
-    mean = total / tl.where(nothing, 1.0, count)
-    far = (mean < 0.5) | (mean > 2)
-    # log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1, both over R.
-    q = -step / total
-    w = q / (2 + size * q)
-    scaled = size * w
-    rest = states.arctangent(tl.where(far, 0.0, scaled * scaled))
-    logarithm = -tl.log2(tl.where(far, mean, 1.0)) * _LN_2
-    near = 2 * (w + w * scaled * scaled * rest)
-    y = reference - tl.where(far, logarithm * inverse, near)
-    y = tl.where(y < low, low, y)
-    y = tl.where(y > high, high, y)
-    tl.store(y_ptr + cell, tl.where(nothing, 0.0, sign * y), mask=inside)
+    y, reference, total, learned = _finished(state, size, sign, inverse, LEARN)
+    tl.store(y_ptr + cell, y, mask=inside)
     row = statistics_ptr + cell
-    tl.store(row, tl.where(nothing, 0.0, reference), mask=inside)
-    # Dividing by infinity takes every frame's gradient to 0.
-    tl.store(row + cells, tl.where(nothing, float("inf"), total), mask=inside)
+    tl.store(row, reference, mask=inside)
+    tl.store(row + cells, total, mask=inside)
     if LEARN:
-        near = spread / total - w * (q - 2 * w * scaled * rest)
-        learned = tl.where(far, (slope / total + logarithm) * inverse * inverse, near)
-        learned = tl.where(nothing | (learned < 0), 0.0, learned)
         tl.store(row + 2 * cells, learned, mask=inside)
+
+
+@triton.jit
+def _gradient_of_tile(raw, real, size, sign, reference, scale, FROM_LOGITS: tl.constexpr):
+    """A tile's gradient; `scale` is the bag value's over the total."""
+    x, complement = formula.probability(raw, FROM_LOGITS)
+    distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
+    exponent = states.exponent(distance, size[:, None])
+    x_gradient = scale[:, None] * tl.exp2(exponent * states.LOG2_E)
+    if FROM_LOGITS:
+        x_gradient *= x * complement
+    return x_gradient
 
 
 @triton.jit
@@ -163,13 +195,7 @@ def gradients_of_frames(
             x_ptr, row, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
         )
         raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        x, complement = formula.probability(raw, FROM_LOGITS)
-        distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
-        x_gradient = scale[:, None] * tl.exp2(
-            states.exponent(distance, size[:, None]) * states.LOG2_E
-        )
-        if FROM_LOGITS:
-            x_gradient *= x * complement
+        x_gradient = _gradient_of_tile(raw, real, size, sign, reference, scale, FROM_LOGITS)
         x_gradient_tile = tiles.pointers(
             x_gradient_ptr,
             row,

@@ -111,6 +111,17 @@ def _over_frames(high, low, exponent, BLOCK_CLASSES: tl.constexpr, LEVELS: tl.co
 
 
 @triton.jit
+def _times_tile(high, low, exponent, ones, raw, real, FROM_LOGITS: tl.constexpr):
+    """Each place's product with a tile's frame there, and how many frames are 1."""
+    factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
+    factor = tl.where(real, factor, 1.0)
+    lost = tl.where(real, lost, 0.0)
+    apart = tl.where(real, apart, 0.0)
+    high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
+    return high, low, exponent, ones + tl.where(real & is_one, 1.0, 0.0)
+
+
+@triton.jit
 def product_of_frames(
     x_ptr,
     mask_ptr,
@@ -143,12 +154,7 @@ def product_of_frames(
             x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
         )
         raw = tl.where(real, tl.load(x_tile, mask=inside, other=0).to(COMPUTE), 0.0)
-        factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
-        factor = tl.where(real, factor, 1.0)
-        lost = tl.where(real, lost, 0.0)
-        apart = tl.where(real, apart, 0.0)
-        high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
-        ones += tl.where(real & is_one, 1.0, 0.0)
+        high, low, exponent, ones = _times_tile(high, low, exponent, ones, raw, real, FROM_LOGITS)
     high, low, exponent = _over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
     return high, low, exponent, tl.sum(ones, 1)
 
@@ -181,15 +187,36 @@ def merge(state, there):
 
 
 @triton.jit
+def _bag_value(high, low, exponent, ones):
+    scale = tl.exp2(exponent)
+    return tl.where(ones > 0, 1.0, (1 - high * scale) - low * scale)
+
+
+@triton.jit
 def finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside):
     """Write the bag value and the statistics."""
-    scale = tl.exp2(exponent)
-    y = (1 - high * scale) - low * scale
-    tl.store(y_ptr + cell, tl.where(ones > 0, 1.0, y), mask=inside)
+    tl.store(y_ptr + cell, _bag_value(high, low, exponent, ones), mask=inside)
     row = statistics_ptr + cell
     tl.store(row, tl.where(ones > 1, 0.0, high + low), mask=inside)
     tl.store(row + cells, exponent, mask=inside)
     tl.store(row + 2 * cells, ones, mask=inside)
+
+
+@triton.jit
+def _gradient_of_tile(raw, scaled, exponent, single, FROM_LOGITS: tl.constexpr):
+    """A tile's gradient; `scaled` is the bag value's times the product's factor, and `single` says
+    that one frame is 1."""
+    # Two powers of two, where one might underflow before the division makes up for it.
+    half = tl.ceil(exponent * 0.5)
+    scale, scale_b = tl.exp2(half)[:, None], tl.exp2(exponent - half)[:, None]
+    if FROM_LOGITS:
+        x, _ = formula.probability(raw, True)
+        return scaled[:, None] * x * scale * scale_b
+    else:
+        factor = 1 - raw
+        is_one = factor == 0
+        others = scaled[:, None] / tl.where(is_one, 1.0, factor) * scale * scale_b
+        return tl.where(is_one == single[:, None], others, 0.0)
 
 
 @triton.jit
@@ -229,9 +256,6 @@ def gradients_of_frames(
     gradient *= tl.load(cell, mask=has_class, other=0)
     exponent = tl.load(cell + cells, mask=has_class, other=0)
     single = tl.load(cell + 2 * cells, mask=has_class, other=0) == 1
-    # Two powers of two, where one might underflow before the division makes up for it.
-    half = tl.ceil(exponent * 0.5)
-    scale, scale_b = tl.exp2(half)[:, None], tl.exp2(exponent - half)[:, None]
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
             has_class, frame_start, last, mask_ptr, row, mask_strides, BLOCK_FRAMES, MASKED
@@ -240,14 +264,7 @@ def gradients_of_frames(
             x_ptr, row, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
         )
         raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        if FROM_LOGITS:
-            x, _ = formula.probability(raw, True)
-            x_gradient = gradient[:, None] * x * scale * scale_b
-        else:
-            factor = 1 - raw
-            is_one = factor == 0
-            others = gradient[:, None] / tl.where(is_one, 1.0, factor) * scale * scale_b
-            x_gradient = tl.where(is_one == single[:, None], others, 0.0)
+        x_gradient = _gradient_of_tile(raw, gradient, exponent, single, FROM_LOGITS)
         x_gradient_tile = tiles.pointers(
             x_gradient_ptr,
             row,

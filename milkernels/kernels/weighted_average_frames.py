@@ -66,6 +66,32 @@ def _read_tile(
 
 
 @triton.jit
+def _state_of_tile(
+    raw,
+    score,
+    real,
+    alpha,
+    power,
+    FORMULA: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """The moments of a tile's real frames."""
+    x, _ = formula.probability(raw, FORMULA.from_logits)
+    log2_x = formula.log2_x(raw, FORMULA)
+    peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
+    if FORMULA.direct:
+        weight = formula.direct_weight(x, score, FORMULA)
+    else:
+        log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
+        peak = tl.ceil(tl.max(tl.where(real, log2_weight, -float("inf")), 1))
+        peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
+        log2_weight = formula.log2_weight(-peak[:, None], x, log2_x, score, alpha, power, FORMULA)
+        weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
+    return moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
+
+
+@triton.jit
 def sums_of_frames(
     x_ptr,
     scores_ptr,
@@ -108,20 +134,7 @@ def sums_of_frames(
             WIDE,
             COMPUTE,
         )
-        x, _ = formula.probability(raw, FORMULA.from_logits)
-        log2_x = formula.log2_x(raw, FORMULA)
-        peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-        if FORMULA.direct:
-            weight = formula.direct_weight(x, score, FORMULA)
-        else:
-            log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
-            peak = tl.ceil(tl.max(tl.where(real, log2_weight, -float("inf")), 1))
-            peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
-            log2_weight = formula.log2_weight(
-                -peak[:, None], x, log2_x, score, alpha, power, FORMULA
-            )
-            weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
-        here = moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
+        here = _state_of_tile(raw, score, real, alpha, power, FORMULA, BLOCK_CLASSES, COMPUTE)
         state = moments.merge(state, here)
     return state
 
@@ -141,6 +154,31 @@ def finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.conste
     if FORMULA.covariance:
         covariance = state[5] * formula.LN_2
         tl.store(row + (COVARIANCES + FORMULA.variance) * cells, covariance, mask=inside)
+
+
+@triton.jit
+def _gradients_of_tile(raw, score, scale, y, peak, alpha, power, FORMULA: tl.constexpr):
+    """Gradients of a tile's raw values and of its scores, where there are any. `scale` is the bag
+    value's gradient over the total of the weights."""
+    x, complement = formula.probability(raw, FORMULA.from_logits)
+    if FORMULA.direct:
+        weight = formula.direct_weight(x, score, FORMULA)
+    else:
+        log2_x = formula.log2_x(raw, FORMULA)
+        log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
+        weight = tl.exp2(log2_weight)
+    weight *= scale
+    residual = x - y
+    x_gradient = weight * formula.frame_gradient(
+        raw, x, complement, residual, alpha, power, FORMULA
+    )
+    scores_gradient = x_gradient
+    if FORMULA.given:
+        scores_gradient = scale * residual
+    elif FORMULA.scores:
+        slope = formula.activation_derivative(score, FORMULA.activation)
+        scores_gradient = weight * residual * slope
+    return x_gradient, scores_gradient
 
 
 @triton.jit
@@ -221,20 +259,10 @@ def gradients_of_frames(
                 WIDE,
                 COMPUTE,
             )
-            x, complement = formula.probability(raw, FORMULA.from_logits)
-            if FORMULA.direct:
-                weight = formula.direct_weight(x, score, FORMULA)
-            else:
-                log2_x = formula.log2_x(raw, FORMULA)
-                log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
-                weight = tl.exp2(log2_weight)
-            weight *= scale
-            residual = x - y
-            x_gradient = weight * formula.frame_gradient(
-                raw, x, complement, residual, alpha, power, FORMULA
+            x_gradient, scores_gradient = _gradients_of_tile(
+                raw, score, scale, y, peak, alpha, power, FORMULA
             )
             if FORMULA.scores:
-                slope = formula.activation_derivative(score, FORMULA.activation)
                 scores_gradient_tile = tiles.pointers(
                     scores_gradient_ptr,
                     row,
@@ -245,8 +273,7 @@ def gradients_of_frames(
                     BLOCK_FRAMES,
                     WIDE,
                 )
-                sent_back = scale * residual if FORMULA.given else weight * residual * slope
-                scores_gradient = tl.where(real, sent_back, 0.0)
+                scores_gradient = tl.where(real, scores_gradient, 0.0)
                 tl.store(scores_gradient_tile, scores_gradient, mask=inside)
         x_gradient_tile = tiles.pointers(
             x_gradient_ptr,
