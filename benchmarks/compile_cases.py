@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 from benchmarks.compile_launches import DTYPES, LAYOUTS, CompileCase
@@ -19,6 +19,9 @@ _FURTHER = (("class_attention", "frames"), ("rank", "keys"), ("rank", "weigh"))
 
 #: Poolings whose kernel has the loss inside, one of each family.
 _WITH_LOSS = ("power_exp_bce", "max_bce", "noisy_or_bce", "log_mean_exp_bce")
+
+#: A pooling of each family that has kernels over bags of different lengths.
+_PACKED = ("power_exp", "max_mean", "noisy_or", "log_mean_exp")
 
 #: Kernels of linear attention, with all weights in one tile and without.
 _OF_ROWS = {
@@ -46,6 +49,7 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
     for member, direction in _FURTHER:
         yield CompileCase(target, member, direction, "classes_first", "float32", True)
     yield from _cases_with_loss(target, ("float32",))
+    yield from _cases_of_packed(target, ("float32",))
     yield from _cases_of_embeddings(target, ("attention_stats",), "float32")
     yield from _cases_of_rows(target, "bfloat16")
 
@@ -55,6 +59,12 @@ def _cases_with_loss(target: str, dtypes: tuple[str, ...]) -> Iterator[CompileCa
         yield CompileCase(target, member, "bce", layout, dtype, True)
     for direction, dtype in product(("loss", "scale"), dtypes):
         yield CompileCase(target, "rank_bce", direction, "classes_first", dtype, True)
+
+
+def _cases_of_packed(target: str, dtypes: Iterable[str]) -> Iterator[CompileCase]:
+    """One of each family over bags of different lengths."""
+    for name, direction, dtype in product(_PACKED, ("forward", "merge", "backward"), dtypes):
+        yield CompileCase(target, f"packed_{name}", direction, "frames_first", dtype, True)
 
 
 def _cases_of_embeddings(
@@ -93,6 +103,7 @@ def all_cases(target: str) -> Iterator[CompileCase]:
     for (member, direction), dtype in product(_FURTHER, DTYPES):
         yield CompileCase(target, member, direction, "frames_first", dtype, True)
     yield from _cases_with_loss(target, tuple(DTYPES))
+    yield from _cases_of_packed(target, DTYPES)
     for dtype in ("float32", "bfloat16"):
         yield from _cases_of_embeddings(target, ("attention_stats", "weighted_stats"), dtype)
         yield from _cases_of_rows(target, dtype)

@@ -16,6 +16,7 @@ from milkernels.kernels import (
     log_mean_exp,
     maximum,
     noisy_or,
+    packed,
     pool_bce,
     rank,
     statistics,
@@ -181,6 +182,29 @@ def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
     return [*launches, *backward]
 
 
+def _packed(case: CompileCase, member: str) -> list[Launch]:
+    """Many instances in bags of different lengths; kernels know none of these."""
+    name = member.removeprefix("packed_")
+    x, offsets = case.frames()[0].t(), case.empty(1025, dtype=torch.int64)
+    coefficients = WEIGHTED_AVERAGES.get(name)
+    power, alpha = (
+        case.empty(x.shape[1]) if coefficients and key in coefficients.learned else None
+        for key in ("power", "alpha")
+    )
+    sharpness = case.empty(x.shape[1]) if name == "log_mean_exp" else None
+    inputs = (x, offsets, None, power, alpha, sharpness)
+    options = (name, None, 1.0, case.everything, case.everything)
+    y = case.empty(1024, x.shape[1])
+    arithmetic = torch.float64 if case.dtype == "float64" else torch.float32
+    saved = (
+        case.empty(5, 1024, x.shape[1], dtype=arithmetic),
+        case.empty(2, 1024, x.shape[1], dtype=torch.int64),
+    )
+    launches, _ = packed.forward(*inputs, *options, y, *saved)
+    gradients = (torch.empty_like(x), None, power, alpha, sharpness)
+    return [*launches, *packed.backward(y, *inputs, *saved, *options, *gradients)]
+
+
 def _statistics(case: CompileCase, member: str) -> list[Launch]:
     wide = case.direction in ("scores", "merge")
     shape, heads = (_WIDE_SHAPE, _WIDE_HEADS) if wide else (_EMBEDDING_SHAPE, _HEADS)
@@ -264,6 +288,11 @@ FAMILIES: dict[str, tuple[str, Callable[[CompileCase, str], list[Launch]]]] = {
     "log_mean_exp": ("log_mean_exp", _log_mean_exp),
     "class_attention": ("class_attention", _class_attention),
     "rank": ("rank", _rank),
+    **{
+        f"packed_{name}": ("packed", _packed)
+        for name in (*WEIGHTED_AVERAGES, "max", "max_mean", "noisy_or", "log_mean_exp")
+        if name != "attention"
+    },
     "attention_stats": ("statistics", _statistics),
     "weighted_stats": ("statistics", _statistics),
     "gated_fusion": ("gated_fusion", _gated_fusion),

@@ -325,6 +325,7 @@ PYBIND11_MODULE(_C, module) {
     prefer_huge_pages(pointer(memory), bytes);
   });
   define_pool_bce(module);
+  define_packed(module);
   module.def("usable_instruction_sets", &usable_instruction_sets);
   module.def("chosen_instruction_set", &chosen_instruction_set);
 #ifdef _OPENMP

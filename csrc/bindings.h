@@ -56,6 +56,7 @@ inline const Kernels& kernels(int element) {
 }
 
 // Functions of their own files.
+void define_packed(py::module_& module);
 void define_pool_bce(py::module_& module);
 
 }  // namespace milkernels

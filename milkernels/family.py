@@ -82,3 +82,19 @@ NARROW_ROW = 64
 
 #: Up to this many frames a rank fits into 16 bits.
 SHORT_BAG = 2**15 - 1
+
+#: What each frame-level pooling takes after x, in order: tensors and options.
+POOLING_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "mean": (),
+    "max": (),
+    "max_mean": (),
+    "linear_softmax": (),
+    "exp_softmax": (),
+    "auto": ("alpha",),
+    "power": ("power",),
+    "power_exp": ("power", "alpha"),
+    "attention": ("scores", "score_activation", "normalize"),
+    "noisy_or": (),
+    "rank": ("decay",),
+    "log_mean_exp": ("sharpness",),
+}

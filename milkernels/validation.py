@@ -40,6 +40,44 @@ def floating(name: str, tensor: Tensor) -> None:
         )
 
 
+def packed_values(x: Tensor) -> tuple[int, int]:
+    """Check concatenated instances and return their (instances, classes)."""
+    floating("x", x)
+    if x.dim() != 2:
+        raise ValueError(f"x: expected 2 dimensions (instances, classes), got {tuple(x.shape)}")
+    return x.shape[0], x.shape[1]
+
+
+def bag_offsets(offsets: Tensor, device: torch.device) -> None:
+    """Check where packed bags begin, but for the values."""
+    if not isinstance(offsets, Tensor):
+        raise TypeError(f"offsets: expected a tensor, got {type(offsets).__name__}")
+    if offsets.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"offsets: expected an int32 or int64 tensor, got {offsets.dtype}")
+    if offsets.dim() != 1 or offsets.shape[0] == 0:
+        raise ValueError(f"offsets: expected shape (bags + 1,), got {tuple(offsets.shape)}")
+    same_device("offsets", offsets, device)
+
+
+def offset_values(offsets: Tensor, instances: int) -> None:
+    """Check the values of offsets on the CPU: from 0 to the number of instances, never falling."""
+    last = offsets.shape[0] - 1
+    if offsets[0] != 0:
+        raise ValueError(f"offsets: expected 0 at position 0, got {offsets[0].item()}")
+    if offsets[last] != instances:
+        raise ValueError(
+            f"offsets: expected the number of instances {instances} at position {last}, got "
+            f"{offsets[last].item()}"
+        )
+    falls = offsets[1:] < offsets[:-1]
+    if falls.any():
+        position = int(falls.nonzero()[0]) + 1
+        raise ValueError(
+            f"offsets: expected at least {offsets[position - 1].item()}, the one before, at "
+            f"position {position}, got {offsets[position].item()}"
+        )
+
+
 def mask_of(
     mask: Tensor | None, bags: int, frames: int, device: torch.device, of: str = "x"
 ) -> None:

@@ -17,6 +17,7 @@ KERNELS = (
         for direction in ("forward", "merge", "backward", "bce")
     }
     | {
+        *("packed_forward", "packed_merge", "packed_backward"),
         *("statistics_forward", "statistics_merge", "statistics_scores"),
         *("statistics_backward", "statistics_sum"),
         *("gated_fusion_forward", "gated_fusion_backward"),

@@ -10,6 +10,8 @@ x's dtype, computed in float32 at least. All of them take
 - `from_logits`: x holds logits, and the sigmoid is part of the kernel. Prefer it for training: its
   gradient has no pole at 0.
 
+`pool_packed` takes bags of different lengths instead, one after the other.
+
 A weighted average lies between its smallest and its largest frame: probabilities give a
 probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in its weight; from
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.
@@ -22,6 +24,7 @@ from milkernels.functional.log_mean_exp import log_mean_exp_pool
 from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
 from milkernels.functional.pool_bce import pool_bce
+from milkernels.functional.packed import pool_packed
 from milkernels.functional.rank import rank_pool
 from milkernels.functional.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.functional.weighted_average import (
@@ -49,6 +52,7 @@ __all__ = [
     "mean_pool",
     "noisy_or_pool",
     "pool_bce",
+    "pool_packed",
     "power_exp_pool",
     "power_pool",
     "rank_pool",

@@ -5,7 +5,7 @@ Every function works on tiles in the arithmetic dtype, float32 or float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import triton
 import triton.language as tl
@@ -42,6 +42,8 @@ class Formula:
     masked: bool
     variance: bool
     covariance: bool
+    #: The scores are the weights themselves.
+    given: bool = False
 
     @staticmethod
     def of(average: family.Average, masked: bool) -> Formula:
@@ -57,6 +59,12 @@ class Formula:
             variance=average.learn and coefficients.alpha == "learned",
             covariance=average.learn and coefficients.power == "learned",
         )
+
+    @staticmethod
+    def of_given_weights(from_logits: bool) -> Formula:
+        """Of an average whose weights come in place of scores."""
+        average = family.Average("attention", None, from_logits, learn=False)
+        return replace(Formula.of(average, masked=False), direct=True, given=True)
 
     @property
     def reads_values(self) -> bool:
@@ -131,9 +139,11 @@ def log2_weight(start, x, log2_x, score, alpha, power, FORMULA: tl.constexpr):
 
 
 @triton.jit
-def direct_weight(x, FORMULA: tl.constexpr):
-    """The weight itself, of the members that need no exponential: mean and linear softmax."""
-    if FORMULA.power == NONE:
+def direct_weight(x, score, FORMULA: tl.constexpr):
+    """The weight itself where it needs no exponential: mean, linear softmax, a given one."""
+    if FORMULA.given:
+        return score
+    elif FORMULA.power == NONE:
         return tl.full(x.shape, 1.0, x.dtype)
     else:
         return tl.where(x < _WEIGHT_FLOOR, _WEIGHT_FLOOR, x)

@@ -51,6 +51,13 @@ def arctangent(square):
 
 
 @triton.jit
+def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
+    zeros = tl.zeros((BLOCK,), COMPUTE)
+    infinity = zeros + float("inf")
+    return zeros + LOWEST, zeros, zeros, zeros, infinity, -infinity, zeros, zeros
+
+
+@triton.jit
 def exponent(distance, size):
     """t = R u."""
     t = size * distance
@@ -112,6 +119,12 @@ def merge(here, there, size, inverse, LEARN: tl.constexpr):
         here[6] + there[6],
         here[7] + there[7],
     )
+
+
+@triton.jit
+def store(part, row_stride, state, inside):
+    for row in tl.static_range(8):
+        tl.store(part + row * row_stride, state[row], mask=inside)
 
 
 @triton.jit

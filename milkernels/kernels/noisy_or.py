@@ -1,9 +1,4 @@
-"""Noisy-or in Triton: y = 1 - Π (1 - x_i), forward and backward.
-
-The product is kept as (high + low) · 2^exponent with high in [1, 2) or (-2, -1]: `low` holds what
-each multiplication and each 1 - x loses, so that y is exact for small frames and many of them, and
-nothing underflows. Frames that are 1 are left out of it and counted.
-"""
+"""Noisy-or in Triton: y = 1 - Π (1 - x_i), forward and backward."""
 
 from __future__ import annotations
 
@@ -11,156 +6,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import noisy_or_frames as walks
+from milkernels.kernels import tiles
 from milkernels.kernels.launch import Launch
 
 #: Rows of the statistics: the product's factor, 0 where several frames are 1, its power of two, and
 #: how many frames are 1.
-_STATISTICS_ROWS = 3
-_PARTIAL_ROWS = tl.constexpr(4)
+STATISTICS_ROWS = 3
+PARTIAL_ROWS = tl.constexpr(4)
 _MERGE_CELLS = 128
-
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LOG2_E_REST_32 = tl.constexpr(1.925963033500011e-08)
-_LOG2_E_REST_64 = tl.constexpr(2.0355273740931033e-17)
-
-#: Logits beyond this have 1 - σ = 0 in any type.
-_LARGEST_LOGIT = tl.constexpr(1.0e6)
-
-
-@triton.jit
-def _upper_half(value):
-    """The upper half of a significand, which multiplies without rounding."""
-    if value.dtype == tl.float64:
-        return (value.to(tl.int64, bitcast=True) & -(1 << 27)).to(tl.float64, bitcast=True)
-    else:
-        return (value.to(tl.int32, bitcast=True) & -(1 << 12)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _normalised(high, low, exponent):
-    """`high` in [1, 2) or (-2, -1], and `low` below its last digit."""
-    if high.dtype == tl.float64:
-        biased = (high.to(tl.int64, bitcast=True) >> 52) & 2047
-        scale = ((2046 - biased) << 52).to(tl.float64, bitcast=True)
-        exponent += (biased - 1023).to(tl.float64)
-    else:
-        biased = (high.to(tl.int32, bitcast=True) >> 23) & 255
-        scale = ((254 - biased) << 23).to(tl.float32, bitcast=True)
-        exponent += (biased - 127).to(tl.float32)
-    high *= scale
-    low *= scale
-    total = high + low
-    return total, low - (total - high), exponent
-
-
-@triton.jit
-def _multiply(high, low, exponent, high_b, low_b, exponent_b):
-    """The product of two products."""
-    product = high * high_b
-    upper, upper_b = _upper_half(high), _upper_half(high_b)
-    lower, lower_b = high - upper, high_b - upper_b
-    # In this order every sum is exact (Dekker).
-    lost = ((upper * upper_b - product) + upper * lower_b) + lower * upper_b + lower * lower_b
-    low = tl.fma(high, low_b, tl.fma(low, high_b, lost))
-    return _normalised(product, low, exponent + exponent_b)
-
-
-@triton.jit
-def _one_minus(x):
-    """1 - x, and what it loses."""
-    high = 1 - x
-    taken = high - 1
-    return high, (1 - (high - taken)) - (x + taken)
-
-
-@triton.jit
-def _factor(raw, FROM_LOGITS: tl.constexpr):
-    """1 - x of each frame as a product, and whether it is 0 and left out, which it is not of
-    logits."""
-    zero = tl.zeros_like(raw)
-    if FROM_LOGITS:
-        minus = -tl.abs(raw)
-        minus = tl.where(minus < -_LARGEST_LOGIT, -_LARGEST_LOGIT, minus)
-        whole = tl.floor(minus * _LOG2_E + 0.5)
-        rest = tl.fma(minus, zero + _LOG2_E, -whole)
-        if raw.dtype == tl.float64:
-            rest = tl.fma(minus, zero + _LOG2_E_REST_64, rest)
-        else:
-            rest = tl.fma(minus, zero + _LOG2_E_REST_32, rest)
-        fraction = tl.exp2(rest)
-        decay = fraction * tl.exp2(whole)
-        larger = 1 / (1 + decay)
-        high, low = _one_minus(decay * larger)
-        large = raw > 0
-        high = tl.where(large, fraction * larger, high)
-        return high, tl.where(large, 0.0, low), tl.where(large, whole, 0.0), zero != 0
-    else:
-        high, low = _one_minus(raw)
-        is_one = high == 0
-        return tl.where(is_one, 1.0, high), low, zero, is_one
-
-
-@triton.jit
-def _halves(tile):
-    """A (classes, frames) tile's even and odd frames."""
-    return tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1] // 2, 2)))
-
-
-@triton.jit
-def _over_frames(high, low, exponent, BLOCK_CLASSES: tl.constexpr, LEVELS: tl.constexpr):
-    """The product over a tile's 2^LEVELS frames, pair by pair."""
-    for _ in tl.static_range(LEVELS):
-        high, high_b = _halves(high)
-        low, low_b = _halves(low)
-        exponent, exponent_b = _halves(exponent)
-        high, low, exponent = _multiply(high, low, exponent, high_b, low_b, exponent_b)
-    shape: tl.constexpr = (BLOCK_CLASSES,)
-    return tl.reshape(high, shape), tl.reshape(low, shape), tl.reshape(exponent, shape)
-
-
-@triton.jit
-def _times_tile(high, low, exponent, ones, raw, real, FROM_LOGITS: tl.constexpr):
-    """Each place's product with a tile's frame there, and how many frames are 1."""
-    factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
-    factor = tl.where(real, factor, 1.0)
-    lost = tl.where(real, lost, 0.0)
-    apart = tl.where(real, apart, 0.0)
-    high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
-    return high, low, exponent, ones + tl.where(real & is_one, 1.0, 0.0)
-
-
-@triton.jit
-def _bag_value(high, low, exponent, ones):
-    scale = tl.exp2(exponent)
-    return tl.where(ones > 0, 1.0, (1 - high * scale) - low * scale)
-
-
-@triton.jit
-def _gradient_of_tile(raw, scaled, exponent, single, FROM_LOGITS: tl.constexpr):
-    """A tile's gradient; `scaled` is the bag value's times the product's factor, and `single` says
-    that one frame is 1."""
-    # Two powers of two, where one might underflow before the division makes up for it.
-    half = tl.ceil(exponent * 0.5)
-    scale, scale_b = tl.exp2(half)[:, None], tl.exp2(exponent - half)[:, None]
-    if FROM_LOGITS:
-        x, _ = formula.probability(raw, True)
-        return scaled[:, None] * x * scale * scale_b
-    else:
-        factor = 1 - raw
-        is_one = factor == 0
-        others = scaled[:, None] / tl.where(is_one, 1.0, factor) * scale * scale_b
-        return tl.where(is_one == single[:, None], others, 0.0)
-
-
-@triton.jit
-def _finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside):
-    """Write the bag value and the statistics."""
-    tl.store(y_ptr + cell, _bag_value(high, low, exponent, ones), mask=inside)
-    row = statistics_ptr + cell
-    tl.store(row, tl.where(ones > 1, 0.0, high + low), mask=inside)
-    tl.store(row + cells, exponent, mask=inside)
-    tl.store(row + 2 * cells, ones, mask=inside)
 
 
 @triton.jit
@@ -185,38 +39,37 @@ def _noisy_or_forward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """A program walks one segment of one bag's block of classes: every place of a tile multiplies
-    its own frames, then the places multiply."""
+    """A program walks one segment of one bag's block of classes."""
     bag, segment, class_start, first, last = tiles.forward_walk(
         bags, classes, frames, segment_frames, BLOCK_CLASSES
     )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
-    high = tl.full((BLOCK_CLASSES, BLOCK_FRAMES), 1.0, COMPUTE)
-    low = tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-    exponent = low
-    ones = low
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.where(real, tl.load(x_tile, mask=inside, other=0).to(COMPUTE), 0.0)
-        high, low, exponent, ones = _times_tile(high, low, exponent, ones, raw, real, FROM_LOGITS)
-    high, low, exponent = _over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
-    ones = tl.sum(ones, 1)
+    high, low, exponent, ones = walks.product_of_frames(
+        x_ptr,
+        mask_ptr,
+        bag,
+        class_start,
+        has_class,
+        first,
+        last,
+        x_strides,
+        mask_strides,
+        FROM_LOGITS,
+        MASKED,
+        LEVELS,
+        WIDE,
+        COMPUTE,
+        BLOCK_CLASSES,
+        BLOCK_FRAMES,
+    )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
-        part = partial_ptr + segment * cells * _PARTIAL_ROWS + cell
-        tl.store(part, high, mask=has_class)
-        tl.store(part + cells, low, mask=has_class)
-        tl.store(part + 2 * cells, exponent, mask=has_class)
-        tl.store(part + 3 * cells, ones, mask=has_class)
+        part = partial_ptr + segment * cells * PARTIAL_ROWS + cell
+        walks.store_part(high, low, exponent, ones, part, cells, has_class)
     else:
-        _finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, has_class)
+        walks.finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, has_class)
 
 
 @triton.jit
@@ -228,18 +81,12 @@ def _noisy_or_merge_kernel(
     inside = cell < cells
     row_stride = tl.cast(cells, tl.int64)
     part = partial_ptr + cell
-    high = tl.load(part, mask=inside, other=1)
-    low = tl.load(part + row_stride, mask=inside, other=0)
-    exponent = tl.load(part + 2 * row_stride, mask=inside, other=0)
-    ones = tl.load(part + 3 * row_stride, mask=inside, other=0)
+    state = walks.load_part(part, row_stride, inside)
     for segment in range(1, segments):
-        there = part + segment * row_stride * _PARTIAL_ROWS
-        high_b = tl.load(there, mask=inside, other=1)
-        low_b = tl.load(there + row_stride, mask=inside, other=0)
-        exponent_b = tl.load(there + 2 * row_stride, mask=inside, other=0)
-        ones += tl.load(there + 3 * row_stride, mask=inside, other=0)
-        high, low, exponent = _multiply(high, low, exponent, high_b, low_b, exponent_b)
-    _finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, row_stride, inside)
+        there = walks.load_part(part + segment * row_stride * PARTIAL_ROWS, row_stride, inside)
+        state = walks.merge(state, there)
+    high, low, exponent, ones = state
+    walks.finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, row_stride, inside)
 
 
 @triton.jit
@@ -264,38 +111,32 @@ def _noisy_or_backward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """dx_i is g times the product without its own factor; from logits dz_i = g (1 - y) x_i."""
+    """A program writes some frames of one bag's block of classes."""
     bag, class_start, first, last = tiles.backward_walk(classes, frames, walk_frames, BLOCK_CLASSES)
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-    has_class = class_index < classes
-    cells = tl.cast(bags, tl.int64) * classes
-    cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
-    stride_bag, stride_class = gradient_strides
-    address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-    gradient *= tl.load(cell, mask=has_class, other=0)
-    exponent = tl.load(cell + cells, mask=has_class, other=0)
-    single = tl.load(cell + 2 * cells, mask=has_class, other=0) == 1
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        x_gradient = _gradient_of_tile(raw, gradient, exponent, single, FROM_LOGITS)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            bag,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+    walks.gradients_of_frames(
+        gradient_ptr,
+        x_ptr,
+        mask_ptr,
+        statistics_ptr,
+        x_gradient_ptr,
+        bags,
+        bag,
+        bag,
+        classes,
+        class_start,
+        first,
+        last,
+        gradient_strides,
+        x_strides,
+        mask_strides,
+        x_gradient_strides,
+        FROM_LOGITS,
+        MASKED,
+        WIDE,
+        COMPUTE,
+        BLOCK_CLASSES,
+        BLOCK_FRAMES,
+    )
 
 
 def forward(
@@ -308,10 +149,10 @@ def forward(
     segments = tiling.segments
     compute = tiles.arithmetic_dtype(x)
     y = x.new_empty((bags, classes))
-    statistics = x.new_empty((_STATISTICS_ROWS, bags, classes), dtype=compute)
+    statistics = x.new_empty((STATISTICS_ROWS, bags, classes), dtype=compute)
     partial = statistics
     if segments > 1:
-        partial = x.new_empty((segments, _PARTIAL_ROWS.value, bags, classes), dtype=compute)
+        partial = x.new_empty((segments, PARTIAL_ROWS.value, bags, classes), dtype=compute)
     outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
     walk = Launch(
         _noisy_or_forward_kernel,

@@ -7,8 +7,11 @@ once; else it walks through them a second time, for the gradient, when they come
 import triton
 import triton.language as tl
 
-from milkernels.kernels import cross_entropy, formula, log_mean_exp, maximum, noisy_or
+from milkernels.kernels import cross_entropy, formula
+from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import log_mean_exp_sums as states
+from milkernels.kernels import maximum_frames as maximum
+from milkernels.kernels import noisy_or_frames as noisy_or
 from milkernels.kernels import pool_bce_tiles as tile_of
 
 
@@ -225,7 +228,7 @@ def _log_mean_exp_bce_kernel(
     x = (x_ptr, x_strides)
     mask = (mask_ptr, mask_strides)
     x_gradient = (x_gradient_ptr, x_gradient_strides)
-    size, sign, inverse = log_mean_exp._sharpness(sharpness_ptr, class_index, has_class, COMPUTE)
+    size, sign, inverse = log_mean_exp.sharpness_of(sharpness_ptr, class_index, has_class, COMPUTE)
     raw, inside, real = tile_of.read(
         x, mask, place, 0, frames, has_class, MASKED, WIDE, COMPUTE, BLOCK_CLASSES, BLOCK_FRAMES
     )

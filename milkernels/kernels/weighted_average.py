@@ -11,6 +11,7 @@ from torch import Tensor
 
 from milkernels.family import Average
 from milkernels.kernels import moments, sums, tiles
+from milkernels.kernels import weighted_average_frames as averages
 from milkernels.kernels import weighted_average_kernels as kernels
 from milkernels.kernels.formula import Formula
 from milkernels.kernels.launch import Launch
@@ -35,7 +36,7 @@ def forward(
     tiling = tiles.tile(x, mask is not None)
     formula = Formula.of(average, mask is not None)
     compute = tiles.arithmetic_dtype(x)
-    rows = kernels.COVARIANCES.value + formula.variance + formula.covariance
+    rows = averages.COVARIANCES.value + formula.variance + formula.covariance
     y = x.new_empty((bags, classes))
     statistics = x.new_empty((rows, bags, classes), dtype=compute)
     segments = tiling.segments

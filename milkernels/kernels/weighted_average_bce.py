@@ -6,7 +6,7 @@ import triton.language as tl
 
 from milkernels.kernels import cross_entropy, formula, moments, tiles
 from milkernels.kernels import pool_bce_tiles as tile_of
-from milkernels.kernels import weighted_average_kernels as averages
+from milkernels.kernels import weighted_average_frames as averages
 
 
 @triton.jit
@@ -74,8 +74,8 @@ def _weighted_average_bce_kernel(
     mask = (mask_ptr, mask_strides)
     x_gradient = (x_gradient_ptr, x_gradient_strides)
     scores_gradient = (scores_gradient_ptr, scores_gradient_strides)
-    power = averages._coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-    alpha = averages._coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+    power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
+    alpha = averages.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
     raw, inside, real = tile_of.read(
         x,
         mask,

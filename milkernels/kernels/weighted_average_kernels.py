@@ -5,130 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, moments, sums, tiles
-
-#: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
-#: The learned parameters' covariances with y follow: alpha's, then power's.
-PEAK = tl.constexpr(0)
-TOTAL = tl.constexpr(1)
-AVERAGE = tl.constexpr(2)
-COVARIANCES = tl.constexpr(3)
-
-
-@triton.jit
-def _coefficient(pointer, class_index, has_class, KIND: tl.constexpr, COMPUTE: tl.constexpr):
-    """A coefficient of the log-weight, as a column of classes."""
-    if KIND == formula.LEARNED:
-        value = tl.load(pointer + class_index, mask=has_class, other=0).to(COMPUTE)
-        return value[:, None]
-    else:
-        return tl.full(class_index.shape, 1.0, COMPUTE)[:, None]
-
-
-@triton.jit
-def _read_tile(
-    x_ptr,
-    scores_ptr,
-    bag,
-    class_start,
-    frame_start,
-    x_strides,
-    scores_strides,
-    inside,
-    real,
-    FORMULA: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """A tile's raw values and scores, masked frames 0; without scores, the raw values again."""
-    x_tile = tiles.pointers(
-        x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-    )
-    raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-    raw = tl.where(real, raw, 0.0)
-    score = raw
-    if FORMULA.scores:
-        scores_tile = tiles.pointers(
-            scores_ptr,
-            bag,
-            class_start,
-            frame_start,
-            scores_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        score = tl.load(scores_tile, mask=inside, other=0).to(COMPUTE)
-        score = tl.where(real, score, 0.0)
-    return raw, score
-
-
-@triton.jit
-def _state_of_tile(
-    raw,
-    score,
-    real,
-    alpha,
-    power,
-    FORMULA: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """The moments of a tile's real frames."""
-    x, _ = formula.probability(raw, FORMULA.from_logits)
-    log2_x = formula.log2_x(raw, FORMULA)
-    peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-    if FORMULA.direct:
-        weight = formula.direct_weight(x, FORMULA)
-    else:
-        log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
-        peak = tl.ceil(tl.max(tl.where(real, log2_weight, -float("inf")), 1))
-        peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
-        log2_weight = formula.log2_weight(-peak[:, None], x, log2_x, score, alpha, power, FORMULA)
-        weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
-    return moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
-
-
-@triton.jit
-def _gradients_of_tile(raw, score, scale, y, peak, alpha, power, FORMULA: tl.constexpr):
-    """Gradients of a tile's raw values and of its scores, where there are any. `scale` is the bag
-    value's gradient over the total of the weights."""
-    x, complement = formula.probability(raw, FORMULA.from_logits)
-    if FORMULA.direct:
-        weight = formula.direct_weight(x, FORMULA)
-    else:
-        log2_x = formula.log2_x(raw, FORMULA)
-        log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
-        weight = tl.exp2(log2_weight)
-    weight *= scale
-    residual = x - y
-    x_gradient = weight * formula.frame_gradient(
-        raw, x, complement, residual, alpha, power, FORMULA
-    )
-    scores_gradient = x_gradient
-    if FORMULA.scores:
-        slope = formula.activation_derivative(score, FORMULA.activation)
-        scores_gradient = weight * residual * slope
-    return x_gradient, scores_gradient
-
-
-@triton.jit
-def _finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.constexpr):
-    """Write the bag value and the statistics."""
-    y = moments.average(state)
-    peak, total = moments.normaliser(state)
-    tl.store(y_ptr + cell, y, mask=inside)
-    row = statistics_ptr + cell
-    tl.store(row + PEAK * cells, peak, mask=inside)
-    tl.store(row + TOTAL * cells, total, mask=inside)
-    tl.store(row + AVERAGE * cells, y, mask=inside)
-    if FORMULA.variance:
-        tl.store(row + COVARIANCES * cells, state[3], mask=inside)
-    if FORMULA.covariance:
-        covariance = state[5] * formula.LN_2
-        tl.store(row + (COVARIANCES + FORMULA.variance) * cells, covariance, mask=inside)
+from milkernels.kernels import moments
+from milkernels.kernels import weighted_average_frames as averages
 
 
 @triton.jit
@@ -163,42 +41,36 @@ def _weighted_average_forward_kernel(
     segment = program // class_blocks // bags
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
-    power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-    alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+    power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
+    alpha = averages.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
 
-    state = moments.empty(BLOCK_CLASSES, COMPUTE)
-    first = segment * segment_frames
-    last = tl.minimum(first + segment_frames, frames)
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, FORMULA.masked
-        )
-        raw, score = _read_tile(
-            x_ptr,
-            scores_ptr,
-            bag,
-            class_start,
-            frame_start,
-            x_strides,
-            scores_strides,
-            inside,
-            real,
-            FORMULA,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-            COMPUTE,
-        )
-        here = _state_of_tile(raw, score, real, alpha, power, FORMULA, BLOCK_CLASSES, COMPUTE)
-        state = moments.merge(state, here)
-
+    state = averages.sums_of_frames(
+        x_ptr,
+        scores_ptr,
+        mask_ptr,
+        bag,
+        class_start,
+        has_class,
+        segment * segment_frames,
+        tl.minimum((segment + 1) * segment_frames, frames),
+        alpha,
+        power,
+        x_strides,
+        scores_strides,
+        mask_strides,
+        FORMULA,
+        WIDE,
+        COMPUTE,
+        BLOCK_CLASSES,
+        BLOCK_FRAMES,
+    )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
         part = partial_ptr + segment * cells * moments.ROWS + cell
         moments.store(part, cells, state, has_class)
     else:
-        _finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
+        averages.finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
 
 
 @triton.jit
@@ -219,7 +91,7 @@ def _weighted_average_merge_kernel(
     for segment in range(1, segments):
         part = partial_ptr + segment * row_stride * moments.ROWS + cell
         state = moments.merge(state, moments.load(part, row_stride, inside))
-    _finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
+    averages.finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
 
 
 @triton.jit
@@ -255,107 +127,52 @@ def _weighted_average_backward_kernel(
     last programs of the grid sum the parameters' gradients."""
     walks = tl.cdiv(frames, walk_frames)
     class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    cells = tl.cast(bags, tl.int64) * classes
     program = tl.program_id(0)
     block = program - bags * class_blocks * walks
     if block >= 0:
-        covariance_ptr = statistics_ptr + COVARIANCES * cells
-        if FORMULA.variance:
-            sums.over_bags(
-                gradient_ptr,
-                covariance_ptr,
-                alpha_gradient_ptr,
-                block,
-                bags,
-                classes,
-                gradient_strides,
-                COMPUTE,
-            )
-        if FORMULA.covariance:
-            sums.over_bags(
-                gradient_ptr,
-                covariance_ptr + FORMULA.variance * cells,
-                power_gradient_ptr,
-                block,
-                bags,
-                classes,
-                gradient_strides,
-                COMPUTE,
-            )
+        averages.sum_parameters(
+            gradient_ptr,
+            statistics_ptr,
+            power_gradient_ptr,
+            alpha_gradient_ptr,
+            block,
+            bags,
+            classes,
+            gradient_strides,
+            FORMULA,
+            COMPUTE,
+        )
     else:
         first = program % walks * walk_frames
         last = tl.minimum(first + walk_frames, frames)
         class_start = program // walks % class_blocks * BLOCK_CLASSES
         bag = program // walks // class_blocks
-        class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-        has_class = class_index < classes
-        cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
-        stride_bag, stride_class = gradient_strides
-        address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-        gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-        total = tl.load(cell + TOTAL * cells, mask=has_class, other=1)
-        scale = (gradient / total)[:, None]
-        power = _coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-        alpha = _coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
-        y = scale
-        peak = scale
-        if FORMULA.reads_values:
-            y = tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
-            if not FORMULA.direct:
-                peak = tl.load(cell + PEAK * cells, mask=has_class, other=0)[:, None]
-        for frame_start in range(first, last, BLOCK_FRAMES):
-            inside, real = tiles.inside_and_real(
-                has_class,
-                frame_start,
-                last,
-                mask_ptr,
-                bag,
-                mask_strides,
-                BLOCK_FRAMES,
-                FORMULA.masked,
-            )
-            x_gradient = scale + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-            if FORMULA.reads_values:
-                raw, score = _read_tile(
-                    x_ptr,
-                    scores_ptr,
-                    bag,
-                    class_start,
-                    frame_start,
-                    x_strides,
-                    scores_strides,
-                    inside,
-                    real,
-                    FORMULA,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
-                    WIDE,
-                    COMPUTE,
-                )
-                x_gradient, scores_gradient = _gradients_of_tile(
-                    raw, score, scale, y, peak, alpha, power, FORMULA
-                )
-                if FORMULA.scores:
-                    scores_gradient_tile = tiles.pointers(
-                        scores_gradient_ptr,
-                        bag,
-                        class_start,
-                        frame_start,
-                        scores_gradient_strides,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
-                        WIDE,
-                    )
-                    scores_gradient = tl.where(real, scores_gradient, 0.0)
-                    tl.store(scores_gradient_tile, scores_gradient, mask=inside)
-            x_gradient_tile = tiles.pointers(
-                x_gradient_ptr,
-                bag,
-                class_start,
-                frame_start,
-                x_gradient_strides,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-                WIDE,
-            )
-            tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+        averages.gradients_of_frames(
+            gradient_ptr,
+            x_ptr,
+            scores_ptr,
+            power_ptr,
+            alpha_ptr,
+            mask_ptr,
+            statistics_ptr,
+            x_gradient_ptr,
+            scores_gradient_ptr,
+            bags,
+            bag,
+            bag,
+            classes,
+            class_start,
+            first,
+            last,
+            gradient_strides,
+            x_strides,
+            scores_strides,
+            mask_strides,
+            x_gradient_strides,
+            scores_gradient_strides,
+            FORMULA,
+            WIDE,
+            COMPUTE,
+            BLOCK_CLASSES,
+            BLOCK_FRAMES,
+        )

@@ -7,6 +7,7 @@ from milkernels.ops.log_mean_exp import log_mean_exp
 from milkernels.ops.maximum import maximum
 from milkernels.ops.noisy_or import noisy_or
 from milkernels.ops.pool_bce import pool_bce
+from milkernels.ops.packed import packed
 from milkernels.ops.rank import rank
 from milkernels.ops.statistics import statistics
 from milkernels.ops.weighted_average import weighted_average
@@ -19,6 +20,7 @@ __all__ = [
     "maximum",
     "noisy_or",
     "pool_bce",
+    "packed",
     "rank",
     "statistics",
     "weighted_average",

@@ -11,6 +11,7 @@ from milkernels.reference.log_mean_exp import log_mean_exp_pool
 from milkernels.reference.maximum import max_mean_pool, max_pool
 from milkernels.reference.noisy_or import noisy_or_pool
 from milkernels.reference.pool_bce import pool_bce
+from milkernels.reference.packed import pool_packed
 from milkernels.reference.rank import rank_pool
 from milkernels.reference.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.reference.weighted_average import (
@@ -39,6 +40,7 @@ __all__ = [
     "mean_pool",
     "noisy_or_pool",
     "pool_bce",
+    "pool_packed",
     "power_exp_pool",
     "power_pool",
     "rank_pool",

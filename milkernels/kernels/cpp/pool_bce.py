@@ -43,7 +43,7 @@ def forward(
         alpha_row, power_row = _rows(shares, (alpha, power))
         functions.weighted_average_bce(
             element,
-            weighted_average._member(pooling.name),
+            weighted_average.member_number(pooling.name),
             activation,
             *inputs,
             extension.frames_argument(scores),

@@ -31,7 +31,7 @@ def forward(
     statistics = x.new_empty((STATISTICS_ROWS, *x.shape[:2]), dtype=extension.arithmetic(x))
     extension.functions.weighted_average_forward(
         extension.ELEMENTS[x.dtype],
-        _member(average.member),
+        member_number(average.member),
         SCORE_ACTIVATIONS.index(average.score_activation),
         average.from_logits,
         extension.layout(x, axis),
@@ -74,7 +74,7 @@ def backward(
     )
     extension.functions.weighted_average_backward(
         extension.ELEMENTS[x.dtype],
-        _member(average.member),
+        member_number(average.member),
         SCORE_ACTIVATIONS.index(average.score_activation),
         average.from_logits,
         extension.layout(x, axis),
@@ -93,7 +93,7 @@ def backward(
     extension.hand_over(filled, given)
 
 
-def _member(name: str) -> int:
+def member_number(name: str) -> int:
     coefficients = WEIGHTED_AVERAGES[name]
     if coefficients.scores:
         return _ATTENTION

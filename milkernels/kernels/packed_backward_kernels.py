@@ -1,0 +1,204 @@
+"""Bags of different lengths in Triton: the backward kernel of all families."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from milkernels.kernels import log_mean_exp_frames as log_mean_exp
+from milkernels.kernels import maximum_frames as maximum
+from milkernels.kernels import noisy_or_frames as noisy_or
+from milkernels.kernels import packed_kernels as kernels
+from milkernels.kernels import sums
+from milkernels.kernels import weighted_average_frames as averages
+
+
+@triton.jit
+def _packed_backward_kernel(
+    gradient_ptr,
+    x_ptr,
+    offsets_ptr,
+    scores_ptr,
+    power_ptr,
+    alpha_ptr,
+    statistics_ptr,
+    places_ptr,
+    x_gradient_ptr,
+    scores_gradient_ptr,
+    power_gradient_ptr,
+    alpha_gradient_ptr,
+    bags,
+    classes,
+    instances,
+    chunk_instances,
+    search_steps,
+    walking,
+    gradient_strides,
+    x_strides,
+    scores_strides,
+    x_gradient_strides,
+    scores_gradient_strides,
+    FAMILY: tl.constexpr,
+    FORMULA: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    LEARN: tl.constexpr,
+    INDEX: tl.constexpr,
+    WIDE: tl.constexpr,
+    COMPUTE: tl.constexpr,
+    BLOCK_CLASSES: tl.constexpr,
+    BLOCK_FRAMES: tl.constexpr,
+):
+    """Elementwise in the instances, piece by piece. The programs after `walking` ones sum the
+    parameters' gradients; that of log-mean-exp's sharpness comes as power's."""
+    block = tl.program_id(0) - walking
+    if block >= 0:
+        cells = tl.cast(bags, tl.int64) * classes
+        if FAMILY == kernels.AVERAGE:
+            averages.sum_parameters(
+                gradient_ptr,
+                statistics_ptr,
+                power_gradient_ptr,
+                alpha_gradient_ptr,
+                block,
+                bags,
+                classes,
+                gradient_strides,
+                FORMULA,
+                COMPUTE,
+            )
+        elif LEARN:
+            sums.over_bags(
+                gradient_ptr,
+                statistics_ptr + 2 * cells,
+                power_gradient_ptr,
+                block,
+                bags,
+                classes,
+                gradient_strides,
+                COMPUTE,
+            )
+    else:
+        _, begin, end, first_bag, last_bag, class_start = kernels.chunk_of(
+            offsets_ptr,
+            bags,
+            classes,
+            instances,
+            chunk_instances,
+            search_steps,
+            INDEX,
+            BLOCK_CLASSES,
+        )
+        unmasked = (0, 0)
+        for bag in range(first_bag, last_bag):
+            bag_first, bag_last = kernels.limits_of(offsets_ptr, bag, instances, INDEX)
+            first = tl.maximum(bag_first, begin)
+            last = tl.minimum(bag_last, end)
+            if first < last:
+                if FAMILY == kernels.AVERAGE:
+                    averages.gradients_of_frames(
+                        gradient_ptr,
+                        x_ptr,
+                        scores_ptr,
+                        power_ptr,
+                        alpha_ptr,
+                        x_ptr,
+                        statistics_ptr,
+                        x_gradient_ptr,
+                        scores_gradient_ptr,
+                        bags,
+                        bag,
+                        0,
+                        classes,
+                        class_start,
+                        first,
+                        last,
+                        gradient_strides,
+                        x_strides,
+                        scores_strides,
+                        unmasked,
+                        x_gradient_strides,
+                        scores_gradient_strides,
+                        FORMULA,
+                        WIDE,
+                        COMPUTE,
+                        BLOCK_CLASSES,
+                        BLOCK_FRAMES,
+                    )
+                elif FAMILY == kernels.MAXIMUM:
+                    maximum.gradients_of_frames(
+                        gradient_ptr,
+                        x_ptr,
+                        x_ptr,
+                        places_ptr,
+                        x_gradient_ptr,
+                        bags,
+                        bag,
+                        0,
+                        classes,
+                        class_start,
+                        first,
+                        last,
+                        gradient_strides,
+                        x_strides,
+                        unmasked,
+                        x_gradient_strides,
+                        FROM_LOGITS,
+                        PLUS_MEAN,
+                        False,
+                        WIDE,
+                        COMPUTE,
+                        BLOCK_CLASSES,
+                        BLOCK_FRAMES,
+                    )
+                elif FAMILY == kernels.NOISY_OR:
+                    noisy_or.gradients_of_frames(
+                        gradient_ptr,
+                        x_ptr,
+                        x_ptr,
+                        statistics_ptr,
+                        x_gradient_ptr,
+                        bags,
+                        bag,
+                        0,
+                        classes,
+                        class_start,
+                        first,
+                        last,
+                        gradient_strides,
+                        x_strides,
+                        unmasked,
+                        x_gradient_strides,
+                        FROM_LOGITS,
+                        False,
+                        WIDE,
+                        COMPUTE,
+                        BLOCK_CLASSES,
+                        BLOCK_FRAMES,
+                    )
+                else:
+                    log_mean_exp.gradients_of_frames(
+                        gradient_ptr,
+                        x_ptr,
+                        power_ptr,
+                        x_ptr,
+                        statistics_ptr,
+                        x_gradient_ptr,
+                        bags,
+                        bag,
+                        0,
+                        classes,
+                        class_start,
+                        first,
+                        last,
+                        gradient_strides,
+                        x_strides,
+                        unmasked,
+                        x_gradient_strides,
+                        FROM_LOGITS,
+                        False,
+                        WIDE,
+                        COMPUTE,
+                        BLOCK_CLASSES,
+                        BLOCK_FRAMES,
+                    )
