@@ -23,8 +23,8 @@ from milkernels.functional.linear_attention import linear_attention_pool
 from milkernels.functional.log_mean_exp import log_mean_exp_pool
 from milkernels.functional.maximum import max_mean_pool, max_pool
 from milkernels.functional.noisy_or import noisy_or_pool
-from milkernels.functional.pool_bce import pool_bce
 from milkernels.functional.packed import pool_packed
+from milkernels.functional.pool_bce import pool_bce
 from milkernels.functional.rank import rank_pool
 from milkernels.functional.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.functional.weighted_average import (

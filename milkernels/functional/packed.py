@@ -10,6 +10,7 @@ from torch import Tensor
 from milkernels import ops, reference, validation
 from milkernels.backends import resolve
 from milkernels.family import POOLING_PARAMETERS
+from milkernels.functional import pooling_arguments
 from milkernels.packing import pack
 
 
@@ -48,14 +49,16 @@ def pool_packed(
         ValueError, TypeError: for an unknown name, wrong offsets, and what the function refuses.
     """
     validation.one_of("name", name, tuple(POOLING_PARAMETERS))
-    arguments = _named(name, parameters, options)
+    arguments = pooling_arguments.named(name, parameters, options)
     if isinstance(x, Tensor) and x.is_nested:
         if offsets is not None:
             raise ValueError("offsets: expected None with a nested x, which has its own")
         x, offsets = pack("x", x)
         if "scores" in arguments:
             arguments["scores"] = _nested_scores(arguments["scores"], offsets)
-    _check(name, x, offsets, arguments)
+    _, classes = validation.packed_values(x)
+    validation.bag_offsets(offsets, x.device)
+    pooling_arguments.check(arguments, x, classes)
     chosen = resolve(x.device)
     if chosen == "reference":
         validation.offset_values(offsets, x.shape[0])
@@ -67,25 +70,6 @@ def pool_packed(
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         arguments["sharpness"] = x.new_full((x.shape[1],), sharpness, dtype=dtype)
     return ops.packed(name, x, offsets, from_logits=from_logits, backend=chosen, **arguments)
-
-
-def _named(name: str, parameters: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """What the pooling takes after x, by name."""
-    names = POOLING_PARAMETERS[name]
-    takes = ", ".join(names) or "nothing"
-    if len(parameters) > len(names):
-        raise TypeError(f"parameters: {name} takes {takes}, got {len(parameters)} of them")
-    arguments = dict(zip(names, parameters, strict=False))
-    for key, value in options.items():
-        if key not in names or key in arguments:
-            problem = "once" if key in names else f"a parameter of {name}, which takes {takes}"
-            raise TypeError(f"{key}: expected {problem}")
-        arguments[key] = value
-    optional = ("score_activation", "normalize")
-    for key in names:
-        if key not in arguments and key not in optional:
-            raise TypeError(f"{key}: {name} needs it, got none")
-    return arguments
 
 
 def _nested_scores(scores: Tensor, offsets: Tensor) -> Tensor:
@@ -100,19 +84,3 @@ def _nested_scores(scores: Tensor, offsets: Tensor) -> Tensor:
     ):
         raise ValueError("scores: expected bags as long as x's, got others")
     return values
-
-
-def _check(name: str, x: Tensor, offsets: Tensor | None, arguments: dict[str, Any]) -> None:
-    _, classes = validation.packed_values(x)
-    validation.bag_offsets(offsets, x.device)
-    for key in ("power", "alpha"):
-        if key in arguments:
-            validation.class_parameter(key, arguments[key], classes, x.device)
-    if name == "attention":
-        validation.attention_scores(arguments["scores"], x)
-        validation.score_activation(arguments.get("score_activation"))
-        validation.score_axis(arguments.get("normalize", "frames"))
-    elif name == "rank":
-        validation.decay(arguments["decay"])
-    elif name == "log_mean_exp":
-        validation.sharpness(arguments["sharpness"], classes, x.device)

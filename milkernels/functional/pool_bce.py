@@ -8,9 +8,14 @@ from torch import Tensor
 
 from milkernels import ops, reference, validation
 from milkernels.backends import resolve
+from milkernels.family import POOLING_PARAMETERS
+from milkernels.functional import pooling_arguments
 from milkernels.functional.log_mean_exp import sharpness_per_class
 
 _LEARNED = ("alpha", "power", "sharpness")
+
+#: Poolings whose values are probabilities: the sum of maximum and mean is none.
+_PROBABILITIES = tuple(name for name in POOLING_PARAMETERS if name != "max_mean")
 
 
 def pool_bce(
@@ -68,11 +73,11 @@ def pool_bce(
     Raises:
         ValueError, TypeError: for an unknown name, and arguments that do not fit.
     """
-    given = _bound(name, params, options)
+    validation.one_of("name", name, _PROBABILITIES)
+    given = pooling_arguments.named(name, params, options)
     dim = validation.frame_dim(dim)
     bags, classes, frames = validation.frame_values(x, dim)
-    for parameter, value in given.items():
-        _CHECKS[parameter](value, x, classes)
+    pooling_arguments.check(given, x, classes)
     validation.mask_of(mask, bags, frames, x.device)
     validation.bag_labels(target, bags, classes, x.device)
     validation.label_weight(weight, bags, classes, x.device)
@@ -111,56 +116,3 @@ def pool_bce(
         from_logits,
         chosen,
     )
-
-
-#: Stands for an argument that must be given.
-_REQUIRED = object()
-
-#: What each pooling takes after x, with what stands for an argument that is left out.
-_PARAMETERS: dict[str, dict[str, Any]] = {
-    "mean": {},
-    "max": {},
-    "linear_softmax": {},
-    "exp_softmax": {},
-    "auto": {"alpha": _REQUIRED},
-    "power": {"power": _REQUIRED},
-    "power_exp": {"power": _REQUIRED, "alpha": _REQUIRED},
-    "attention": {"scores": _REQUIRED, "score_activation": None, "normalize": "frames"},
-    "noisy_or": {},
-    "rank": {"decay": _REQUIRED},
-    "log_mean_exp": {"sharpness": _REQUIRED},
-}
-
-
-def _bound(name: str, params: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """The pooling's own arguments by name."""
-    if name not in _PARAMETERS:
-        why = "; maximum plus mean is no probability" if name == "max_mean" else ""
-        raise ValueError(f"name: expected one of {', '.join(_PARAMETERS)}, got {name!r}{why}")
-    expected = _PARAMETERS[name]
-    names = tuple(expected)
-    given = {**expected, **dict(zip(names, params, strict=False)), **options}
-    foreign = [key for key in options if key not in names[len(params) :]]
-    missing = [key for key, value in given.items() if value is _REQUIRED]
-    if len(params) > len(names) or foreign or missing:
-        got = ", ".join([*(type(value).__name__ for value in params), *options])
-        raise TypeError(
-            f"params: expected {', '.join(names) or 'nothing'} after target for {name!r}, got "
-            f"{got or 'nothing'}"
-        )
-    return given
-
-
-_CHECKS = {
-    "power": lambda value, x, classes: validation.class_parameter(
-        "power", value, classes, x.device
-    ),
-    "alpha": lambda value, x, classes: validation.class_parameter(
-        "alpha", value, classes, x.device
-    ),
-    "sharpness": lambda value, x, classes: validation.sharpness(value, classes, x.device),
-    "scores": lambda value, x, _: validation.attention_scores(value, x),
-    "score_activation": lambda value, *_: validation.score_activation(value),
-    "normalize": lambda value, *_: validation.score_axis(value),
-    "decay": lambda value, *_: validation.decay(value),
-}

@@ -6,8 +6,8 @@ from milkernels.ops.linear_attention import linear_attention
 from milkernels.ops.log_mean_exp import log_mean_exp
 from milkernels.ops.maximum import maximum
 from milkernels.ops.noisy_or import noisy_or
-from milkernels.ops.pool_bce import pool_bce
 from milkernels.ops.packed import packed
+from milkernels.ops.pool_bce import pool_bce
 from milkernels.ops.rank import rank
 from milkernels.ops.statistics import statistics
 from milkernels.ops.weighted_average import weighted_average
@@ -19,8 +19,8 @@ __all__ = [
     "log_mean_exp",
     "maximum",
     "noisy_or",
-    "pool_bce",
     "packed",
+    "pool_bce",
     "rank",
     "statistics",
     "weighted_average",

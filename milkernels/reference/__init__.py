@@ -10,8 +10,8 @@ from milkernels.reference.linear_attention import linear_attention_pool
 from milkernels.reference.log_mean_exp import log_mean_exp_pool
 from milkernels.reference.maximum import max_mean_pool, max_pool
 from milkernels.reference.noisy_or import noisy_or_pool
-from milkernels.reference.pool_bce import pool_bce
 from milkernels.reference.packed import pool_packed
+from milkernels.reference.pool_bce import pool_bce
 from milkernels.reference.rank import rank_pool
 from milkernels.reference.statistics import attention_stats_pool, weighted_stats_pool
 from milkernels.reference.weighted_average import (
