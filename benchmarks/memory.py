@@ -22,10 +22,10 @@ def peak_extra_bytes(call: Callable[[], object], device: torch.device) -> int:
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         result = call()
     del result
-    allocations = [event for event in profile.events() if event.name == "[memory]"]
-    allocations.sort(key=lambda event: event.time_range.start)
+    events = profile.profiler.kineto_results.events()
+    changes = [event for event in events if event.name() == "[memory]"]
     held = peak = 0
-    for event in allocations:
-        held += event.cpu_memory_usage
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        held += event.nbytes()
         peak = max(peak, held)
     return peak

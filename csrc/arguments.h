@@ -228,12 +228,15 @@ static inline int64_t segments_of(const Problem& problem) {
   return problem.frames > frames ? (problem.frames + frames - 1) / frames : 1;
 }
 
-// Frames of a backward task: enough elements to be worth handing out.
+// Frames of a backward task: enough elements to be worth handing out, and not so many that a lane's
+// sum over them is inexact.
 static inline int64_t frames_of_task(const Problem& problem) {
   constexpr int64_t kTaskElements = 131072;
-  const int64_t width = problem.frames_contiguous ? 1 : problem.classes;
-  const int64_t frames = kTaskElements / (width > 0 ? width : 1);
-  return frames > 0 ? frames : 1;
+  constexpr int64_t kRowFrames = 32768;
+  constexpr int64_t kClassFrames = 2048;
+  if (problem.frames_contiguous) return kRowFrames;
+  const int64_t frames = kTaskElements / (problem.classes > 0 ? problem.classes : 1);
+  return frames < 1 ? 1 : frames < kClassFrames ? frames : kClassFrames;
 }
 
 static inline int64_t parts_of(const Problem& problem) {

@@ -9,6 +9,11 @@ namespace MILKERNELS_INSTRUCTION_SET {
 constexpr double kWeightFloor = 1e-7;
 constexpr double kScoreClamp = 10.0;
 
+// How far above the largest weight seen a peak is set, in powers of two: what follows then hardly
+// ever raises it again.
+template <class T>
+constexpr int kHeadroom = sizeof(T) == 4 ? 16 : 0;
+
 template <class T>
 struct Sigmoid {
   Vector<T> value;
@@ -166,8 +171,8 @@ struct Formula {
     return add_fine_terms(frame, coefficients, start);
   }
 
-  // The weight over 2^peak. Starting at minus the peak keeps the exponent small from its first term
-  // on, and so exact; the power of x's own exponent, which may be large, is split before.
+  // The weight over 2^peak. Starting below the peak by its headroom keeps the exponent small from its
+  // first term on, and so exact; the power of x's own exponent, which may be large, is split before.
   template <class T>
   static MILKERNELS_INLINE Vector<T> weight(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
                           Vector<T> minus_peak) {
@@ -180,7 +185,8 @@ struct Formula {
           multiply_add(coefficients.power, frame.log_whole, minus_peak - whole);
       return exp2(add_fine_terms(frame, coefficients, fine), whole);
     } else {
-      return frame.factor * exp2(log2_weight(frame, coefficients, minus_peak));
+      const Vector<T> headroom = broadcast(T(kHeadroom<T>));
+      return frame.factor * exp2(log2_weight(frame, coefficients, minus_peak + headroom), -headroom);
     }
   }
 

@@ -8,15 +8,17 @@ namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
 // Vectors taken at once: the peak is checked once for all of them, and chains of dependent
-// instructions run side by side. One is quick to compile: for double precision, which is for
-// checking, and for x86 processors older than AVX2.
-#if defined(__x86_64__) && !defined(__AVX2__)
-template <class T>
-constexpr int kGroup = 1;
+// instructions run side by side, as many as the registers hold. One is quick to compile: for double
+// precision, which is for checking, and for x86 processors older than AVX2.
+#if defined(__AVX512F__) || !defined(__x86_64__)
+constexpr int kRegistersAllow = 4;
+#elif defined(__AVX2__)
+constexpr int kRegistersAllow = 2;
 #else
-template <class T>
-constexpr int kGroup = sizeof(T) == 4 ? 4 : 1;
+constexpr int kRegistersAllow = 1;
 #endif
+template <class T>
+constexpr int kGroup = sizeof(T) == 4 ? kRegistersAllow : 1;
 
 // Frames that a block of classes takes before the next block's turn: its sums, which wait in memory,
 // are then little beside them.

@@ -73,7 +73,7 @@ MILKERNELS_INLINE Product<T> one_minus_sigmoid(Vector<T> raw, Vector<T>& exponen
       multiply_add(minus, log2_e_rest, multiply_add(minus, log2_e, -whole));
   const Vector<T> fraction = exp2(rest);
   const Vector<T> decay = fraction * power_of_two<T>(whole);
-  const Vector<T> larger = reciprocal(one + decay);
+  const Vector<T> larger = one / (one + decay);
   const Product<T> of_small = one_minus<T>(decay * larger);
   const auto large = raw > zero;
   exponent = large ? whole : zero;

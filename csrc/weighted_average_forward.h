@@ -7,10 +7,6 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// How far above the largest weight a new peak lies, in powers of two: the next ones then hardly ever
-// raise it again.
-constexpr int kHeadroom = 16;
-
 // Weights are relative to 2^peak; a peak is a whole number, so that changing it rounds nothing.
 // The products are of weight and x; low and high bound x.
 template <class E, class F>
@@ -55,7 +51,7 @@ struct WeightedAverage {
       }
       if constexpr (!F::kDirect) {
         const Integer<T> higher = top > peak;
-        if (any(higher)) raise_peak(higher ? ceiling(top) + T(kHeadroom) : peak);
+        if (any(higher)) raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
       }
       Vector<T> group_total{};
       Vector<T> group_products{};

@@ -87,7 +87,7 @@ def backward(
         *(extension.empty_along(tensor, call.axis) for tensor in of_frames),
         *(extension.empty_in_arithmetic(tensor, x) for tensor in of_classes),
     )
-    to_x, to_scores = map(extension.frames_argument, filled[:2])
+    to_x, to_scores = map(extension.frames_to_fill, filled[:2])
     to_power, to_alpha, to_sharpness = map(extension.address, filled[2:])
     cells = (gradient.data_ptr(), statistics.data_ptr())
     if name in WEIGHTED_AVERAGES:

@@ -36,7 +36,7 @@ def forward(
     inputs = (pooling.from_logits, extension.layout(x, axis), extension.frames_argument(x))
     masked = extension.mask_argument(mask)
     loss = (*map(extension.address, (target, weight, known, cells)), scale.item())
-    to_x, to_scores = (extension.frames_argument(gradient) for gradient in filled)
+    to_x, to_scores = (extension.frames_to_fill(gradient) for gradient in filled)
     activation = SCORE_ACTIVATIONS.index(pooling.score_activation)
     functions = extension.functions
     if pooling.name in WEIGHTED_AVERAGES:
