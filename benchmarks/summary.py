@@ -1,13 +1,20 @@
-"""Ratios between implementations, and the table of their geometric means."""
+"""Ratios between implementations, and the table of their geometric means.
+
+`python -m benchmarks.summary CSV` prints the README's table of the weighted averages.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks import results
+from benchmarks.cases import MODES, SHAPES
+from benchmarks.operations import CORE
 from benchmarks.results import Row
 
 _SETTING = tuple(name for name in results.KEY if name != "implementation")
@@ -75,3 +82,41 @@ def _means(found: list[Comparison]) -> tuple[str, ...]:
         "-" if compiled is None else f"{compiled:.2f}x",
         "-" if floor is None else f"{floor:.0%}",
     )
+
+
+def headline(rows: Iterable[Row]) -> Iterator[str]:
+    """Markdown: the weighted averages' training steps in float32, for each shape and layout and for
+    each shape as a whole, as geometric means over poolings and kinds of input."""
+    yield (
+        "| shape | layout | × eager | × `torch.compile` | least × `torch.compile` "
+        "| share of the floor |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- |"
+    grouped: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    for comparison in comparisons(rows):
+        row = comparison.row
+        chosen = row["operation"] in CORE and row["dtype"] == "float32"
+        if chosen and row["mode"] == MODES[1] and row["shape"] in ("audioset", "in_cache"):
+            grouped[row["shape"], row["layout"]].append(comparison)
+            grouped[row["shape"], "both"].append(comparison)
+    for (shape, layout), found in sorted(grouped.items(), reverse=True):
+        compiled = [item.ratio("compile") for item in found]
+        timed = [ratio for ratio in compiled if ratio is not None]
+        cells = (
+            str(SHAPES[shape]).replace("x", "×"),
+            layout.replace("_", " "),
+            _number(geometric_mean(item.ratio("eager") for item in found)),
+            _number(geometric_mean(compiled)),
+            _number(min(timed) if timed else None),
+            f"{geometric_mean(item.ratio('floor') for item in found) or 0:.0%}",
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    for line in headline(results.read(Path(sys.argv[1]))):
+        print(line)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import milkernels
+from benchmarks import results, summary
 from milkernels import functional, nn
 
 ROOT = Path(__file__).parents[1]
@@ -121,3 +122,10 @@ def test_every_file_named_in_contributing_is_there():
     folders = (ROOT, ROOT / "milkernels", ROOT / "tests")
     missing = [p for p in paths if not any((folder / p).exists() for folder in folders)]
     assert missing == []
+
+
+def test_the_readmes_speeds_are_those_of_the_committed_table():
+    table = results.read(ROOT / "benchmarks" / "results" / "cpu.csv")
+    lines = list(summary.headline(table))
+    assert len(lines) > 2
+    assert "\n".join(lines) in README
