@@ -34,10 +34,11 @@ class Packed(Operation):
 
     def inputs(self, case: Case, draw: Draw) -> Inputs:
         inputs = self.pooling.inputs(case, draw)
-        bags = case.shape.batch * 16
+        bags = case.shape.batch * 4
         instances = case.shape.batch * case.shape.frames
         shares = 10 ** torch.linspace(-2, 0, bags)
-        lengths = (shares / shares.sum() * instances).long()
+        # None is empty: that is NaN to the eager forms.
+        lengths = (shares / shares.sum() * instances).long().clamp(min=1)
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
         offsets[-1] = instances
         return Inputs(

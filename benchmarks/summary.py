@@ -10,10 +10,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.cases import MODES, SHAPES
+from benchmarks.cases import LAYOUTS, MODES, SHAPES
 from benchmarks.operations import CORE
 from benchmarks.results import Row
 
@@ -99,7 +100,10 @@ def headline(rows: Iterable[Row]) -> Iterator[str]:
         if chosen and row["mode"] == MODES[1] and row["shape"] in ("audioset", "in_cache"):
             grouped[row["shape"], row["layout"]].append(comparison)
             grouped[row["shape"], "both"].append(comparison)
-    for (shape, layout), found in sorted(grouped.items(), reverse=True):
+    for shape, layout in product(SHAPES, (*LAYOUTS, "both")):
+        found = grouped.get((shape, layout))
+        if not found:
+            continue
         compiled = [item.ratio("compile") for item in found]
         timed = [ratio for ratio in compiled if ratio is not None]
         cells = (
@@ -108,7 +112,7 @@ def headline(rows: Iterable[Row]) -> Iterator[str]:
             _number(geometric_mean(item.ratio("eager") for item in found)),
             _number(geometric_mean(compiled)),
             _number(min(timed) if timed else None),
-            f"{geometric_mean(item.ratio('floor') for item in found) or 0:.0%}",
+            f"{geometric_mean(item.ratio('floor') for item in found) or 0:.0%}".replace("%", " %"),
         )
         yield f"| {' | '.join(cells)} |"
 
