@@ -29,6 +29,7 @@ _COLOURS = {
     ("compile", "frames_first"): "#e3b58a",
 }
 _BAR = 0.2
+_NAMES_SIDE_BY_SIDE = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,7 +115,15 @@ def _panel(axes: Axes, shape: str, found: list[Comparison]) -> None:
         axes.bar_label(bars, labels, fontsize=6)
     axes.set_title(f"{shape}: {SHAPES[shape]}", fontsize=9)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(names)), names, fontsize=8)
+    crowded = len(names) > _NAMES_SIDE_BY_SIDE
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        fontsize=8,
+        rotation=30 if crowded else 0,
+        ha="right" if crowded else "center",
+    )
+    axes.set_xlim(-0.6, max(len(names), _NAMES_SIDE_BY_SIDE) - 0.4)
     axes.set_ylabel("ratio", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)
