@@ -52,9 +52,15 @@ def in_two_steps(case: Case, target: torch.Tensor) -> list:
     return [loss.detach(), *torch.autograd.grad(loss, tensors)]
 
 
-@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
-@KINDS
-@LAYOUTS
+@pytest.mark.parametrize(
+    ("dtype", "dim", "from_logits"),
+    [
+        *((torch.float32, dim, from_logits) for dim in (-1, 1) for from_logits in (False, True)),
+        *((torch.bfloat16, -1, True), (torch.bfloat16, 1, False)),
+        *((torch.float16, -1, False), (torch.float16, 1, True)),
+    ],
+    ids=str,
+)
 @EVERY_POOLING
 def test_errors_stay_within_twice_eager_pytorchs(
     kernel_backend, device, name, dim, from_logits, dtype
@@ -77,9 +83,10 @@ def test_errors_stay_within_twice_eager_pytorchs(
         assert error <= budget, f"tensor {index}: error {error:.2e} of a budget of {budget:.2e}"
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@KINDS
-@LAYOUTS
+@pytest.mark.parametrize(
+    ("dim", "from_logits", "reduction"),
+    [(-1, False, "mean"), (-1, True, "none"), (1, False, "sum"), (1, True, "mean")],
+)
 @EVERY_POOLING
 def test_float64_equals_the_oracle(kernel_backend, device, name, dim, from_logits, reduction):
     """With a mask, soft labels, some of them unknown, and weights."""
