@@ -12,7 +12,6 @@ import milkernels
 from milkernels import functional, reference
 
 HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
-KINDS = pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
 LAYOUTS = pytest.mark.parametrize("dim", [-1, 1])
 EVERY_POOLING = pytest.mark.parametrize("name", PROBABILITIES)
 
