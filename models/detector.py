@@ -70,10 +70,6 @@ class Detector(nn.Module):
         features, frames = self.front_end(waveform, lengths)
         return self.network(features, frames)
 
-    def detect(self, features: Tensor, lengths: Tensor) -> DetectorOutput:
-        """As `forward`, from what `FrontEnd.extract` returned."""
-        return self.network(self.front_end.normalise(features, lengths), lengths)
-
 
 def save_detector(path: Path, detector: Detector) -> None:
     """Write a detector, thresholds included, as tensors, numbers and strings alone."""
