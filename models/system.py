@@ -41,8 +41,8 @@ class TrainingOptions:
 class DetectorTraining(LightningModule):
     """Trains a detector on weak labels; every epoch ends with the held-out clips.
 
-    Each epoch starts from a random state of its own, so that a run that goes on after an
-    interruption draws what it would have drawn without.
+    Each batch starts from a random state of its own, so that a run that goes on after an
+    interruption, in mid-epoch too, draws what it would have drawn without.
 
     Attributes:
         history: one row per finished epoch, with the columns of `history.csv`.
@@ -59,17 +59,21 @@ class DetectorTraining(LightningModule):
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, object] | None = None
         self._epoch_start = 0.0
+        self._elapsed = 0.0
 
     def forward(self, batch: Batch) -> DetectorOutput:
         return run_batch(self.detector, batch)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if len(batch) == 0:
-            return None
+            # Not None: in other processes this step has gradients, which are averaged.
+            return sum(parameter.sum() * 0 for parameter in self.parameters())
         loss, output = self.batch_loss(batch)
         self.train_loss.update(loss.detach(), weight=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
-        return loss + output.penalty
+        # Each clip counts the same, in whichever process and piece of a step it is.
+        kept = len(batch) / (len(batch) + len(batch.unreadable))
+        return loss * kept + output.penalty
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, DetectorOutput]:
         """The loss of a batch, without what the network adds, and what the network said."""
@@ -85,20 +89,25 @@ class DetectorTraining(LightningModule):
         if len(batch):
             self._held_out.append((self(batch).clip.float().cpu(), batch.target.cpu()))
 
+    def on_train_start(self) -> None:
+        self._epoch_start = time.perf_counter() - self._elapsed
+
     def on_train_epoch_start(self) -> None:
         self._epoch_start = time.perf_counter()
-        state = np.random.SeedSequence(
-            [self.options.seed, self.current_epoch, self.global_rank]
-        ).generate_state(1)
-        torch.manual_seed(int(state[0]))
-        np.random.seed(int(state[0]))
-        random.seed(int(state[0]))
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        place = [self.options.seed, self.current_epoch, batch_index, self.global_rank]
+        (seed,) = np.random.SeedSequence(place).generate_state(1).tolist()
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
 
     def on_train_epoch_end(self) -> None:
-        if not self._held_out:
-            raise UserError("none of the held-out clips can be read: replace them")
-        clip, target = (torch.cat(parts) for parts in zip(*self._held_out, strict=True))
+        held_out = gather(self._held_out)
         self._held_out.clear()
+        if not held_out:
+            raise UserError("none of the held-out clips can be read: replace them")
+        clip, target = (torch.cat(parts) for parts in zip(*held_out, strict=True))
         held_out_loss = clip_loss(clip, target).item()
         if not math.isfinite(held_out_loss):
             raise UserError(
@@ -133,11 +142,21 @@ class DetectorTraining(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         checkpoint["history"] = self.history
         checkpoint["plateau"] = self._plateau.state_dict()
+        checkpoint["epoch_seconds"] = time.perf_counter() - self._epoch_start
+        with self.train_loss.sync_context():
+            checkpoint["train_loss"] = {
+                name: getattr(self.train_loss, name).clone() for name in ("mean_value", "weight")
+            }
         checkpoint["mids"] = list(self.detector.classes.mids)
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         self.history = checkpoint["history"]
         self._plateau_state = checkpoint["plateau"]
+        self._elapsed = checkpoint["epoch_seconds"]
+        if self.global_rank == 0:
+            # The sum over all processes, which are added up again.
+            for name, value in checkpoint["train_loss"].items():
+                setattr(self.train_loss, name, value.to(self.device))
 
 
 def run_batch(detector: Detector, batch: Batch) -> DetectorOutput:
@@ -161,3 +180,12 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     name = "features" if isinstance(batch, FeatureBatch) else "waveform"
     moved = {key: getattr(batch, key).to(device, non_blocking=True) for key in (name, "target")}
     return replace(batch, **moved)
+
+
+def gather(items: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """The items of every process, in the order of their ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(items)
+    parts: list[list[tuple[Tensor, ...]]] = [[]] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
