@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from models.checkpoint import write_text
-from models.data.audioset import Corpus, open_corpus
+from models.data.corpus import Corpus, open_corpus
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
