@@ -20,11 +20,12 @@ from models.system import Batch, move_batch, run_batch
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities."""
+    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities; frame
+    is None of a network that tags clips alone."""
 
     clip_id: str
     clip: np.ndarray
-    frame: np.ndarray
+    frame: np.ndarray | None
     target: np.ndarray
     seconds: float
 
@@ -41,16 +42,13 @@ def detect_clips(
         with torch.no_grad():
             output = run_batch(detector, move_batch(batch, device))
         clip = output.clip.float().cpu().numpy()
-        frame = output.frame.float().cpu().numpy()
-        frames = (
-            [frame.shape[1]] * len(batch) if output.mask is None else output.mask.sum(1).tolist()
-        )
         target = batch.target.cpu().numpy()
         for index, name in enumerate(batch.clip_ids):
+            frame = output.frames_of(index)
             yield ClipResult(
                 name,
                 clip[index],
-                frame[index, : frames[index]],
+                None if frame is None else frame.float().cpu().numpy(),
                 target[index],
                 _seconds(batch, index, detector),
             )
@@ -73,14 +71,15 @@ def evaluate(
 ) -> dict[str, object]:
     """The measures of `models.metrics` on some clips, and each class's own.
 
-    Localisation is measured on the clips that `strong` names; without any it is None.
+    Localisation is measured on the clips that `strong` names; without any, or without frame
+    probabilities, it is None.
     """
     thresholds = detector.thresholds.cpu().numpy()
     clips, targets, found, seconds = [], [], {}, {}
     for result in detect_clips(detector, batches, "evaluation"):
         clips.append(result.clip)
         targets.append(result.target)
-        if result.clip_id in strong:
+        if result.clip_id in strong and result.frame is not None:
             seconds[result.clip_id] = result.seconds
             found[result.clip_id] = find_events(
                 result.frame,

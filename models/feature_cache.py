@@ -1,4 +1,4 @@
-"""Log-mel features of a list of clips, computed once and kept in memory for many epochs."""
+"""Features of a list of clips, computed once and kept in memory for many epochs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from models.data.clips import Clip, ClipBatch, ClipDataset, Unreadable, collate
 from models.data.segments import LabelledClip
-from models.features import FeaturePreset, LogMel
+from models.features import FeaturePreset, FrontEnd
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class FeatureClips(Dataset["FeatureClip | Unreadable"]):
         loader = DataLoader(
             waveforms, batch_size=16, collate_fn=_collate_in_place, num_workers=workers
         )
-        front_end = LogMel(preset)
+        front_end = FrontEnd(preset)
         self.clips: list[FeatureClip | Unreadable] = []
         for batch, skipped in tqdm(loader, description, unit="batch", disable=None, leave=False):
             with torch.no_grad():
-                features, lengths = front_end.log_mel(batch.waveform, batch.lengths)
+                features, lengths = front_end.extract(batch.waveform, batch.lengths)
             read = (
                 FeatureClip(
                     features[index, : lengths[index]].clone(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
+from models.augmentation import AugmentationOptions, Examples
 from models.data.clips import ClipBatch
 from models.detector import Detector
 from models.errors import UserError
 from models.feature_cache import FeatureBatch
+from models.losses import clip_loss
 from models.metrics import tagging_metrics
 from models.output import DetectorOutput
-
-_EPSILON = 1e-7
 
 Batch = ClipBatch | FeatureBatch
 
@@ -35,6 +35,7 @@ class TrainingOptions:
     factor: float = 0.5
     patience: int = 3
     seed: int = 0
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
 
 
 class DetectorTraining(LightningModule):
@@ -51,6 +52,7 @@ class DetectorTraining(LightningModule):
         super().__init__()
         self.detector = detector
         self.options = options
+        self.augment = options.augmentation.build(detector.network.frame_reduction)
         self.history: list[dict[str, float]] = []
         self.train_loss = MeanMetric()
         self._held_out: list[tuple[Tensor, Tensor]] = []
@@ -66,13 +68,22 @@ class DetectorTraining(LightningModule):
         if len(batch) == 0:
             # Not None: in other processes this step has gradients, which are averaged.
             return sum(parameter.sum() * 0 for parameter in self.parameters())
-        output = self(batch)
-        loss = clip_loss(output.clip, batch.target)
+        loss, output = self.batch_loss(batch)
         self.train_loss.update(loss.detach(), weight=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
         # Each clip counts the same, in whichever process and piece of a step it is.
         kept = len(batch) / (len(batch) + len(batch.unreadable))
         return loss * kept + output.penalty
+
+    def batch_loss(self, batch: Batch) -> tuple[Tensor, DetectorOutput]:
+        """The loss of a batch, without what the network adds, and what the network said."""
+        examples = self.augment(examples_of(self.detector, batch))
+        output = self.detector.network(examples.features, examples.lengths)
+        return clip_loss(output.clip, examples.target), output
+
+    def finish(self) -> Detector:
+        """The trained detector."""
+        return self.detector
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         if len(batch):
@@ -120,7 +131,7 @@ class DetectorTraining(LightningModule):
         self._plateau.step(held_out_loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.options.learning_rate)
+        optimizer = torch.optim.Adam(self.detector.parameters(), lr=self.options.learning_rate)
         self._plateau = ReduceLROnPlateau(
             optimizer, factor=self.options.factor, patience=self.options.patience
         )
@@ -150,9 +161,18 @@ class DetectorTraining(LightningModule):
 
 def run_batch(detector: Detector, batch: Batch) -> DetectorOutput:
     """Detect in a batch of waveforms or of features."""
+    examples = examples_of(detector, batch)
+    return detector.network(examples.features, examples.lengths)
+
+
+def examples_of(detector: Detector, batch: Batch) -> Examples:
+    """A batch of waveforms or of features as what a detector's network learns from."""
+    front_end = detector.front_end
     if isinstance(batch, FeatureBatch):
-        return detector.detect(batch.features, batch.lengths)
-    return detector(batch.waveform, batch.lengths)
+        features = front_end.normalise(batch.features, batch.lengths)
+        return Examples(features, batch.lengths, batch.target)
+    features, lengths = front_end(batch.waveform, batch.lengths)
+    return Examples(features, lengths, batch.target)
 
 
 def move_batch(batch: Batch, device: torch.device) -> Batch:
@@ -169,16 +189,3 @@ def gather(items: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
     parts: list[list[tuple[Tensor, ...]]] = [[]] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
-
-
-def clip_loss(clip: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy in float32, finite for every probability.
-
-    Args:
-        clip: (batch, classes) probabilities of any floating type.
-        target: (batch, classes) of 0 and 1.
-    """
-    # Written out: PyTorch's own stops the program at NaN, before the trainer can say what happened.
-    clip = clip.float().clamp(_EPSILON, 1 - _EPSILON)
-    target = target.float()
-    return -(target * clip.log() + (1 - target) * torch.log1p(-clip)).mean()

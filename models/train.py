@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
 from models.data.corpus import Corpus, open_corpus
+from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
@@ -62,6 +65,7 @@ def train(
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
+    options = replace(options, pooling=detector.spec.pooling, features=detector.spec.features)
     run = RunFolder(options.out)
     first = rank_zero_only.rank == 0
     if first:
@@ -80,6 +84,7 @@ def train(
             options.workers,
             options.strict,
             options.accumulate,
+            BALANCING[options.balancing],
         ),
         cache,
     )
@@ -92,7 +97,12 @@ def train(
     system = DetectorTraining(
         detector,
         TrainingOptions(
-            learning_rate=options.learning_rate, patience=options.patience, seed=options.seed
+            learning_rate=options.learning_rate,
+            patience=options.patience,
+            seed=options.seed,
+            augmentation=AugmentationOptions(
+                options.time_shift, options.mixup, options.spec_augment
+            ),
         ),
     )
     trainer = fit(system, data, _trainer_options(options), run)
@@ -100,7 +110,7 @@ def train(
     if not trainer.is_global_zero:
         return {}
     data.unreadable.update(unreadable)
-    detector.to(trainer.strategy.root_device)
+    detector = system.finish().to(trainer.strategy.root_device)
     fit_thresholds(detector, data.held_out_dataloader())
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {
@@ -151,7 +161,7 @@ def _build(spec: DetectorSpec, corpus: Corpus) -> Detector:
         return Detector(spec, corpus.classes)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"the network cannot be built ({error}): correct the --model-option"
+            f"the network cannot be built ({error}): correct --pooling or --model-option"
         ) from error
 
 

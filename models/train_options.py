@@ -6,11 +6,12 @@ import argparse
 import json
 import math
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 
-from milkernels.nn import list_poolings
-from models import list_models
+from models import list_model_poolings, list_models
 from models.data.classes import ClassList
+from models.data.sampling import BALANCING
 from models.errors import CommandParser, UserError
 from models.features import PRESETS
 from models.trainer import PRECISIONS
@@ -27,8 +28,8 @@ class TrainOptions:
     data: Path
     out: Path
     model: str = "dcase2017_crnn"
-    pooling: str = "linear_softmax"
-    features: str = "dcase2017"
+    pooling: str | None = None
+    features: str | None = None
     epochs: int = 20
     batch_size: int = 32
     epoch_batches: int | None = None
@@ -38,6 +39,10 @@ class TrainOptions:
     held_out: float = 0.1
     normalisation_clips: int = 2000
     model_options: dict[str, object] = field(default_factory=dict)
+    balancing: str = "round_robin"
+    time_shift: float = 0.0
+    mixup: float = 0.0
+    spec_augment: bool = False
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -130,8 +135,9 @@ def _parser() -> CommandParser:
         help="a run's config.json: its options, where they are not given here",
     )
     add("--model", choices=list_models(), default="dcase2017_crnn")
-    add("--pooling", choices=list_poolings(probabilities=True), default="linear_softmax")
-    add("--features", choices=list(PRESETS), default="dcase2017")
+    poolings = dict.fromkeys(chain.from_iterable(map(list_model_poolings, list_models())))
+    add("--pooling", choices=list(poolings), help="default: the model's own")
+    add("--features", choices=list(PRESETS), help="default: the model's own")
     add(
         "--model-option",
         action="append",
@@ -177,6 +183,22 @@ def _parser() -> CommandParser:
         metavar="N",
         help="training clips that mean and variance are taken from, default 2000",
     )
+    add(
+        "--balancing",
+        choices=list(BALANCING),
+        default="round_robin",
+        help="draw classes in turn, as the clips come but the most frequent class at most 5 times "
+        "as often as the rarest (ratio)",
+    )
+    add(
+        "--time-shift",
+        type=_rate,
+        default=0.0,
+        metavar="FRAMES",
+        help="turn clips in time: standard deviation in feature frames, 16 in the papers",
+    )
+    add("--mixup", type=_rate, default=0.0, metavar="ALPHA", help="mix clips, shares of Beta(α, α)")
+    add("--spec-augment", action="store_true", help="blank stripes of frames and of bands")
     add(
         "--accumulate",
         type=_positive,

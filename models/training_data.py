@@ -16,7 +16,7 @@ from models.data.sampling import BalancedBatchSampler, held_out_split
 from models.data.segments import ClipSource
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
-from models.features import FeaturePreset, LogMel
+from models.features import FeaturePreset, FrontEnd
 from models.step_batches import StepBatches
 from models.system import Batch, move_batch
 
@@ -32,6 +32,7 @@ class LoadingOptions:
         workers: processes that read audio, for each process that trains.
         strict: stop at a clip that cannot be read, instead of leaving it out.
         accumulate: pieces that a process's part of a step is computed in.
+        max_ratio: how many times as often as the rarest class one is drawn at most.
     """
 
     batch_size: int = 32
@@ -40,6 +41,7 @@ class LoadingOptions:
     workers: int = 0
     strict: bool = False
     accumulate: int = 1
+    max_ratio: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,9 @@ class TrainingData(LightningDataModule):
         self._train = cache.train if cache else self._clips(corpus.train)
         self._training, self._held_out = training, held_out
         self._evaluation = cache.evaluation if cache else self._clips(corpus.evaluation)
-        self.batches = BalancedBatchSampler(labels[training], options.batch_size, options.seed)
+        self.batches = BalancedBatchSampler(
+            labels[training], options.batch_size, options.seed, options.max_ratio
+        )
 
     def train_dataloader(self) -> DataLoader:
         """The epoch's batches; where an interrupted epoch goes on, those that are left of it."""
@@ -142,7 +146,7 @@ class TrainingData(LightningDataModule):
         return move_batch(batch, device)
 
     def normalisation_batches(
-        self, front_end: LogMel, limit: int
+        self, front_end: FrontEnd, limit: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Features of up to `limit` training clips, drawn with the run's seed.
 
@@ -159,7 +163,7 @@ class TrainingData(LightningDataModule):
             if self.cache:
                 yield batch.features, batch.lengths
             else:
-                yield front_end.log_mel(batch.waveform, batch.lengths)
+                yield front_end.extract(batch.waveform, batch.lengths)
         if not found:
             raise UserError(
                 f"{self.corpus.directory}: none of its training clips can be read: replace them"

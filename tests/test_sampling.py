@@ -27,6 +27,32 @@ def test_every_batch_holds_about_equally_many_clips_of_each_class() -> None:
         assert sorted(counts.values()) == [3, 3, 4]
 
 
+def shares(labels: list[tuple[int, ...]], max_ratio: int) -> dict[int, float]:
+    """How often each class is drawn, relative to the rarest, over many batches."""
+    sampler = BalancedBatchSampler(labels, 20, max_ratio=max_ratio)
+    counts: Counter[int] = Counter()
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        counts.update(labels[index][0] for batch in sampler for index in batch)
+    return {label: count / min(counts.values()) for label, count in counts.items()}
+
+
+def test_with_a_ratio_the_most_frequent_class_is_drawn_at_most_so_many_times_the_rarest() -> None:
+    assert shares(SKEWED, 5) == pytest.approx({0: 5, 1: 3, 2: 1}, rel=0.02)
+    assert shares(SKEWED, 1) == pytest.approx({0: 1, 1: 1, 2: 1}, rel=0.02)
+
+
+def test_with_a_ratio_what_is_nearly_balanced_stays_as_it_is() -> None:
+    assert shares([(0,)] * 40 + [(1,)] * 20, 5) == pytest.approx({0: 2, 1: 1}, rel=0.02)
+
+
+def test_with_a_ratio_the_order_of_classes_changes_from_round_to_round() -> None:
+    (batch,) = BalancedBatchSampler([(0,), (1,), (2,)] * 10, 30, max_ratio=5)
+    rounds = [tuple(index % 3 for index in batch[start : start + 3]) for start in range(0, 30, 3)]
+    assert all(sorted(turns) == [0, 1, 2] for turns in rounds)
+    assert len(set(rounds)) > 1
+
+
 @pytest.mark.parametrize(("clips", "size", "batches"), [(100, 10, 10), (101, 10, 11), (3, 8, 1)])
 def test_an_epoch_has_as_many_full_batches_as_the_clips_need(
     clips: int, size: int, batches: int
@@ -81,6 +107,7 @@ def test_a_data_loader_takes_its_batches_and_a_training_loop_finds_its_epoch() -
     [
         (([(0,)], 0), "batch_size: expected at least 1, got 0"),
         (([(0,)], 1, -1), "seed: expected at least 0, got -1"),
+        (([(0,)], 1, 0, 0), "max_ratio: expected at least 1, got 0"),
         (([], 1), "targets: expected at least one clip"),
         ((torch.zeros(3), 1), r"targets: expected shape \(N, num_classes\), got \(3,\)"),
     ],

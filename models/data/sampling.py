@@ -11,6 +11,9 @@ from torch.utils.data import Sampler
 
 from models.data.labels import Labels, label_matrix, matrix_from_counts
 
+BALANCING = {"round_robin": 1, "ratio": 5}
+"""`max_ratio` by the name of the rule: Wang et al., 2019, and Xu et al., 2018."""
+
 
 class BalancedBatchSampler(Sampler[list[int]]):
     """Mini-batches in which the classes take turns.
@@ -19,19 +22,38 @@ class BalancedBatchSampler(Sampler[list[int]]):
     classes, so that a mini-batch holds about equally many clips of each. Classes without clips
     are passed over, clips without labels form one more class. An epoch has
     ceil(N / batch_size) batches of batch_size clips and depends on (seed, epoch) alone.
+
+    With `max_ratio` above 1 a class has several turns in each round, whose order is drawn anew: as
+    many as it has clips for each clip of the rarest class, and at most `max_ratio`. The most
+    frequent class is then drawn at most `max_ratio` times as often as the rarest.
+
+    Args:
+        targets: labels of the clips.
+        batch_size: clips in a mini-batch.
+        seed: of the order.
+        max_ratio: most turns of a class in a round.
+
+    Raises:
+        ValueError: for a number that is too small, and without clips.
     """
 
-    def __init__(self, targets: Labels, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, targets: Labels, batch_size: int, seed: int = 0, max_ratio: int = 1) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if seed < 0:
             raise ValueError(f"seed: expected at least 0, got {seed}")
+        if max_ratio < 1:
+            raise ValueError(f"max_ratio: expected at least 1, got {max_ratio}")
         groups = _groups(targets)
         self._num_clips = groups.shape[0]
         self._members = _members(groups)
         if not self._num_clips:
             raise ValueError("targets: expected at least one clip, got none")
+        sizes = np.array([len(clips) for clips in self._members])
+        turns = np.clip(np.rint(sizes / sizes.min()), 1, max_ratio).astype(int)
+        self._turns = np.repeat(np.arange(len(sizes)), turns)
         self.batch_size = batch_size
+        self.max_ratio = max_ratio
         self.seed = seed
         self.epoch = 0
 
@@ -49,14 +71,18 @@ class BalancedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(len(self._members))
-        queues: list[np.ndarray] = [np.empty(0, dtype=np.int32) for _ in order]
-        left = [0] * len(order)
+        order = rng.permutation(self._turns)
+        queues: list[np.ndarray] = [np.empty(0, dtype=np.int32) for _ in self._members]
+        left = [0] * len(queues)
         draw = 0
         for _ in range(len(self)):
             batch = []
             for _ in range(self.batch_size):
-                index = order[draw % len(order)]
+                if draw == len(order):
+                    draw = 0
+                    if self.max_ratio > 1:
+                        order = rng.permutation(self._turns)
+                index = order[draw]
                 draw += 1
                 if not left[index]:
                     queues[index] = rng.permutation(self._members[index])
