@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from models.data.audioset import open_corpus
 from models.data.classes import ClassList
+from models.data.corpus import open_corpus
 from models.data.sampling import BalancedBatchSampler, held_out_split
 from models.data.segments import SegmentList
 from models.errors import CommandParser, run_command

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models import build_model, model_class
 from models.checkpoint import save_atomically
-from models.data.audioset import ClassList
+from models.data.classes import ClassList
 from models.errors import UserError
 from models.features import PRESETS, FrontEnd
 from models.output import DetectorOutput

@@ -87,7 +87,6 @@ class MeanTeacherTraining(DetectorTraining):
         self.strong = strong
         self.mean_teacher = mean_teacher or MeanTeacherOptions()
         self.teacher = copy.deepcopy(detector.network).requires_grad_(False)
-        self._taught_steps = 0
 
     def forward(self, batch: Batch) -> DetectorOutput:
         """Detect with the teacher."""
@@ -122,15 +121,10 @@ class MeanTeacherTraining(DetectorTraining):
             return self.mean_teacher.ramp_up_steps
         return self.trainer.estimated_stepping_batches / 2
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
-        self._taught_steps = self.global_step
-
-    def on_train_batch_end(self, *rest: object) -> None:
-        super().on_train_batch_end(*rest)
-        if self.global_step > self._taught_steps:
-            self._taught_steps = self.global_step
-            self._follow(self.mean_teacher.decay_at(self.global_step))
+    def optimizer_step(self, *arguments: object, **named: object) -> None:
+        super().optimizer_step(*arguments, **named)
+        # Here and not at the batch's end, by when a checkpoint of this step may be written.
+        self._follow(self.mean_teacher.decay_at(self.global_step + 1))
 
     def finish(self) -> Detector:
         """The teacher as a detector."""

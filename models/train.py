@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
-from models.data.audioset import Corpus, open_corpus
+from models.data.corpus import Corpus, open_corpus
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
@@ -110,7 +110,7 @@ def train(
     if not trainer.is_global_zero:
         return {}
     data.unreadable.update(unreadable)
-    detector.to(trainer.strategy.root_device)
+    detector = system.finish().to(trainer.strategy.root_device)
     fit_thresholds(detector, data.held_out_dataloader())
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {

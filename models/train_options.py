@@ -98,8 +98,8 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
     """Let a run's config.json stand for options that are not given."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content = {**content, **content.pop("circumstances", {})}
-    except (OSError, ValueError, TypeError) as error:
+        content.update(content.pop("circumstances", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"--config {path}: expected a run's config.json ({error})") from error
     content.pop("classes", None)
     unknown = sorted(set(content) - set(_names()))

@@ -74,13 +74,14 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, when the trainer has come to rest.
         Terminated: after SIGTERM, when a checkpoint is written.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     trainer = _trainer(options, run)
     pieces = trainer.world_size * options.accumulate
     if data.options.batch_size % pieces:
         raise UserError(
             f"--batch-size {data.options.batch_size}: expected a multiple of {pieces}, the pieces "
-            f"that {trainer.world_size} processes with --accumulate {options.accumulate} cut it into"
+            f"that {trainer.world_size} processes and --accumulate {options.accumulate} cut it into"
         )
     if options.compile:
         system.detector.network.compile()
@@ -91,9 +92,10 @@ def fit(
             trainer.fit(system, data, ckpt_path=run.checkpoint if run.checkpoint.exists() else None)
     except (SystemExit, Terminated) as error:
         # The trainer has ended in good order after a signal; an interrupted one exits by itself.
-        if trainer.is_global_zero:
-            done, epochs = len(system.history), options.epochs
-            print(f"{done} of {epochs} epochs are in {run.path}", file=sys.stderr)
+        if not trainer.is_global_zero:
+            sys.exit(0)
+        done, epochs = len(system.history), options.epochs
+        print(f"{done} of {epochs} epochs are in {run.path}", file=sys.stderr)
         if isinstance(error, Terminated):
             raise
         raise KeyboardInterrupt from None

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from models.data.audioset import Corpus
 from models.data.clips import ClipDataset, collate
+from models.data.corpus import Corpus
 from models.data.sampling import BalancedBatchSampler, held_out_split
 from models.data.segments import ClipSource
 from models.errors import UserError

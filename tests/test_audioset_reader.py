@@ -11,16 +11,15 @@ import soundfile
 
 from models.data.audioset import (
     INCOMPLETE,
-    Segment,
     StrongLabel,
-    open_corpus,
     read_segments,
     read_strong_labels,
     write_segments,
     write_strong_labels,
 )
 from models.data.classes import ClassList
-from models.data.segments import SegmentList
+from models.data.corpus import open_corpus
+from models.data.segments import Segment, SegmentList
 from models.errors import UserError
 
 CLASSES = ClassList(("/m/09x0r", "/t/dd00135", "/m/0bt9lr"), ("Speech", "Children shouting", "Dog"))

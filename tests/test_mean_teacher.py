@@ -11,7 +11,8 @@ from networks import SMALL
 from torch.utils.data import DataLoader
 
 from models.augmentation import AugmentationOptions
-from models.data.audioset import ClassList, StrongLabel
+from models.data.audioset import StrongLabel
+from models.data.classes import ClassList
 from models.detector import Detector, DetectorSpec
 from models.feature_cache import FeatureBatch
 from models.frame_targets import frame_targets

@@ -14,7 +14,8 @@ import torch
 
 from models import train as program
 from models.checkpoint import write_atomically, write_text
-from models.data.audioset import ClassList, open_corpus
+from models.data.classes import ClassList
+from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.segments import SegmentList
 from models.detector import load_detector

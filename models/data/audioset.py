@@ -6,10 +6,12 @@ stored, and not the full recording.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,7 @@ import numpy as np
 from models.data.audio_files import AudioFiles
 from models.data.classes import ClassList
 from models.data.segments import Segment, SegmentBuilder, SegmentList
-from models.data.tables import kind, read_rows, shown, write_lines
+from models.data.tables import read_rows, shown, write_lines
 from models.errors import UserError
 
 INCOMPLETE = "INCOMPLETE"
@@ -46,17 +48,6 @@ class StrongLabel:
     onset: float
     offset: float
     label: int
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus folder, read; `strong` maps a clip id to its events and is empty without them."""
-
-    directory: Path
-    classes: ClassList
-    train: SegmentList
-    evaluation: SegmentList
-    strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
 
 
 def clip_id(ytid: str, start: float) -> str:
@@ -141,37 +132,20 @@ def write_strong_labels(path: Path, labels: Iterable[StrongLabel], classes: Clas
     write_lines(path, ["\t".join(STRONG_HEADER), *rows])
 
 
-def open_corpus(directory: Path) -> Corpus:
-    """Read a corpus folder laid out as AudioSet's files are.
-
-    The folder holds `class_labels_indices.csv`, `train_segments.csv` (or AudioSet's
-    `balanced_train_segments.csv`, `unbalanced_train_segments.csv`, or both, taken together),
-    `eval_segments.csv`, `audio/` and, optionally, `eval_strong.tsv`.
-    UserError names what is missing, half written or cannot be read.
-    """
-    if not directory.is_dir():
-        raise UserError(f"{directory}: expected a corpus folder, found {kind(directory)}")
-    if (directory / INCOMPLETE).exists():
-        raise UserError(
-            f"{directory}: this corpus is half written: run the mix command that made it again"
-        )
-    train_paths = next(
-        (found for names in TRAIN_FILES if (found := _existing(directory, names))), []
-    )
-    if not train_paths:
+def segment_tables(directory: Path) -> list[Path]:
+    """A corpus folder's lists of training segments; UserError where there are none."""
+    tables = next((found for names in TRAIN_FILES if (found := _existing(directory, names))), [])
+    if not tables:
         names = " or ".join(name for group in TRAIN_FILES for name in group)
         raise UserError(f"{directory}: expected {names} in this corpus folder, found none of them")
-    classes = ClassList.read(directory / "class_labels_indices.csv")
+    return tables
+
+
+def read_segment_lists(directory: Path, classes: ClassList) -> tuple[SegmentList, SegmentList]:
+    """The training and the evaluation segments of a corpus folder laid out as AudioSet's files."""
     files = AudioFiles(directory / "audio")
     evaluation = _segments([directory / "eval_segments.csv"], files, classes)
-    strong_path = directory / "eval_strong.tsv"
-    return Corpus(
-        directory=directory,
-        classes=classes,
-        train=_segments(train_paths, files, classes),
-        evaluation=evaluation,
-        strong=read_strong_labels(strong_path, classes) if strong_path.exists() else {},
-    )
+    return _segments(segment_tables(directory), files, classes), evaluation
 
 
 def _existing(directory: Path, names: Iterable[str]) -> list[Path]:
@@ -179,6 +153,23 @@ def _existing(directory: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList) -> SegmentList:
+    with _without_collector():
+        return _read_segments(paths, files, classes)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Rows make no cycles; looking for some among millions of them takes 40 % of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList) -> SegmentList:
     builder = SegmentBuilder()
     labels = _LabelReader(classes)
     missing, first_missing = 0, ""
@@ -261,7 +252,7 @@ def _find(rows: Sequence[_Row], files: AudioFiles) -> np.ndarray:
 
 
 def _chunks(
-    rows: Iterator[tuple[int, list[str]]], size: int = 1 << 17
+    rows: Iterator[tuple[int, list[str]]], size: int = 1 << 15
 ) -> Iterator[list[tuple[int, list[str]]]]:
     while chunk := list(islice(rows, size)):
         yield chunk
