@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,12 +14,21 @@ from torch.utils.data import DataLoader
 from models.augmentation import AugmentationOptions
 from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
-from models.detector import Detector, DetectorSpec
+from models.data.corpus import open_corpus
+from models.data.mixing import MixOptions, mix_corpus
+from models.data.parts import split_parts
+from models.data.segments import SegmentList
+from models.detector import Detector, DetectorSpec, load_detector
+from models.errors import UserError
 from models.feature_cache import FeatureBatch
+from models.features import PRESETS
 from models.frame_targets import frame_targets
 from models.losses import clip_loss, frame_loss, squared_error
 from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining
 from models.system import TrainingOptions
+from models.train import train
+from models.train_options import TrainOptions
+from models.training_data import cache_features
 
 CLASSES = ClassList(("/m/a", "/m/b", "/m/c"), ("A", "B", "C"))
 STRONG = {"strong": [StrongLabel("strong", 0.2, 0.6, 1)]}
@@ -160,3 +170,73 @@ def test_frames_are_true_where_an_event_covers_their_middle(onset, offset, frame
     assert target.shape == (2, 5, 3)
     assert target[0, :, 2].nonzero().squeeze(1).tolist() == frames
     assert target.sum() == len(frames)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Mixed clips: of every three one is strongly labelled, one weakly and one not at all."""
+    directory = tmp_path_factory.mktemp("corpus") / "mixed"
+    mix_corpus(MixOptions(directory, train=30, evaluation=4, seconds=1.0), progress=False)
+    mixed = open_corpus(directory)
+    clips = [
+        replace(clip, labels=clip.labels if index % 3 else ())
+        for index, clip in enumerate(mixed.train)
+    ]
+    strong = {
+        clip.clip_id: [StrongLabel(clip.clip_id, 0.0, 0.5, label) for label in clip.labels]
+        for clip in clips[1::3]
+    }
+    train_clips = SegmentList.of(clips, len(mixed.classes))
+    return replace(mixed, train=train_clips, train_strong=strong)
+
+
+def test_only_weakly_labelled_clips_are_held_out(corpus):
+    parts = split_parts(corpus, 0.3)
+    assert parts.strong.tolist() == list(range(1, 30, 3))
+    assert parts.unlabelled.tolist() == list(range(0, 30, 3))
+    assert sorted([*parts.weak, *parts.held_out]) == list(range(2, 30, 3))
+    assert len(parts.held_out) >= 3
+    training = parts.training
+    assert [training[places].tolist() for places in parts.places()] == [
+        part.tolist() for part in (parts.strong, parts.weak, parts.unlabelled)
+    ]
+
+
+def test_a_run_with_a_mean_teacher_repeats_and_keeps_the_teacher(corpus, tmp_path):
+    options = TrainOptions(
+        corpus.directory,
+        tmp_path / "first",
+        model="power_crnn",
+        model_options=SMALL["power_crnn"],
+        epochs=2,
+        batch_size=8,
+        held_out=0.3,
+        time_shift=16.0,
+        mean_teacher=True,
+        accelerator="cpu",
+        devices="1",
+        cache_features=True,
+    )
+    cache = cache_features(corpus, PRESETS["dcase2017"])
+    metrics = train(options, corpus, cache)
+    assert metrics["clips"] == 4
+    assert train(replace(options, out=tmp_path / "second"), corpus, cache) == metrics
+    state = torch.load(tmp_path / "first" / "last.ckpt", weights_only=True)["state_dict"]
+    kept = load_detector(tmp_path / "first" / "model.pt").network.state_dict()
+    for name, value in kept.items():
+        assert torch.equal(value, state[f"teacher.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixup": 0.5}, "--mean-teacher: mixup: expected none"),
+        ({"ema": 0.9}, "--ema: expected none with --mean-teacher"),
+        ({"model": "gmap_cnn"}, "--mean-teacher: detector: expected a network with frame"),
+        ({"batch_size": 2}, "--batch-size: .*at least 3"),
+    ],
+)
+def test_what_does_not_go_with_a_mean_teacher_is_refused(changes, message, corpus, tmp_path):
+    options = TrainOptions(corpus.directory, tmp_path / "run", held_out=0.3, mean_teacher=True)
+    with pytest.raises(UserError, match=message):
+        train(replace(options, **changes), corpus)
