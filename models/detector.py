@@ -57,6 +57,11 @@ class Detector(nn.Module):
         self.network = build_model(
             spec.model, len(classes), spec.pooling, **{**inputs, **spec.options}
         )
+        if kind.fixed_frames and self.network.num_frames < self.preset.clip_frames:
+            raise ValueError(
+                f"num_frames: expected at least {self.preset.clip_frames}, the frames of "
+                f"{self.preset.clip_seconds:g} s, got {self.network.num_frames}"
+            )
         self.spec = replace(spec, pooling=self.network.pooling, features=features)
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
 
