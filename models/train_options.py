@@ -112,7 +112,7 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
     content["model_option"] = list(content.pop("model_options", {}).items())
     for action in parser._actions:
         value = content.get(action.dest)
-        if value is None:
+        if value is None or value == action.default:
             continue
         # Text goes through the option's own checks, as on the command line.
         plain = isinstance(value, str | int | float) and not isinstance(value, bool)
