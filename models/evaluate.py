@@ -10,11 +10,19 @@ import torch
 from tqdm import tqdm
 
 from models.data.audioset import StrongLabel
-from models.detection import find_events, tune_thresholds
+from models.data.classes import ClassList
+from models.detection import (
+    DetectionOptions,
+    ScoredClip,
+    filter_frames,
+    find_events,
+    tune_thresholds,
+)
 from models.detector import Detector
 from models.errors import UserError
 from models.feature_cache import FeatureBatch
 from models.metrics import class_scores, localisation_metrics, tagging_metrics
+from models.psds import psds
 from models.system import Batch, move_batch, run_batch
 
 
@@ -27,6 +35,30 @@ class ClipResult:
     frame: np.ndarray
     target: np.ndarray
     seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What posteriors are held against: classes, thresholds (classes,), seconds from a frame to
+    the next, and the true events of the clips that have any."""
+
+    classes: ClassList
+    thresholds: np.ndarray
+    frame_seconds: float
+    strong: Mapping[str, Sequence[StrongLabel]]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How frames become events.
+
+    Attributes:
+        median: width of a median filter over frames in seconds, one or one for each class.
+        gated: a class below its threshold in the clip has no events there.
+    """
+
+    median: float | Sequence[float] = 0.0
+    gated: bool = True
 
 
 def detect_clips(
@@ -58,46 +90,72 @@ def detect_clips(
 
 def fit_thresholds(detector: Detector, batches: Iterable[Batch]) -> None:
     """Set the detector's thresholds to the best clip-level F1 of each class on held-out clips."""
-    results = list(detect_clips(detector, batches, "thresholds"))
-    thresholds = tune_thresholds(
-        np.stack([result.clip for result in results]),
-        np.stack([result.target for result in results]),
-    )
+    thresholds = tune_on(detect_clips(detector, batches, "thresholds"))
     detector.thresholds.copy_(torch.from_numpy(thresholds))
+
+
+def tune_on(results: Iterable[ClipResult]) -> np.ndarray:
+    """(classes,) thresholds of the best clip-level F1; the clips' frames are not kept."""
+    pairs = [(result.clip, result.target) for result in results]
+    if not pairs:
+        raise UserError("none of the held-out clips can be read: replace them")
+    probability, target = (np.stack(part) for part in zip(*pairs, strict=True))
+    return tune_thresholds(probability, target)
 
 
 def evaluate(
     detector: Detector,
     batches: Iterable[Batch],
     strong: Mapping[str, Sequence[StrongLabel]],
+    options: EvaluationOptions | None = None,
 ) -> dict[str, object]:
-    """The measures of `models.metrics` on some clips, and each class's own.
+    """A detector's measures on some clips, as `measure` gives them."""
+    return measure(
+        detect_clips(detector, batches, "evaluation"),
+        Judged(
+            detector.classes, detector.thresholds.cpu().numpy(), detector.frame_seconds, strong
+        ),
+        options,
+    )
 
-    Localisation is measured on the clips that `strong` names; without any it is None.
+
+def measure(
+    results: Iterable[ClipResult], judged: Judged, options: EvaluationOptions | None = None
+) -> dict[str, object]:
+    """The measures of `models.metrics` and `models.psds`, and each class's own.
+
+    Localisation is measured on the clips that `judged.strong` names; without any it is None. Frames
+    of those clips alone are held in memory.
     """
-    thresholds = detector.thresholds.cpu().numpy()
-    clips, targets, found, seconds = [], [], {}, {}
-    for result in detect_clips(detector, batches, "evaluation"):
+    options = options or EvaluationOptions()
+    thresholds, strong = judged.thresholds, judged.strong
+    clips, targets, found = [], [], {}
+    scored: dict[str, ScoredClip] = {}
+    for result in results:
         clips.append(result.clip)
         targets.append(result.target)
         if result.clip_id in strong:
-            seconds[result.clip_id] = result.seconds
             found[result.clip_id] = find_events(
                 result.frame,
                 thresholds,
-                detector.frame_seconds,
+                judged.frame_seconds,
                 result.seconds,
-                clip=result.clip,
+                DetectionOptions(options.median),
+                clip=result.clip if options.gated else None,
             )
+            frame = filter_frames(result.frame, options.median, judged.frame_seconds)
+            scored[result.clip_id] = ScoredClip(frame, strong[result.clip_id], result.seconds)
     if not clips:
         raise UserError("none of the evaluation clips can be read: replace them")
     probability, target = np.stack(clips), np.stack(targets)
     precision, area = class_scores(probability, target)
+    seconds = {name: clip.seconds for name, clip in scored.items()}
     return {
-        **tagging_metrics(probability, target, thresholds),
-        **localisation_metrics(strong, found, seconds, len(detector.classes)),
+        **tagging_metrics(probability, target, thresholds, (precision, area)),
+        **localisation_metrics(strong, found, seconds, len(judged.classes)),
+        **psds(scored, judged.frame_seconds),
         "clips": len(clips),
-        "strongly_labelled_clips": len(seconds),
+        "strongly_labelled_clips": len(scored),
         "classes": [
             {
                 "mid": mid,
@@ -107,7 +165,7 @@ def evaluate(
                 "threshold": float(thresholds[index]),
             }
             for index, (mid, name) in enumerate(
-                zip(detector.classes.mids, detector.classes.names, strict=True)
+                zip(judged.classes.mids, judged.classes.names, strict=True)
             )
         ],
     }

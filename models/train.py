@@ -24,7 +24,10 @@ from models.system import DetectorTraining, TrainingOptions
 from models.trainer import TrainerOptions, fit
 from models.training_data import CachedFeatures, LoadingOptions, TrainingData, cache_features
 
-MEASURES = ("mAP", "mAUC", "d_prime", "clip_f1", "segment_f1", "segment_er", "event_f1")
+MEASURES = (
+    *("mAP", "mAUC", "d_prime", "clip_f1", "clip_f1_macro"),
+    *("segment_f1", "segment_er", "event_f1", "psds_1", "psds_2"),
+)
 """Keys of metrics.json that compare systems."""
 
 
