@@ -9,7 +9,7 @@ import librosa
 import torch
 from torch import Tensor, nn
 
-from models.output import frame_mask
+from models.layers.padding import frame_mask
 
 
 @dataclass(frozen=True)

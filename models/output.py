@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -14,17 +13,13 @@ class DetectorOutput:
 
     Attributes:
         clip: (batch, classes) probability that the class occurs in the clip, float32.
-        frame: (batch, frames, classes) probability of the class at each frame.
+        frame: (batch, frames, classes) probability of the class at each frame; None of a network
+            that tags clips alone.
         mask: (batch, frames) bool, True for a real frame; None where all of them are.
-        penalty: what the pooling adds to the loss.
+        penalty: what the network adds to the loss of its clip probabilities.
     """
 
     clip: Tensor
-    frame: Tensor
+    frame: Tensor | None
     mask: Tensor | None = None
     penalty: Tensor | float = 0.0
-
-
-def frame_mask(lengths: Tensor, frames: int, device: torch.device) -> Tensor:
-    """(batch, frames) bool, True for the first `lengths` frames of each clip."""
-    return torch.arange(frames, device=device) < lengths.to(device).unsqueeze(1)

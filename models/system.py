@@ -18,10 +18,9 @@ from models.data.clips import ClipBatch
 from models.detector import Detector
 from models.errors import UserError
 from models.feature_cache import FeatureBatch
+from models.losses import clip_loss
 from models.metrics import tagging_metrics
 from models.output import DetectorOutput
-
-_EPSILON = 1e-7
 
 Batch = ClipBatch | FeatureBatch
 
@@ -141,16 +140,3 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     name = "features" if isinstance(batch, FeatureBatch) else "waveform"
     moved = {key: getattr(batch, key).to(device, non_blocking=True) for key in (name, "target")}
     return replace(batch, **moved)
-
-
-def clip_loss(clip: Tensor, target: Tensor) -> Tensor:
-    """Mean binary cross-entropy in float32, finite for every probability.
-
-    Args:
-        clip: (batch, classes) probabilities of any floating type.
-        target: (batch, classes) of 0 and 1.
-    """
-    # Written out: PyTorch's own stops the program at NaN, before the trainer can say what happened.
-    clip = clip.float().clamp(_EPSILON, 1 - _EPSILON)
-    target = target.float()
-    return -(target * clip.log() + (1 - target) * torch.log1p(-clip)).mean()

@@ -7,7 +7,7 @@ import torch
 
 from milkernels.nn import list_poolings
 from models import build_model, list_models
-from models.system import clip_loss
+from models.losses import clip_loss
 
 NARROW = {"channels": [4, 6, 8], "gru_width": 6}
 

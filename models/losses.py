@@ -1,0 +1,57 @@
+"""What the systems are trained to make small, in float32 and finite for every finite input."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_EPSILON = 1e-7
+
+
+def clip_loss(clip: Tensor, target: Tensor) -> Tensor:
+    """Mean binary cross-entropy of clips.
+
+    Args:
+        clip: (batch, classes) probabilities of any floating type.
+        target: (batch, classes) from 0 to 1.
+    """
+    return _cross_entropy(clip, target).mean()
+
+
+def frame_loss(frame: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of real frames; 0 where there is none.
+
+    Args:
+        frame: (batch, frames, classes) probabilities of any floating type.
+        target: (batch, frames, classes) from 0 to 1.
+        mask: (batch, frames) bool, True for a real frame; None where all are.
+    """
+    return _masked_mean(_cross_entropy(frame, target), mask)
+
+
+def reconstruction_loss(
+    reconstruction: Tensor, features: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Mean squared error over real frames; 0 where there is none.
+
+    Deshmukh et al., 2020, eq. 7: the auxiliary task's loss, which α weighs.
+
+    Args:
+        reconstruction, features: (batch, frames, mels) of any floating type.
+        mask: (batch, frames) bool, True for a real frame; None where all are.
+    """
+    return _masked_mean((reconstruction.float() - features.float()).square(), mask)
+
+
+def _cross_entropy(probability: Tensor, target: Tensor) -> Tensor:
+    # Written out: PyTorch's own stops the program at NaN, before the trainer can say what happened.
+    probability = probability.float().clamp(_EPSILON, 1 - _EPSILON)
+    target = target.float()
+    return -(target * probability.log() + (1 - target) * (-probability).log1p())
+
+
+def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of (batch, frames, n) over real frames; padded frames may hold anything."""
+    if mask is None:
+        return values.mean() if values.numel() else values.sum()
+    count = mask.sum().clamp(min=1) * values.shape[2]
+    return values.masked_fill(~mask[..., None], 0).sum() / count
