@@ -28,11 +28,14 @@ from models.system import Batch, move_batch, run_batch
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities."""
+    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities.
+
+    `frame` is None of a network that tags clips alone.
+    """
 
     clip_id: str
     clip: np.ndarray
-    frame: np.ndarray
+    frame: np.ndarray | None
     target: np.ndarray
     seconds: float
 
@@ -55,10 +58,12 @@ class EvaluationOptions:
     Attributes:
         median: width of a median filter over frames in seconds, one or one for each class.
         gated: a class below its threshold in the clip has no events there.
+        psds: score all thresholds too, which takes as long as the rest and longer.
     """
 
     median: float | Sequence[float] = 0.0
     gated: bool = True
+    psds: bool = True
 
 
 def detect_clips(
@@ -73,16 +78,14 @@ def detect_clips(
         with torch.no_grad():
             output = run_batch(detector, move_batch(batch, device))
         clip = output.clip.float().cpu().numpy()
-        frame = output.frame.float().cpu().numpy()
-        frames = (
-            [frame.shape[1]] * len(batch) if output.mask is None else output.mask.sum(1).tolist()
-        )
+        frame = None if output.frame is None else output.frame.float().cpu().numpy()
+        mask = None if output.mask is None else output.mask.sum(1).tolist()
         target = batch.target.cpu().numpy()
         for index, name in enumerate(batch.clip_ids):
             yield ClipResult(
                 name,
                 clip[index],
-                frame[index, : frames[index]],
+                None if frame is None else frame[index, : mask[index] if mask else None],
                 target[index],
                 _seconds(batch, index, detector),
             )
@@ -134,7 +137,7 @@ def measure(
     for result in results:
         clips.append(result.clip)
         targets.append(result.target)
-        if result.clip_id in strong:
+        if result.frame is not None and result.clip_id in strong:
             found[result.clip_id] = find_events(
                 result.frame,
                 thresholds,
@@ -153,7 +156,7 @@ def measure(
     return {
         **tagging_metrics(probability, target, thresholds, (precision, area)),
         **localisation_metrics(strong, found, seconds, len(judged.classes)),
-        **psds(scored, judged.frame_seconds),
+        **(psds(scored, judged.frame_seconds) if options.psds else {}),
         "clips": len(clips),
         "strongly_labelled_clips": len(scored),
         "classes": [
