@@ -11,7 +11,6 @@ import numpy as np
 from scipy.ndimage import label as label_runs
 from scipy.ndimage import median_filter
 
-
 SEGMENT_SECONDS = 1.0
 """Length of the segments that localisation is measured on."""
 

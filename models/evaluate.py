@@ -115,9 +115,7 @@ def evaluate(
     """A detector's measures on some clips, as `measure` gives them."""
     return measure(
         detect_clips(detector, batches, "evaluation"),
-        Judged(
-            detector.classes, detector.thresholds.cpu().numpy(), detector.frame_seconds, strong
-        ),
+        Judged(detector.classes, detector.thresholds.cpu().numpy(), detector.frame_seconds, strong),
         options,
     )
 

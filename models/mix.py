@@ -60,8 +60,8 @@ def parse() -> MixOptions:
         nargs="+",
         default=(),
         metavar="S",
-        help="seconds, a fifth more or less, that events of the first, second, ... class last, from "
-        "the start again where there are more classes; default: as the recordings do",
+        help="seconds, a fifth more or less, that events of the first, second, ... class last, "
+        "from the start again where there are more classes; default: as the recordings do",
     )
     parser.add_argument("--format", choices=("flac", "wav"), default="flac", help="default flac")
     given = parser.parse_args()

@@ -67,7 +67,7 @@ def psds(clips: Mapping[str, ScoredClip], frame_seconds: float) -> dict[str, flo
     """The scores of both scenarios; classes without a true event are left out.
 
     None where there is no true event. The second scenario looks at each pair of classes in each
-    clip: it is None, with a warning, where clips times classes² exceed 500,000 (about half a minute).
+    clip: it is None, with a warning, where clips times classes² exceed 500,000 (half a minute).
     """
     labels = sorted({event.label for clip in clips.values() for event in clip.truth})
     if not labels:

@@ -189,7 +189,8 @@ def test_psds_is_the_area_under_the_curve_of_hits_against_false_positives(two_ha
 
 
 def test_the_second_scenario_of_psds_adds_cross_triggers(two_half_hours):
-    # The false alarm lies in the only 90 s of class 1: one in 90 s is 40 an hour, half of it counts.
+    # The false alarm lies in the only 90 s of class 1: one in 90 s is 40 an hour, half of it
+    # counts.
     assert psds(two_half_hours, 90.0)["psds_2"] == pytest.approx((1 / 2 * 21 + 79) / 100)
 
 

@@ -79,9 +79,7 @@ class Results:
 
     def of(self, corpus: str, system: System) -> dict[int, RunResult]:
         """Runs by seed."""
-        return {
-            run.seed: run for run in self.runs if run.corpus == corpus and run.system == system
-        }
+        return {run.seed: run for run in self.runs if run.corpus == corpus and run.system == system}
 
     def has(self, corpus: str, systems: Iterable[System]) -> bool:
         """Whether each of the systems was run on the corpus."""
@@ -91,9 +89,7 @@ class Results:
         """Over seeds; None where no run has the measure."""
         return mean_of(run.measures.get(measure) for run in self.of(corpus, system).values())
 
-    def difference(
-        self, corpus: str, one: System, other: System, measure: str
-    ) -> Mean | None:
+    def difference(self, corpus: str, one: System, other: System, measure: str) -> Mean | None:
         """`one` less `other`, over the seeds that both were run with."""
         left, right = self.of(corpus, one), self.of(corpus, other)
         pairs = [

@@ -27,10 +27,10 @@ class MixOptions:
     `events` is a folder of recordings with an `events.csv`; None stands for synthetic sounds.
     `snr` holds the level of an event against the background under it, in dB: one value, the two
     ends of a range, or three values and more to draw from. `events_per_clip` is the least and
-    the largest number of different classes in a clip. `durations` holds the seconds, a fifth more or
-    less, that events of the first, second, … class last, from the start again where there are more
-    classes; recordings are cut or repeated to it. Without, each lasts as long as it does, at most
-    half a clip.
+    the largest number of different classes in a clip. `durations` holds the seconds, a fifth more
+    or less, that events of the first, second, … class last, from the start again where there are
+    more classes; recordings are cut or repeated to it. Without, each lasts as long as it does, at
+    most half a clip.
     """
 
     out: Path
