@@ -50,6 +50,7 @@ class AtrousCnn(nn.Module):
 
     features = "two_step_autoencoder"
     default_pooling = "attention"
+    fixed_frames = False
     poolings = FRAME_POOLINGS
     frame_reduction = 1
 
@@ -64,6 +65,7 @@ class AtrousCnn(nn.Module):
     ) -> None:
         super().__init__()
         check_pooling(pooling, self.poolings)
+        self.pooling = pooling
         backbone = backbone or ("atrous" if pooling == "attention" else "vgg")
         if backbone not in _WIDTHS:
             raise ValueError(f"backbone: expected one of {', '.join(_WIDTHS)}, got {backbone!r}")

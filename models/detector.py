@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models import build_model, model_class
 from models.checkpoint import save_atomically
 from models.data.audioset import ClassList
 from models.errors import UserError
-from models.features import PRESETS, LogMel
+from models.features import PRESETS, FrontEnd
 from models.output import DetectorOutput
 
 _FORMAT = "milkernels detector 1"
@@ -25,14 +25,14 @@ class DetectorSpec:
 
     Attributes:
         model: one of `models.list_models()`.
-        pooling: one of `milkernels.nn.list_poolings(probabilities=True)`.
-        features: one of `models.features.PRESETS`.
+        pooling: one of `models.list_model_poolings(model)`; None for the system's own.
+        features: one of `models.features.PRESETS`; None for the system's own.
         options: the network's own options.
     """
 
     model: str
-    pooling: str
-    features: str
+    pooling: str | None
+    features: str | None
     options: dict[str, object]
 
 
@@ -40,22 +40,24 @@ class Detector(nn.Module):
     """Features and network together.
 
     Args:
-        spec: what to build.
+        spec: what to build; the attribute `spec` names what None stood for.
         classes: the classes, in the order of the outputs' last axis.
     """
 
     def __init__(self, spec: DetectorSpec, classes: ClassList) -> None:
         super().__init__()
-        self.spec = spec
+        kind = model_class(spec.model)
+        features = spec.features or kind.features
         self.classes = classes
-        self.preset = PRESETS[spec.features]
-        self.front_end = LogMel(self.preset)
+        self.preset = PRESETS[features]
+        self.front_end = FrontEnd(self.preset)
+        inputs = {"mels": self.preset.bands}
+        if kind.fixed_frames:
+            inputs["num_frames"] = self.preset.clip_frames
         self.network = build_model(
-            spec.model,
-            len(classes),
-            spec.pooling,
-            **{"mels": self.preset.bands, **spec.options},
+            spec.model, len(classes), spec.pooling, **{**inputs, **spec.options}
         )
+        self.spec = replace(spec, pooling=self.network.pooling, features=features)
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
 
     @property
@@ -69,7 +71,7 @@ class Detector(nn.Module):
         return self.network(features, frames)
 
     def detect(self, features: Tensor, lengths: Tensor) -> DetectorOutput:
-        """As `forward`, from what `LogMel.log_mel` returned."""
+        """As `forward`, from what `FrontEnd.extract` returned."""
         return self.network(self.front_end.normalise(features, lengths), lengths)
 
 

@@ -78,14 +78,13 @@ def detect_clips(
         with torch.no_grad():
             output = run_batch(detector, move_batch(batch, device))
         clip = output.clip.float().cpu().numpy()
-        frame = None if output.frame is None else output.frame.float().cpu().numpy()
-        mask = None if output.mask is None else output.mask.sum(1).tolist()
         target = batch.target.cpu().numpy()
         for index, name in enumerate(batch.clip_ids):
+            frame = output.frames_of(index)
             yield ClipResult(
                 name,
                 clip[index],
-                None if frame is None else frame[index, : mask[index] if mask else None],
+                None if frame is None else frame.float().cpu().numpy(),
                 target[index],
                 _seconds(batch, index, detector),
             )
@@ -125,8 +124,8 @@ def measure(
 ) -> dict[str, object]:
     """The measures of `models.metrics` and `models.psds`, and each class's own.
 
-    Localisation is measured on the clips that `judged.strong` names; without any it is None. Frames
-    of those clips alone are held in memory.
+    Localisation is measured on the clips that `judged.strong` names; without any, or without frame
+    probabilities, it is None. Frames of those clips alone are held in memory.
     """
     options = options or EvaluationOptions()
     thresholds, strong = judged.thresholds, judged.strong

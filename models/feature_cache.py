@@ -1,4 +1,4 @@
-"""Log-mel features of a list of clips, computed once and kept in memory for many epochs."""
+"""Features of a list of clips, computed once and kept in memory for many epochs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from models.data.audioset import Segment
 from models.data.clips import Clip, ClipBatch, ClipDataset, collate
-from models.features import FeaturePreset, LogMel
+from models.features import FeaturePreset, FrontEnd
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class FeatureClips(Dataset["FeatureClip | None"]):
             on_error="skip" if skip_unreadable else "raise",
         )
         loader = DataLoader(clips, batch_size=16, collate_fn=_collate_in_place, num_workers=workers)
-        front_end = LogMel(preset)
+        front_end = FrontEnd(preset)
         self.clips: list[FeatureClip | None] = []
         for batch, kept in tqdm(loader, description, unit="batch", disable=None, leave=False):
             with torch.no_grad():
-                features, lengths = front_end.log_mel(batch.waveform, batch.lengths)
+                features, lengths = front_end.extract(batch.waveform, batch.lengths)
             read = (
                 FeatureClip(
                     features[index, : lengths[index]].clone(),

@@ -1,11 +1,12 @@
-"""Log-mel features, computed by the model itself on its own device."""
+"""The systems' front end: log-mel or MFCC features, by the model itself on its own device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import librosa
+import scipy.fft
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,14 @@ from models.layers.padding import frame_mask
 
 @dataclass(frozen=True)
 class FeaturePreset:
-    """How a system hears: times in samples of `sample_rate`, frequencies in Hz."""
+    """How a system hears: times in samples of `sample_rate`, frequencies in Hz.
+
+    Attributes:
+        bands: mel bands, and with `mfcc` as many cepstral coefficients of them.
+        whole_windows: frames are the windows that lie inside the clip, frame t from sample t · hop
+            on, and at least one. Without it frame t is centred on hop t, every hop has one, the
+            last, incomplete one too, and beyond its ends a clip is silent.
+    """
 
     sample_rate: int
     window: int
@@ -23,16 +31,37 @@ class FeaturePreset:
     min_frequency: float
     max_frequency: float
     clip_seconds: float
+    whole_windows: bool = False
+    mfcc: bool = False
 
     @property
     def frame_seconds(self) -> float:
         """Seconds from a frame to the next."""
         return self.hop / self.sample_rate
 
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a clip of `clip_seconds`."""
+        return self.frames(torch.tensor(round(self.clip_seconds * self.sample_rate))).item()
+
     def frames(self, samples: Tensor) -> Tensor:
-        """Frames of so many samples: a last, incomplete hop is one too."""
+        """Frames of so many samples; none of none."""
+        if self.whole_windows:
+            whole = (samples - self.window).clamp(min=0) // self.hop + 1
+            return torch.where(samples > 0, whole, 0)
         return (samples + self.hop - 1) // self.hop
 
+
+_GATED_CRNN = FeaturePreset(
+    sample_rate=16000,
+    window=1024,
+    hop=1024 - 360,
+    bands=64,
+    min_frequency=0.0,
+    max_frequency=8000.0,
+    clip_seconds=10.0,
+    whole_windows=True,
+)
 
 PRESETS = {
     "dcase2017": FeaturePreset(
@@ -44,18 +73,32 @@ PRESETS = {
         max_frequency=8000.0,
         clip_seconds=10.0,
     ),
+    "two_step_autoencoder": FeaturePreset(
+        sample_rate=32000,
+        window=2048,
+        hop=1024,
+        bands=64,
+        min_frequency=0.0,
+        max_frequency=16000.0,
+        clip_seconds=10.0,
+        whole_windows=True,
+    ),
+    "gated_crnn": _GATED_CRNN,
+    "gated_crnn_mfcc": replace(_GATED_CRNN, mfcc=True),
 }
-"""Presets by name. dcase2017: Wang, Li and Metze, 2019; 10 s give 400 frames of 64 bands."""
+"""Presets by name. 10 s give 400 frames of "dcase2017" (Wang, Li and Metze, 2019), 311 of
+"two_step_autoencoder" (Deshmukh et al., 2020), whose frequency range is not published, and 240 of
+"gated_crnn" (Xu et al., 2018), to whose posteriors the paper's fusion adds those of a network that
+hears "gated_crnn_mfcc"."""
 
 _FLOOR = 1e-8  # power below 16-bit audio's own noise, where the logarithm would run away
 _MIN_STD = 1e-3
 
 
-class LogMel(nn.Module):
-    """Waveform in, log-mel spectrogram with zero mean and unit variance in each band out.
+class FrontEnd(nn.Module):
+    """Waveform in, features with zero mean and unit variance in each band out.
 
-    Frame t is centred on hop t: it describes the samples [t · hop, (t + 1) · hop). Beyond its ends
-    a clip is silent. Mean and standard deviation are buffers, 0 and 1 until `fit_normalisation`.
+    Mean and standard deviation are buffers, 0 and 1 until `fit_normalisation`.
 
     Args:
         preset: one of `PRESETS`, or one's own.
@@ -72,6 +115,10 @@ class LogMel(nn.Module):
             fmax=preset.max_frequency,
         )
         self.register_buffer("mel", torch.from_numpy(mel.T.copy()), persistent=False)
+        if preset.mfcc:
+            cosines = torch.eye(preset.bands).numpy()
+            cosines = torch.from_numpy(scipy.fft.dct(cosines, norm="ortho"))
+            self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("window", torch.hann_window(preset.window), persistent=False)
         self.register_buffer("mean", torch.zeros(preset.bands))
         self.register_buffer("std", torch.ones(preset.bands))
@@ -86,23 +133,29 @@ class LogMel(nn.Module):
         Returns:
             (batch, frames, bands), zero past a clip's end, and (batch,) real frames.
         """
-        features, frames = self.log_mel(waveform, lengths)
+        features, frames = self.extract(waveform, lengths)
         return self.normalise(features, frames), frames
 
-    def log_mel(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def extract(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, before normalisation; frames past a clip's end are silence."""
+        features, frames = self.log_mel(waveform, lengths)
+        if self.preset.mfcc:
+            with torch.autocast(waveform.device.type, enabled=False):
+                features = features @ self.cosines
+        return features, frames
+
+    def log_mel(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The log-mel spectrogram, which is what `extract` gives where that is not an MFCC."""
         preset = self.preset
         batch, samples = waveform.shape
-        frames = -(-samples // preset.hop)
-        margin = preset.window - preset.hop
+        frames = preset.frames(torch.tensor(samples)).item()
         if batch == 0 or frames == 0:
             return waveform.new_zeros(batch, frames, preset.bands), preset.frames(lengths)
         with torch.autocast(waveform.device.type, enabled=False):
             padding = ~frame_mask(lengths, samples, waveform.device)
-            padded = nn.functional.pad(
-                waveform.float().masked_fill(padding, 0),
-                (margin // 2, frames * preset.hop - samples + margin - margin // 2),
-            )
+            before = 0 if preset.whole_windows else (preset.window - preset.hop) // 2
+            after = (frames - 1) * preset.hop + preset.window - samples - before
+            padded = nn.functional.pad(waveform.float().masked_fill(padding, 0), (before, after))
             spectrum = torch.stft(
                 padded,
                 preset.window,
@@ -116,7 +169,7 @@ class LogMel(nn.Module):
             return mel.clamp(min=_FLOOR).log(), preset.frames(lengths)
 
     def normalise(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """What `log_mel` returned to zero mean and unit variance per band, zero past each end."""
+        """What `extract` returned to zero mean and unit variance per band, zero past each end."""
         padding = ~frame_mask(lengths, features.shape[1], features.device)
         return ((features - self.mean) / self.std).masked_fill(padding.unsqueeze(2), 0)
 
@@ -124,7 +177,7 @@ class LogMel(nn.Module):
         """Set mean and standard deviation to those of the real frames in `batches`.
 
         Args:
-            batches: pairs as `log_mel` returns them.
+            batches: pairs as `extract` returns them.
 
         Raises:
             ValueError: where the batches hold no frame.

@@ -42,6 +42,7 @@ class GmapCnn(nn.Module):
 
     features = "dcase2017"
     default_pooling = "gmap"
+    fixed_frames = False
     poolings = ("max", "mean", "max_mean", "attention", "attention_stats", "gmap")
 
     def __init__(
@@ -55,6 +56,7 @@ class GmapCnn(nn.Module):
     ) -> None:
         super().__init__()
         check_pooling(pooling, self.poolings)
+        self.pooling = pooling
         if len(channels) != 4:
             raise ValueError(f"channels: expected 4 numbers, got {list(channels)}")
         widths = (1, *channels)

@@ -23,3 +23,10 @@ class DetectorOutput:
     frame: Tensor | None
     mask: Tensor | None = None
     penalty: Tensor | float = 0.0
+
+    def frames_of(self, index: int) -> Tensor | None:
+        """(frames, classes) of one clip, padding left out; None of a network without."""
+        if self.frame is None:
+            return None
+        count = self.frame.shape[1] if self.mask is None else int(self.mask[index].sum())
+        return self.frame[index, :count]

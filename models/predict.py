@@ -86,7 +86,8 @@ def predict(
     A recording longer than the clips the detector was trained on is heard in windows of that
     length. They overlap by two seconds, of which each gives up a second: a frame near an edge
     lacks half of its surroundings. A class's clip probability is the largest of the windows', and
-    it has events only in windows whose own is at least its threshold.
+    it has events only in windows whose own is at least its threshold. A network that tags clips
+    alone gives no events.
 
     Args:
         detector: trained.
@@ -106,9 +107,11 @@ def predict(
         clip = output.clip.float().cpu().numpy()
         clips.append(clip)
         for row, (_, _, keep_from, keep_to) in enumerate(group):
-            count = output.frame.shape[1] if output.mask is None else int(output.mask[row].sum())
-            kept = output.frame[row, :count][keep_from:keep_to]
-            frames.append(kept.float().cpu().numpy())
+            frame = output.frames_of(row)
+            if frame is None:
+                frame = output.clip.new_zeros(0, len(clip[row]))
+            kept = frame[keep_from:keep_to].float().cpu().numpy()
+            frames.append(kept)
             clip_of_frames.append(np.broadcast_to(clip[row], kept.shape))
     frame = np.concatenate(frames)
     events = find_events(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from lightning.pytorch import seed_everything
 from tqdm import tqdm
 
-from milkernels.nn import list_poolings
-from models import list_models
+from models import list_model_poolings, list_models
 from models.checkpoint import write_text
 from models.data.audioset import Corpus, open_corpus
 from models.detector import Detector, DetectorSpec, save_detector
@@ -38,8 +38,8 @@ class TrainOptions:
     data: Path
     out: Path
     model: str = "dcase2017_crnn"
-    pooling: str = "linear_softmax"
-    features: str = "dcase2017"
+    pooling: str | None = None
+    features: str | None = None
     epochs: int = 20
     batch_size: int = 32
     epoch_batches: int | None = None
@@ -112,6 +112,7 @@ def train(
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
+    options = replace(options, pooling=detector.spec.pooling, features=detector.spec.features)
     run = RunFolder(options.out)
     run.claim(options.deciding(corpus))
     if run.is_finished():
@@ -168,7 +169,7 @@ def _build(spec: DetectorSpec, corpus: Corpus) -> Detector:
         return Detector(spec, corpus.classes)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"the network cannot be built ({error}): correct the --model-option"
+            f"the network cannot be built ({error}): correct --pooling or --model-option"
         ) from error
 
 
@@ -179,8 +180,9 @@ def parse() -> TrainOptions:
     add("--data", type=Path, required=True, metavar="DIR", help="corpus folder")
     add("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
     add("--model", choices=list_models(), default="dcase2017_crnn")
-    add("--pooling", choices=list_poolings(probabilities=True), default="linear_softmax")
-    add("--features", choices=list(PRESETS), default="dcase2017")
+    poolings = dict.fromkeys(chain.from_iterable(map(list_model_poolings, list_models())))
+    add("--pooling", choices=list(poolings), help="default: the model's own")
+    add("--features", choices=list(PRESETS), help="default: the model's own")
     add("--epochs", type=_positive, default=20, metavar="N", help="default 20")
     add("--batch-size", type=_positive, default=32, metavar="N", help="clips, default 32")
     add(

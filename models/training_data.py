@@ -15,7 +15,7 @@ from models.data.clips import ClipDataset, collate
 from models.data.sampling import BalancedBatchSampler, held_out_split
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
-from models.features import FeaturePreset, LogMel
+from models.features import FeaturePreset, FrontEnd
 from models.system import Batch, move_batch
 
 
@@ -119,7 +119,7 @@ class TrainingData(LightningDataModule):
         return move_batch(batch, device)
 
     def normalisation_batches(
-        self, front_end: LogMel, limit: int
+        self, front_end: FrontEnd, limit: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Features of up to `limit` training clips, drawn with the run's seed.
 
@@ -137,7 +137,7 @@ class TrainingData(LightningDataModule):
             if self.cache:
                 yield batch.features, batch.lengths
             else:
-                yield front_end.log_mel(batch.waveform, batch.lengths)
+                yield front_end.extract(batch.waveform, batch.lengths)
         if not found:
             raise UserError(
                 f"{self.corpus.directory}: none of its training clips can be read: replace them"

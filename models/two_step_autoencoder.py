@@ -104,6 +104,7 @@ class TwoStepAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         check_pooling(pooling, self.poolings)
+        self.pooling = pooling
         self.num_frames = num_frames
         self.alpha = alpha
         self.encoder = _blocks((1, *channels))

@@ -2,18 +2,19 @@
 
 import math
 
+import librosa
 import numpy as np
 import pytest
 import torch
 
-from models.features import PRESETS, LogMel
+from models.features import PRESETS, FrontEnd
 
 PRESET = PRESETS["dcase2017"]
 
 
 @pytest.fixture
 def front_end():
-    return LogMel(PRESET)
+    return FrontEnd(PRESET)
 
 
 def noise(samples, clips=1):
@@ -28,6 +29,47 @@ def test_ten_seconds_give_400_frames_of_64_bands(front_end):
     features, frames = front_end(noise(160_000), torch.tensor([160_000]))
     assert features.shape == (1, 400, 64)
     assert frames.tolist() == [400]
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [("dcase2017", 400), ("two_step_autoencoder", 311), ("gated_crnn", 240)],
+)
+def test_ten_seconds_give_each_systems_frames(name, frames):
+    preset = PRESETS[name]
+    samples = 10 * preset.sample_rate
+    features, counted = FrontEnd(preset)(noise(samples), torch.tensor([samples]))
+    assert features.shape == (1, frames, 64)
+    assert counted.tolist() == [preset.clip_frames] == [frames]
+
+
+def test_whole_windows_lie_inside_the_clip():
+    preset = PRESETS["gated_crnn"]
+    waveform = torch.zeros(1, preset.window + 2 * preset.hop)
+    waveform[0, -1] = 1e6
+    features, frames = FrontEnd(preset).log_mel(waveform, torch.tensor([waveform.shape[1]]))
+    assert frames.tolist() == [3]
+    silent = features[0, 0]
+    assert torch.equal(features[0, 1], silent)
+    assert bool((features[0, 2] > silent).all())
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(0, 0), (1, 1), (1024, 1), (1687, 1), (1688, 2)])
+def test_a_clip_shorter_than_a_window_is_one_frame(samples, frames):
+    preset = PRESETS["gated_crnn"]
+    features, counted = FrontEnd(preset)(noise(samples), torch.tensor([samples]))
+    assert features.shape == (1, frames, 64)
+    assert counted.tolist() == [frames]
+
+
+def test_cepstral_coefficients_are_the_cosine_transform_of_the_log_mel_bands():
+    waveform, lengths = noise(8000), torch.tensor([8000])
+    front_end = FrontEnd(PRESETS["gated_crnn_mfcc"])
+    log_mel, _ = FrontEnd(PRESETS["gated_crnn"]).extract(waveform, lengths)
+    coefficients, _ = front_end.extract(waveform, lengths)
+    expected = librosa.feature.mfcc(S=log_mel[0].T.numpy(), n_mfcc=64)
+    torch.testing.assert_close(coefficients[0].T, torch.from_numpy(expected), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(front_end.log_mel(waveform, lengths)[0], log_mel)
 
 
 def test_an_incomplete_hop_is_a_frame(front_end):
@@ -64,7 +106,9 @@ def test_a_tone_has_the_power_that_the_mel_matrix_gives_it(front_end):
     assert features[0, 20].max().item() == pytest.approx(expected.max(), abs=0.02)
 
 
-def test_a_clip_gives_the_same_alone_and_padded_in_a_batch(front_end):
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_clip_gives_the_same_alone_and_padded_in_a_batch(name):
+    front_end = FrontEnd(PRESETS[name])
     waveform = noise(8000, clips=2)
     batch, frames = front_end(waveform, torch.tensor([8000, 3333]))
     alone, _ = front_end(waveform[1:, :3333], torch.tensor([3333]))
@@ -105,7 +149,7 @@ def test_a_band_without_variation_is_not_divided_by_zero(front_end):
 
 def test_normalisation_is_part_of_the_state(front_end):
     front_end.fit_normalisation([front_end.log_mel(noise(16_000), torch.tensor([16_000]))])
-    other = LogMel(PRESET)
+    other = FrontEnd(PRESET)
     other.load_state_dict(front_end.state_dict())
     torch.testing.assert_close(other.mean, front_end.mean)
     torch.testing.assert_close(other.std, front_end.std)

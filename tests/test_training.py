@@ -19,7 +19,7 @@ from models.data.mixing import MixOptions, mix_corpus
 from models.detector import load_detector
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
-from models.features import PRESETS, LogMel
+from models.features import PRESETS, FrontEnd
 from models.run_folder import read_history
 from models.train import MEASURES, TrainOptions, train
 
@@ -238,8 +238,8 @@ def test_cached_features_are_those_of_the_waveform(data, corpus, tmp_path):
     waveforms = train(options(data, tmp_path / "waveforms", epochs=1), corpus)
     assert cached["mAP"] == pytest.approx(waveforms["mAP"], abs=0.05)
     first, second = (
-        LogMel(PRESETS["dcase2017"]),
-        LogMel(PRESETS["dcase2017"]),
+        FrontEnd(PRESETS["dcase2017"]),
+        FrontEnd(PRESETS["dcase2017"]),
     )
     for front_end, run in ((first, "cached"), (second, "waveforms")):
         state = torch.load(tmp_path / run / "model.pt", weights_only=True)["state"]

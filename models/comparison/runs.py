@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from milkernels.nn import PowerPool
+from models import model_class
 from models.checkpoint import write_text
 from models.comparison.results import CorpusFacts, RunResult, System
 from models.data.audioset import Corpus, open_corpus
@@ -137,7 +138,7 @@ class StudyCorpus:
 
 def features_of(study: StudyOptions, system: System) -> str:
     """Name of the features that a system is trained on."""
-    return study.features or "dcase2017"
+    return study.features or model_class(system.model).features
 
 
 def list_runs(study: StudyOptions) -> list[Run]:

@@ -44,8 +44,8 @@ def look_inside(detector: Detector, waveform: Tensor) -> Inside:
     try:
         with torch.no_grad():
             lengths = torch.tensor([len(waveform)])
-            features, frames = detector.front_end.log_mel(waveform[None], lengths)
-            output = detector.detect(features, frames)
+            features, _ = detector.front_end.log_mel(waveform[None], lengths)
+            output = detector(waveform[None], lengths)
             attention = heads = None
             for module, inputs in seen:
                 if isinstance(module, AttentionPool):

@@ -25,6 +25,7 @@ class Crnn(nn.Module):
         frame_reduction: input frames per output frame.
     """
 
+    fixed_frames = False
     poolings = FRAME_POOLINGS
 
     def __init__(
@@ -35,6 +36,11 @@ class Crnn(nn.Module):
         self.recurrence = recurrence
         self.head = head
         self.frame_reduction = reduction(blocks)[0]
+
+    @property
+    def pooling(self) -> str:
+        """The pooling's name."""
+        return self.head.pooling
 
     @property
     def pool(self) -> nn.Module:

@@ -40,6 +40,7 @@ class FrameHead(nn.Module):
         super().__init__()
         check_pooling(pooling, FRAME_POOLINGS)
         self.classifier = nn.Linear(width, num_classes)
+        self.pooling = pooling
         self.scores_from = scores_from
         options = dict(pooling_options or {})
         if pooling == "attention":
