@@ -52,6 +52,7 @@ class TrainOptions:
     devices: str = "auto"
     accelerator: str = "auto"
     workers: int = 0
+    keep_epochs: int = 0
     cache_features: bool = False
     skip_unreadable: bool = False
 
@@ -145,7 +146,13 @@ def train(
     trainer = fit(
         system,
         data,
-        TrainerOptions(options.epochs, options.epoch_batches, options.devices, options.accelerator),
+        TrainerOptions(
+            options.epochs,
+            options.epoch_batches,
+            options.devices,
+            options.accelerator,
+            options.keep_epochs,
+        ),
         run,
     )
     if not trainer.is_global_zero:
@@ -221,6 +228,13 @@ def parse() -> TrainOptions:
         type=_model_option,
         metavar="NAME=VALUE",
         help="an option of the network, the value in JSON: gru_width=48, channels=[8,16,32]",
+    )
+    add(
+        "--keep-epochs",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="keep the detectors of the last N epochs, for models.fuse; default 0",
     )
     add("--devices", default="auto", help="how many, or auto")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")

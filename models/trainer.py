@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from models.checkpoint import save_atomically
 from models.errors import UserError
+from models.kept_epochs import KeepEpochs
 from models.run_folder import RunFolder, write_history
 from models.system import DetectorTraining
 from models.training_data import TrainingData
@@ -38,12 +39,14 @@ class TrainerOptions:
         epoch_batches: mini-batches in an epoch; None for as many as the clips fill.
         devices: how many, or "auto".
         accelerator: "cpu", "gpu" or "auto".
+        keep_epochs: of how many last epochs the detector is kept.
     """
 
     epochs: int
     epoch_batches: int | None = None
     devices: str = "auto"
     accelerator: str = "auto"
+    keep_epochs: int = 0
 
 
 def fit(
@@ -67,6 +70,8 @@ def fit(
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             callbacks=[
+                # Before the checkpoint: what it says is finished must be there.
+                KeepEpochs(run, options.keep_epochs),
                 _EpochEnd(run, options.epochs),
                 *([_Bar()] if sys.stderr.isatty() else []),
             ],
