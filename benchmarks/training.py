@@ -34,7 +34,7 @@ from benchmarks.training_cases import (
     Step,
     SystemCase,
 )
-from models.data.clips import load_audio
+from models.data.audio import load_audio
 from models.features import FeaturePreset
 
 KEY = ("machine", "device", "instruction_set", "threads", "part", "case", "implementation")

@@ -51,6 +51,7 @@ class AtrousCnn(nn.Module):
     features = "two_step_autoencoder"
     default_pooling = "attention"
     fixed_frames = False
+    has_frames = True
     poolings = FRAME_POOLINGS
     frame_reduction = 1
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from milkernels.nn import PowerPool
 from models.checkpoint import write_text
-from models.data.audioset import Corpus, Segment, open_corpus
-from models.data.clips import load_audio
+from models.data.audio import load_audio
+from models.data.corpus import Corpus, open_corpus
 from models.data.mixing import MixOptions, is_finished, mix_corpus
+from models.data.segments import Segment
 from models.demo_page import PageContent, Panel, Timing, table_text, write_page
 from models.detection import TimedLabel
 from models.detector import Detector, load_detector

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models import build_model, model_class
 from models.checkpoint import save_atomically
-from models.data.audioset import ClassList
+from models.data.classes import ClassList
 from models.errors import UserError
 from models.features import PRESETS, FrontEnd
 from models.output import DetectorOutput
@@ -69,10 +69,6 @@ class Detector(nn.Module):
         """Detect events in waveforms (batch, samples) of `lengths` real samples (batch,)."""
         features, frames = self.front_end(waveform, lengths)
         return self.network(features, frames)
-
-    def detect(self, features: Tensor, lengths: Tensor) -> DetectorOutput:
-        """As `forward`, from what `FrontEnd.extract` returned."""
-        return self.network(self.front_end.normalise(features, lengths), lengths)
 
 
 def save_detector(path: Path, detector: Detector) -> None:

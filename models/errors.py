@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -10,6 +11,10 @@ from typing import NoReturn
 
 class UserError(Exception):
     """Something the user can put right; it says what was expected, what came and what to do."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came, as it does before a machine is taken away; what is worth it has been saved."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -22,9 +27,10 @@ class CommandParser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> None:
     """Run a program's `main` and turn its failures into one line and an exit status.
 
-    A `UserError` or an `OSError` (disk full, no permission) exits with 1, an interrupt with 130.
-    Any other exception is a defect of the program and keeps its traceback.
+    A `UserError` or an `OSError` (disk full, no permission) exits with 1, an interrupt with 130,
+    SIGTERM with 143. Any other exception is a defect of the program and keeps its traceback.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except UserError as error:
@@ -33,6 +39,14 @@ def run_command(main: Callable[[], None]) -> None:
         _exit(f"error: {_describe(error)}", 1)
     except KeyboardInterrupt:
         _exit("interrupted: run the same command again to go on where it stopped", 130)
+    except Terminated:
+        _exit(
+            "terminated: run the same command again to go on where it stopped", 128 + signal.SIGTERM
+        )
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
 
 
 def _describe(error: OSError) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from models.data.audioset import Segment
-from models.data.clips import Clip, ClipBatch, ClipDataset, collate
+from models.data.clips import Clip, ClipBatch, ClipDataset, Unreadable, collate
+from models.data.segments import LabelledClip
 from models.features import FeaturePreset, FrontEnd
 
 
@@ -20,7 +20,8 @@ class FeatureBatch:
     """Features of a batch of clips, before normalisation.
 
     features (B, frames, bands) float32; lengths (B,) int64, each clip's frames; target
-    (B, num_classes) float32; clip_ids, B names; seconds, each clip's duration.
+    (B, num_classes) float32; clip_ids, B names; seconds, each clip's duration; unreadable, the
+    clips that are not in the batch because they could not be read.
     """
 
     features: Tensor
@@ -28,6 +29,7 @@ class FeatureBatch:
     target: Tensor
     clip_ids: tuple[str, ...]
     seconds: tuple[float, ...]
+    unreadable: tuple[Unreadable, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -43,40 +45,36 @@ class FeatureClip:
     seconds: float
 
 
-class FeatureClips(Dataset["FeatureClip | None"]):
+class FeatureClips(Dataset["FeatureClip | Unreadable"]):
     """Clips as features in memory: 100 kB for 10 s at 64 bands and 40 frames a second.
 
-    A clip that was skipped keeps its place and is None.
+    A clip that cannot be read keeps its place.
 
     Args:
-        segments: the clips, each read once, here.
+        clips: the clips, each read once, here.
         num_classes: width of the targets.
         preset: the features.
         workers: processes that read audio.
         description: label of the progress bar.
-        skip_unreadable: skip audio files that cannot be read, with a warning.
+        strict: let a clip that cannot be read raise UserError.
     """
 
     def __init__(
         self,
-        segments: Sequence[Segment],
+        clips: Sequence[LabelledClip],
         num_classes: int,
         preset: FeaturePreset,
         workers: int = 0,
         description: str = "features",
-        skip_unreadable: bool = False,
+        strict: bool = False,
     ) -> None:
-        clips = ClipDataset(
-            segments,
-            num_classes,
-            preset.sample_rate,
-            preset.clip_seconds,
-            on_error="skip" if skip_unreadable else "raise",
+        waveforms = ClipDataset(clips, num_classes, preset.sample_rate, preset.clip_seconds, strict)
+        loader = DataLoader(
+            waveforms, batch_size=16, collate_fn=_collate_in_place, num_workers=workers
         )
-        loader = DataLoader(clips, batch_size=16, collate_fn=_collate_in_place, num_workers=workers)
         front_end = FrontEnd(preset)
-        self.clips: list[FeatureClip | None] = []
-        for batch, kept in tqdm(loader, description, unit="batch", disable=None, leave=False):
+        self.clips: list[FeatureClip | Unreadable] = []
+        for batch, skipped in tqdm(loader, description, unit="batch", disable=None, leave=False):
             with torch.no_grad():
                 features, lengths = front_end.extract(batch.waveform, batch.lengths)
             read = (
@@ -88,33 +86,37 @@ class FeatureClips(Dataset["FeatureClip | None"]):
                 )
                 for index, name in enumerate(batch.clip_ids)
             )
-            self.clips += [next(read) if there else None for there in kept]
+            self.clips += [clip or next(read) for clip in skipped]
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, index: int) -> FeatureClip | None:
+    def __getitem__(self, index: int) -> FeatureClip | Unreadable:
         return self.clips[index]
 
 
-def collate_features(clips: Sequence[FeatureClip | None]) -> FeatureBatch:
+def collate_features(clips: Sequence[FeatureClip | Unreadable]) -> FeatureBatch:
     """Batch clips of different lengths: zeros fill up, `lengths` tell them apart.
 
-    Skipped clips are left out; a batch without any other has no frames, bands and classes either.
+    A batch of which no clip could be read has no frames, bands and classes either.
     """
-    kept = [clip for clip in clips if clip is not None]
+    kept = [clip for clip in clips if isinstance(clip, FeatureClip)]
+    skipped = tuple(clip for clip in clips if isinstance(clip, Unreadable))
     if not kept:
         none = torch.zeros(0, dtype=torch.int64)
-        return FeatureBatch(torch.zeros(0, 0, 0), none, torch.zeros(0, 0), (), ())
+        return FeatureBatch(torch.zeros(0, 0, 0), none, torch.zeros(0, 0), (), (), skipped)
     return FeatureBatch(
         torch.nn.utils.rnn.pad_sequence([clip.features for clip in kept], batch_first=True),
         torch.tensor([len(clip.features) for clip in kept]),
         torch.stack([clip.target for clip in kept]),
         tuple(clip.clip_id for clip in kept),
         tuple(clip.seconds for clip in kept),
+        skipped,
     )
 
 
-def _collate_in_place(clips: Sequence[Clip | None]) -> tuple[ClipBatch, list[bool]]:
-    """The batch, and which of its clips could be read."""
-    return collate(clips), [clip is not None for clip in clips]
+def _collate_in_place(
+    clips: Sequence[Clip | Unreadable],
+) -> tuple[ClipBatch, list[Unreadable | None]]:
+    """The batch, and at each place the clip that could not be read or None."""
+    return collate(clips), [clip if isinstance(clip, Unreadable) else None for clip in clips]

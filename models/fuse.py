@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from models.checkpoint import write_text
-from models.data.audioset import Corpus, open_corpus
+from models.data.corpus import Corpus, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
 from models.evaluate import ClipResult, EvaluationOptions, Judged, detect_clips, measure, tune_on
@@ -71,7 +71,7 @@ class Fusion:
         for run, weight in zip(self.runs, self.weights, strict=True):
             for detector in run.detectors:
                 data = run.data
-                batches = data.val_dataloader() if held_out else data.evaluation_dataloader()
+                batches = data.held_out_dataloader() if held_out else data.evaluation_dataloader()
                 streams.append(detect_clips(detector, batches, run.folder.path.name))
                 shares.append(weight / len(run.detectors))
                 seconds.append(detector.frame_seconds)
@@ -197,13 +197,8 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
             "was trained with"
         )
     config = json.loads(run.config.read_text(encoding="utf-8"))
-    loading = LoadingOptions(
-        options.batch_size,
-        config["held_out"],
-        config["seed"],
-        options.workers,
-        skip_unreadable=True,
-    )
+    held_out, seed = (config[key] for key in ("held_out", "seed"))
+    loading = LoadingOptions(options.batch_size, held_out, seed, options.workers)
     data = TrainingData(corpus, detectors[0].preset, loading)
     return FusedRun(run, detectors, config, data)
 

@@ -43,6 +43,7 @@ class GmapCnn(nn.Module):
     features = "dcase2017"
     default_pooling = "gmap"
     fixed_frames = False
+    has_frames = False
     poolings = ("max", "mean", "max_mean", "attention", "attention_stats", "gmap")
 
     def __init__(

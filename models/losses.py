@@ -28,18 +28,17 @@ def frame_loss(frame: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
     return _masked_mean(_cross_entropy(frame, target), mask)
 
 
-def reconstruction_loss(
-    reconstruction: Tensor, features: Tensor, mask: Tensor | None = None
-) -> Tensor:
-    """Mean squared error over real frames; 0 where there is none.
+def squared_error(value: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared difference, over real frames with a mask; 0 where there is none.
 
-    Deshmukh et al., 2020, eq. 7: the auxiliary task's loss, which α weighs.
+    Of reconstructed features (Deshmukh et al., 2020, eq. 7) and of two networks' probabilities
+    (Tarvainen and Valpola, 2017).
 
     Args:
-        reconstruction, features: (batch, frames, mels) of any floating type.
+        value, target: of one shape and of any floating type; (batch, frames, n) with a mask.
         mask: (batch, frames) bool, True for a real frame; None where all are.
     """
-    return _masked_mean((reconstruction.float() - features.float()).square(), mask)
+    return _masked_mean((value.float() - target.float()).square(), mask)
 
 
 def _cross_entropy(probability: Tensor, target: Tensor) -> Tensor:

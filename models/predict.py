@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.data.clips import load_audio
+from models.data.audio import load_audio
 from models.detection import DetectionOptions, Prediction, find_events
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command

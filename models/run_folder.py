@@ -25,7 +25,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """State after the last finished epoch, from which the run goes on."""
+        """The latest state, from which the run goes on."""
         return self.path / "last.ckpt"
 
     @property
@@ -37,6 +37,16 @@ class RunFolder:
     def epochs(self) -> Path:
         """Detectors of the last epochs, where the run keeps any."""
         return self.path / "epochs"
+
+    @property
+    def steps(self) -> Path:
+        """One row per so many steps."""
+        return self.path / "steps.csv"
+
+    @property
+    def unreadable(self) -> Path:
+        """The clips that could not be read; absent where all could."""
+        return self.path / "unreadable.tsv"
 
     @property
     def model(self) -> Path:
@@ -52,8 +62,14 @@ class RunFolder:
         """Whether the run has come to its end."""
         return self.metrics.exists()
 
-    def claim(self, config: dict[str, object]) -> None:
+    def claim(
+        self, config: dict[str, object], circumstances: dict[str, object] | None = None
+    ) -> None:
         """Make the folder this run's, or find that it is already.
+
+        Args:
+            config: what decides the run's result, and has to be the same when it goes on.
+            circumstances: what else is noted beside it, and may change.
 
         Raises:
             UserError: where it belongs to a run of other options or classes, or to something else.
@@ -61,7 +77,8 @@ class RunFolder:
         config = json.loads(json.dumps(config))
         if not self.path.exists() or self._is_empty():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, json.dumps(config, indent=2) + "\n")
+            content = {**config, "circumstances": circumstances or {}}
+            write_text(self.config, json.dumps(content, indent=2) + "\n")
             return
         if not self.config.exists():
             raise UserError(
@@ -69,6 +86,7 @@ class RunFolder:
                 "choose another --out"
             )
         found = self._read_config()
+        found.pop("circumstances", None)
         if found.get("classes") != config["classes"]:
             raise UserError(
                 f"{self.path}: this run has another class list than the corpus "

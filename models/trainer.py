@@ -1,44 +1,55 @@
-"""Lightning's trainer, set up so that a run killed at any moment goes on to the same result."""
+"""Lightning's trainer, set up so that a run stopped at any moment goes on to the same result."""
 
 from __future__ import annotations
 
 import logging
-import pickle
 import sys
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from tqdm import tqdm
 
-from models.checkpoint import save_atomically
-from models.errors import UserError
+from models.errors import Terminated, UserError
 from models.kept_epochs import KeepEpochs
-from models.run_folder import RunFolder, write_history
+from models.logs import StepLog, tensorboard_logger
+from models.run_checkpoints import AtomicCheckpointIO, RunCheckpoints
+from models.run_folder import RunFolder
 from models.system import DetectorTraining
 from models.training_data import TrainingData
 
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""What `--precision` takes beside auto, and the trainer's names for it."""
+
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
+    ".*smaller than the logging interval.*",
     ".*LeafSpec.*is deprecated.*",
     ".*max_pool2d_with_indices_backward_cuda.*",
+    # The loader does begin where the epoch was left.
+    ".*your dataloader is not resumable.*",
+    ".*`_get_pg_default_device` will be deprecated.*",
 )
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How long and where to train.
+    """How long, where and how to train.
 
     Attributes:
         epochs: how many.
-        epoch_batches: mini-batches in an epoch; None for as many as the clips fill.
-        devices: how many, or "auto".
+        epoch_batches: steps in an epoch; None for as many as the clips fill.
+        devices: how many on each node, or "auto".
         accelerator: "cpu", "gpu" or "auto".
+        nodes: how many machines.
+        precision: one of `PRECISIONS`, or "auto" for bf16 where a GPU has it.
+        accumulate: pieces that a process computes its part of a step in.
+        ema: decay of the averaged weights; None for none.
+        compile: compile the network.
+        save_every: steps between checkpoints within an epoch.
+        log_every: steps between rows of steps.csv and points of TensorBoard's curves.
         keep_epochs: of how many last epochs the detector is kept.
     """
 
@@ -46,6 +57,13 @@ class TrainerOptions:
     epoch_batches: int | None = None
     devices: str = "auto"
     accelerator: str = "auto"
+    nodes: int = 1
+    precision: str = "auto"
+    accumulate: int = 1
+    ema: float | None = None
+    compile: bool = False
+    save_every: int = 1000
+    log_every: int = 10
     keep_epochs: int = 0
 
 
@@ -57,27 +75,54 @@ def fit(
     Raises:
         UserError: devices that are not there, a checkpoint or clip that cannot be read.
         KeyboardInterrupt: after Ctrl-C, when the trainer has come to rest.
+        Terminated: after SIGTERM, when a checkpoint is written.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    trainer = _trainer(options, run)
+    pieces = trainer.world_size * options.accumulate
+    if data.options.batch_size % pieces:
+        raise UserError(
+            f"--batch-size {data.options.batch_size}: expected a multiple of {pieces}, the pieces "
+            f"that {trainer.world_size} processes and --accumulate {options.accumulate} cut it into"
+        )
+    if options.compile:
+        system.detector.network.compile()
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            trainer.fit(system, data, ckpt_path=run.checkpoint if run.checkpoint.exists() else None)
+    except (SystemExit, Terminated) as error:
+        # The trainer has ended in good order after a signal; an interrupted one exits by itself.
+        if not trainer.is_global_zero:
+            sys.exit(0)
+        done, epochs = len(system.history), options.epochs
+        print(f"{done} of {epochs} epochs are in {run.path}", file=sys.stderr)
+        if isinstance(error, Terminated):
+            raise
+        raise KeyboardInterrupt from None
+    return trainer
+
+
+def _trainer(options: TrainerOptions, run: RunFolder) -> Trainer:
+    limit = None if options.epoch_batches is None else options.epoch_batches * options.accumulate
     try:
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=int(options.devices) if options.devices.isdigit() else options.devices,
-            precision=_precision(options.accelerator),
+            num_nodes=options.nodes,
+            precision=_precision(options),
             max_epochs=options.epochs,
-            limit_train_batches=options.epoch_batches,
-            reload_dataloaders_every_n_epochs=1,
+            limit_train_batches=limit,
+            accumulate_grad_batches=options.accumulate,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            callbacks=[
-                # Before the checkpoint: what it says is finished must be there.
-                KeepEpochs(run, options.keep_epochs),
-                _EpochEnd(run, options.epochs),
-                *([_Bar()] if sys.stderr.isatty() else []),
-            ],
+            log_every_n_steps=options.log_every,
+            callbacks=_callbacks(options, run),
             enable_progress_bar=sys.stderr.isatty(),
-            plugins=[_AtomicCheckpointIO()],
-            logger=False,
+            plugins=[AtomicCheckpointIO()],
+            logger=tensorboard_logger(run),
             enable_model_summary=False,
             # PyTorch counts the backward of max pooling on CUDA as not deterministic, because
             # windows may overlap; where they do not, each value gets one addition.
@@ -87,69 +132,39 @@ def fit(
         raise UserError(
             f"--devices {options.devices}, --accelerator {options.accelerator}: {error}"
         ) from error
-    try:
-        with warnings.catch_warnings():
-            for message in _EXPECTED_WARNINGS:
-                warnings.filterwarnings("ignore", message=message)
-            trainer.fit(system, data, ckpt_path=run.checkpoint if run.checkpoint.exists() else None)
-    except SystemExit:
-        # The trainer has ended in good order after Ctrl-C and left in its own way.
-        print(
-            f"{len(system.history)} of {options.epochs} epochs are in {run.path}",
-            file=sys.stderr,
-        )
-        raise KeyboardInterrupt from None
     return trainer
 
 
-def _precision(accelerator: str) -> str:
-    if accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    return "32-true"
+def _callbacks(options: TrainerOptions, run: RunFolder) -> list[Callback]:
+    callbacks: list[Callback] = [
+        # First: an epoch that the checkpoint calls finished must be there.
+        KeepEpochs(run, options.keep_epochs),
+        RunCheckpoints(run, options.epochs, options.save_every),
+        StepLog(run.steps, options.log_every),
+    ]
+    if options.ema is not None:
+        callbacks.append(_Averaged(decay=options.ema))
+    if sys.stderr.isatty():
+        callbacks.append(_Bar())
+    return callbacks
 
 
-class _EpochEnd(Checkpoint):
-    """After each epoch: checkpoint, history.csv and one line on stderr."""
-
-    def __init__(self, run: RunFolder, epochs: int) -> None:
-        self.run = run
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
-        trainer.save_checkpoint(self.run.checkpoint)
-        if not trainer.is_global_zero:
-            return
-        write_history(self.run.history, pl_module.history)
-        row = pl_module.history[-1]
-        tqdm.write(
-            f"epoch {row['epoch']}/{self.epochs}  training loss {row['train_loss']:.4f}  "
-            f"held-out loss {row['held_out_loss']:.4f}  held-out mAP {row['held_out_mAP']:.3f}  "
-            f"{row['seconds']:.1f} s",
-            file=sys.stderr,
-        )
+def _precision(options: TrainerOptions) -> str:
+    if options.precision != "auto":
+        return PRECISIONS[options.precision]
+    if options.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
+        return PRECISIONS["bf16" if torch.cuda.is_bf16_supported() else "16"]
+    return PRECISIONS["32"]
 
 
-class _AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, whole or not at all; reading them runs no code from the file."""
+class _Averaged(EMAWeightAveraging):
+    """An exponential moving average of the weights: what is validated, and kept in the end."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
-    ) -> None:
-        save_atomically(checkpoint, Path(path))
+    def on_train_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+        """Too early: a run that goes on after its last epoch does not train any more."""
 
-    def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: object = None,
-        weights_only: bool | None = True,
-    ) -> dict[str, object]:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{path}: expected a checkpoint, but it cannot be read: delete it to start the run "
-                "again"
-            ) from error
+    def on_fit_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+        super().on_train_end(trainer, pl_module)
 
 
 class _Bar(TQDMProgressBar):

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from models.data.audioset import Corpus, SegmentList
 from models.data.clips import ClipDataset, collate
+from models.data.corpus import Corpus
 from models.data.sampling import BalancedBatchSampler, held_out_split
+from models.data.segments import ClipSource
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
 from models.features import FeaturePreset, FrontEnd
+from models.step_batches import StepBatches
 from models.system import Batch, move_batch
 
 
@@ -24,18 +26,22 @@ class LoadingOptions:
     """How clips are read.
 
     Attributes:
-        batch_size: clips in a mini-batch.
+        batch_size: clips that a step learns from, in all processes together.
         held_out: part of the training clips that thresholds and learning rate are set by.
         seed: of the split and the order.
-        workers: processes that read audio.
-        skip_unreadable: leave out audio files that cannot be read, with a warning.
+        workers: processes that read audio, for each process that trains.
+        strict: stop at a clip that cannot be read, instead of leaving it out.
+        accumulate: pieces that a process's part of a step is computed in.
+        max_ratio: how many times as often as the rarest class one is drawn at most.
     """
 
     batch_size: int = 32
     held_out: float = 0.1
     seed: int = 0
     workers: int = 0
-    skip_unreadable: bool = False
+    strict: bool = False
+    accumulate: int = 1
+    max_ratio: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,12 @@ class CachedFeatures:
 
 
 def cache_features(
-    corpus: Corpus, preset: FeaturePreset, workers: int = 0, skip_unreadable: bool = False
+    corpus: Corpus, preset: FeaturePreset, workers: int = 0, strict: bool = False
 ) -> CachedFeatures:
     """Compute the features of every clip of a corpus."""
     classes = len(corpus.classes)
     train, evaluation = (
-        FeatureClips(segments, classes, preset, workers, description, skip_unreadable)
+        FeatureClips(segments, classes, preset, workers, description, strict)
         for segments, description in (
             (corpus.train, "training features"),
             (corpus.evaluation, "evaluation features"),
@@ -64,9 +70,14 @@ def cache_features(
 class TrainingData(LightningDataModule):
     """Loaders over a corpus, of waveforms or of cached features.
 
+    Attributes:
+        unreadable: what is wrong with each clip that could not be read so far, by its name.
+
     Raises:
         UserError: where the training clips are too few to hold any out.
     """
+
+    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -80,37 +91,53 @@ class TrainingData(LightningDataModule):
         self.preset = preset
         self.cache = cache
         self.corpus = corpus
+        self.unreadable: dict[str, str] = {}
         labels = corpus.train.labels
         training, held_out = held_out_split(labels, options.held_out, options.seed)
-        if not training or not held_out:
+        if not len(training) or not len(held_out):
             raise UserError(
                 f"{corpus.directory}: expected training clips enough to hold out "
-                f"{options.held_out:.0%} of them, found {len(labels)}: add clips"
+                f"{options.held_out:.0%} of them, found {labels.shape[0]}: add clips"
             )
-        train = cache.train if cache else self._clips(corpus.train)
-        self.train_clips: Dataset = Subset(train, training)
-        self.held_out_clips: Dataset = Subset(train, held_out)
-        self.evaluation_clips: Dataset = (
-            cache.evaluation if cache else self._clips(corpus.evaluation)
-        )
+        self._train = cache.train if cache else self._clips(corpus.train)
+        self._training, self._held_out = training, held_out
+        self._evaluation = cache.evaluation if cache else self._clips(corpus.evaluation)
         self.batches = BalancedBatchSampler(
-            [labels[index] for index in training], options.batch_size, options.seed
+            labels[training], options.batch_size, options.seed, options.max_ratio
         )
 
     def train_dataloader(self) -> DataLoader:
-        """The current epoch's batches; the trainer asks for each epoch's anew."""
+        """The epoch's batches; where an interrupted epoch goes on, those that are left of it."""
         trainer = self.trainer
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        done = 0 if progress.is_last_batch else progress.current.ready
+        accumulate = self.options.accumulate
+        steps = StepBatches(
+            self.batches,
+            trainer.global_rank,
+            trainer.world_size,
+            accumulate,
+            start=done // accumulate,
+        )
         self.batches.set_epoch(trainer.current_epoch)
-        share = _Share(self.batches, trainer.global_rank, trainer.world_size)
-        return self._loader(self.train_clips, batch_sampler=share)
+        return self._loader(
+            Subset(self._train, self._training),
+            batch_sampler=steps,
+            persistent_workers=self._workers > 0,
+        )
 
     def val_dataloader(self) -> DataLoader:
-        """The held-out clips, all of them in every process."""
-        return self._loader(self.held_out_clips, batch_size=self.options.batch_size)
+        """This process's share of the held-out clips: every so many-th."""
+        trainer = self.trainer
+        return self._in_order(self._held_out[trainer.global_rank :: trainer.world_size])
+
+    def held_out_dataloader(self) -> DataLoader:
+        """The held-out clips, all of them."""
+        return self._in_order(self._held_out)
 
     def evaluation_dataloader(self) -> DataLoader:
         """The evaluation clips."""
-        return self._loader(self.evaluation_clips, batch_size=self.options.batch_size)
+        return self._loader(self._evaluation, batch_size=self.options.batch_size)
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -127,10 +154,9 @@ class TrainingData(LightningDataModule):
             UserError: where none of them can be read.
         """
         generator = torch.Generator().manual_seed(self.options.seed)
-        chosen = torch.randperm(len(self.train_clips), generator=generator)[:limit].sort().values
-        clips = Subset(self.train_clips, chosen.tolist())
+        chosen = torch.randperm(len(self._training), generator=generator)[:limit].sort().values
         found = False
-        for batch in self._loader(clips, batch_size=self.options.batch_size):
+        for batch in self._in_order(self._training[chosen.numpy()]):
             if not len(batch):
                 continue
             found = True
@@ -143,38 +169,42 @@ class TrainingData(LightningDataModule):
                 f"{self.corpus.directory}: none of its training clips can be read: replace them"
             )
 
-    def _clips(self, segments: SegmentList) -> ClipDataset:
+    def _clips(self, clips: ClipSource) -> ClipDataset:
         return ClipDataset(
-            segments,
+            clips,
             len(self.corpus.classes),
             self.preset.sample_rate,
             self.preset.clip_seconds,
-            on_error="skip" if self.options.skip_unreadable else "raise",
+            self.options.strict,
         )
 
-    def _loader(self, clips: Dataset, **how: object) -> DataLoader[Batch]:
-        cached = self.cache is not None
-        return DataLoader(
+    @property
+    def _workers(self) -> int:
+        return 0 if self.cache else self.options.workers
+
+    def _in_order(self, indices: object) -> DataLoader:
+        return self._loader(Subset(self._train, indices), batch_size=self.options.batch_size)
+
+    def _loader(self, clips: Dataset, **how: object) -> DataLoader:
+        return _NamingLoader(
+            self.unreadable,
             clips,
-            collate_fn=collate_features if cached else collate,
-            num_workers=0 if cached else self.options.workers,
-            pin_memory=torch.cuda.is_available() and not cached,
+            collate_fn=collate_features if self.cache else collate,
+            num_workers=self._workers,
+            pin_memory=torch.cuda.is_available() and not self.cache,
             **how,
         )
 
 
-class _Share(Sampler[list[int]]):
-    """The batches of one of several processes, as many for each."""
+class _NamingLoader(DataLoader):
+    """A loader that notes the clips which its batches lack."""
 
-    def __init__(self, batches: BalancedBatchSampler, rank: int, processes: int) -> None:
-        self.batches = batches
-        self.rank = rank
-        self.processes = processes
+    def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: object) -> None:
+        super().__init__(clips, **how)
+        self._unreadable = unreadable
 
-    def __len__(self) -> int:
-        return max(1, len(self.batches) // self.processes)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for index, batch in enumerate(self.batches):
-            if index % self.processes == self.rank and index // self.processes < len(self):
-                yield batch
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            for clip in batch.unreadable:
+                self._unreadable.setdefault(clip.clip_id, clip.reason)
+            yield batch

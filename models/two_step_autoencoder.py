@@ -19,7 +19,7 @@ from models.layers.convolution import ConvolutionBlock, Pool
 from models.layers.frame_head import check_pooling
 from models.layers.initialisation import initialise
 from models.layers.padding import Padding, as_maps
-from models.losses import reconstruction_loss
+from models.losses import squared_error
 from models.output import DetectorOutput
 
 POOLING = "two_step_attention"
@@ -71,7 +71,7 @@ class TwoStepAutoencoder(nn.Module):
 
     A frame's probability is the first step's result at it, for "paper" its sigmoid. The second
     step's layers have a weight for each pair of frames, so clips have at most `num_frames` frames;
-    shorter ones are padded with frames that neither step's attention sees.
+    those that a shorter one lacks weigh nothing.
 
     Args:
         num_classes: how many.
@@ -90,6 +90,7 @@ class TwoStepAutoencoder(nn.Module):
     default_pooling = POOLING
     poolings = (POOLING,)
     fixed_frames = True
+    has_frames = True
     frame_reduction = 1
 
     def __init__(
@@ -127,13 +128,12 @@ class TwoStepAutoencoder(nn.Module):
         """
         maps, padding = self._encode(features, lengths)
         first, second = self.pool.steps(self._class_maps(maps), padding)
-        frames = features.shape[1]
-        reconstruction = self._decode(maps, padding)[:, :frames]
-        mask = None if padding is None or lengths is None else padding.mask[:, :frames]
+        reconstruction = self._decode(maps, padding)
+        mask = None if padding is None else padding.mask
         penalty = 0.0
         if self.training:
-            penalty = self.alpha * reconstruction_loss(reconstruction, features, mask)
-        frame = self._probability(first).transpose(1, 2)[:, :frames]
+            penalty = self.alpha * squared_error(reconstruction, features, mask)
+        frame = self._probability(first).transpose(1, 2)
         return AutoencoderOutput(self._probability(second), frame, mask, penalty, reconstruction)
 
     def explain(self, features: Tensor, lengths: Tensor | None = None) -> Explanation:
@@ -143,26 +143,21 @@ class TwoStepAutoencoder(nn.Module):
         class_maps = self._class_maps(maps)
         first, second = self.pool.steps(class_maps, padding)
         over_frequency, over_time = self.pool.weights(class_maps, first, padding)
-        frames = features.shape[1]
         return Explanation(
-            over_frequency[:, :, :frames],
-            first[..., :frames],
-            over_time[..., :frames],
+            over_frequency,
+            first,
+            over_time,
             second,
             self._probability(second),
-            self._decode(maps, padding)[:, :frames],
+            self._decode(maps, padding),
         )
 
     def _encode(self, features: Tensor, lengths: Tensor | None) -> tuple[Tensor, Padding | None]:
-        batch, frames, _ = features.shape
-        if frames > self.num_frames:
+        if features.shape[1] > self.num_frames:
             raise ValueError(
-                f"features: expected at most {self.num_frames} frames, got {frames}: build the "
-                "network with num_frames"
+                f"features: expected at most {self.num_frames} frames, got {features.shape[1]}: "
+                "build the network with num_frames"
             )
-        if frames < self.num_frames:
-            lengths = torch.full((batch,), frames) if lengths is None else lengths
-            features = nn.functional.pad(features, (0, 0, 0, self.num_frames - frames))
         maps, padding = as_maps(features, lengths)
         for block in self.encoder:
             maps, padding = block(maps, padding)
@@ -182,27 +177,24 @@ class TwoStepAutoencoder(nn.Module):
 
 
 class MaskedTwoStepAttention(TwoStepAttention):
-    """`TwoStepAttention` over clips that may be padded: padded frames count in neither step.
-
-    Takes class maps (batch, classes, frames, mels) of `num_frames` frames.
-    """
+    """`TwoStepAttention` over clips of any number of frames up to `num_frames`: those that are
+    padded or not there count in neither step."""
 
     def __init__(self, num_freqs: int, num_frames: int, variant: str) -> None:
         super().__init__(num_freqs, num_frames, variant)
         self.variant = variant
         self.over_time = MaskedLinearAttention(num_frames, variant)
 
+    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
+        """(batch, classes) from class maps (batch, classes, frames, mels)."""
+        return self.steps(x, padding)[1]
+
     def steps(self, class_maps: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor]:
         """The first step's result (batch, classes, frames), the second's (batch, classes)."""
         first = self.over_frequency(class_maps)
-        if padding is None:
-            return first, self.over_time(first)
-        first = first.masked_fill(~padding.mask[:, None], 0)
-        return first, self.over_time(first, padding.mask)
-
-    def forward(self, x: Tensor, padding: Padding | None = None) -> Tensor:
-        """(batch, classes)."""
-        return self.steps(x, padding)[1]
+        if padding is not None:
+            first = first.masked_fill(~padding.mask[:, None], 0)
+        return first, self.over_time(*self._row(first, padding))
 
     def weights(
         self, class_maps: Tensor, first: Tensor, padding: Padding | None
@@ -211,10 +203,21 @@ class MaskedTwoStepAttention(TwoStepAttention):
         classes, frames), 0 in padded frames."""
         rows = class_maps.flatten(1, 2)  # every frame of a class is a bag of bands
         over_frequency = _attention_weights(self.over_frequency, rows, None).view_as(class_maps)
-        mask = None if padding is None else padding.mask
         if padding is not None:
             over_frequency = padding.fill(over_frequency)
-        return over_frequency, _attention_weights(self.over_time, first, mask)
+        over_time = _attention_weights(self.over_time, *self._row(first, padding))
+        return over_frequency, over_time[..., : first.shape[2]]
+
+    def _row(self, first: Tensor, padding: Padding | None) -> tuple[Tensor, Tensor | None]:
+        """The second step's rows of `num_frames`, and which of those are there."""
+        missing = self.over_time.width - first.shape[2]
+        if padding is None and not missing:
+            return first, None
+        if padding is None:
+            mask = first.new_ones(first.shape[0], first.shape[2], dtype=torch.bool)
+        else:
+            mask = padding.mask
+        return nn.functional.pad(first, (0, missing)), nn.functional.pad(mask, (0, missing))
 
 
 class MaskedLinearAttention(LinearAttention):

@@ -11,15 +11,15 @@ import soundfile
 
 from models.data.audioset import (
     INCOMPLETE,
-    Segment,
     StrongLabel,
-    open_corpus,
     read_segments,
     read_strong_labels,
     write_segments,
     write_strong_labels,
 )
 from models.data.classes import ClassList
+from models.data.corpus import open_corpus
+from models.data.segments import Segment, SegmentList
 from models.errors import UserError
 
 CLASSES = ClassList(("/m/09x0r", "/t/dd00135", "/m/0bt9lr"), ("Speech", "Children shouting", "Dog"))
@@ -61,7 +61,7 @@ def test_a_row_becomes_a_segment_named_as_strong_labels_name_it(
     segments = read_segments(write_segment_csv(tmp_path, ROW), audio, CLASSES)
     path = audio / "--PJHxphWEs.flac"
     assert list(segments) == [Segment("--PJHxphWEs_30000", path, 30.0, 40.0, (0, 2))]
-    assert segments.labels == [(0, 2)]
+    assert segments.labels.toarray().tolist() == [[True, False, True]]
     assert segments.missing == 0
 
 
@@ -89,6 +89,21 @@ def test_two_segments_of_a_recording_own_the_files_with_their_starts(tmp_path: P
     rows = 'abc, 0.000, 10.000, "/m/09x0r"\nabc, 10.000, 20.000, "/m/0bt9lr"\n'
     segments = read_segments(write_segment_csv(tmp_path, rows), tmp_path / "audio", CLASSES)
     assert [segment.path for segment in segments] == paths
+
+
+def test_a_list_of_segments_takes_a_hundred_bytes_a_clip_and_its_parts_share_them() -> None:
+    segments = SegmentList.of(
+        (
+            Segment(f"YTID-{index:06d}_30000", Path(f"/a/Y{index:011d}.wav"), 30.0, 40.0, (0, 2))
+            for index in range(5000)
+        ),
+        len(CLASSES),
+    )
+    assert segments.nbytes < 120 * len(segments)
+    part = segments.select(range(0, 5000, 2))
+    assert part.columns is segments.columns
+    assert part[-1].clip_id == "YTID-004998_30000"
+    assert part[1:3].labels.toarray().tolist() == [[True, False, True]] * 2
 
 
 def test_files_that_are_not_audio_are_passed_over(tmp_path: Path, audio: Path) -> None:

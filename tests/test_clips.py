@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from models.data.audioset import Segment
-from models.data.clips import Clip, ClipDataset, collate, load_audio
+from models.data.audio import decode_audio, load_audio
+from models.data.clips import Clip, ClipDataset, Unreadable, collate
+from models.data.segments import Segment
 from models.errors import UserError
 
 RATE = 16000
@@ -103,15 +103,16 @@ def test_a_batch_tells_clips_from_padding() -> None:
     assert (batch.lengths.tolist(), batch.lengths.dtype) == ([3, 5], torch.int64)
     assert batch.target.tolist() == [[1, 0], [0, 1]]
     assert batch.clip_ids == ("a_0", "b_0")
-    assert (len(batch), batch.skipped) == (2, 0)
+    assert (len(batch), batch.unreadable) == (2, ())
 
 
 def test_a_batch_moves_between_devices_whole() -> None:
-    batch = collate([Clip(torch.ones(3), torch.zeros(2), "a_0"), None]).to("meta")
+    skipped = Unreadable("b_0", "b.wav: broken")
+    batch = collate([Clip(torch.ones(3), torch.zeros(2), "a_0"), skipped]).to("meta")
     assert {tensor.device.type for tensor in (batch.waveform, batch.lengths, batch.target)} == {
         "meta"
     }
-    assert (batch.clip_ids, batch.skipped) == (("a_0",), 1)
+    assert (batch.clip_ids, batch.unreadable) == (("a_0",), (skipped,))
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
@@ -120,34 +121,42 @@ def test_a_file_that_cannot_be_used_is_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{kind}\.wav: expected"):
         load_audio(path, RATE)
     with pytest.raises(UserError, match=rf"{kind}\.wav"):
-        ClipDataset([segment(path)], num_classes=2)[0]
+        ClipDataset([segment(path)], num_classes=2, strict=True)[0]
+    skipped = ClipDataset([segment(path)], num_classes=2)[0]
+    assert skipped.clip_id == f"{kind}_0"
+    assert f"{kind}.wav: expected" in skipped.reason
 
 
 def test_a_truncated_file_is_named_or_read_as_far_as_it_goes(tmp_path: Path) -> None:
     path = tmp_path / "cut.flac"
     soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, RATE), RATE)
     path.write_bytes(path.read_bytes()[:5000])
-    dataset = ClipDataset([segment(path)], num_classes=2, on_error="skip")
-    clip = dataset[0]
-    assert clip is None or 0 < len(clip.waveform) < RATE
+    clip = ClipDataset([segment(path)], num_classes=2)[0]
+    assert isinstance(clip, Unreadable) or 0 < len(clip.waveform) < RATE
 
 
-def test_skipped_clips_are_counted_and_warned_about_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_in_memory_is_read_as_one_on_disk_is(tmp_path: Path) -> None:
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, tone(1, 44100), 44100)
+    decoded = decode_audio(path.read_bytes(), RATE, 0.5)
+    assert torch.equal(decoded, load_audio(path, RATE, 0.5))
+    with pytest.raises(UserError, match=r"shard\.tar, clip: expected audio"):
+        decode_audio(b"not audio", RATE, name="shard.tar, clip")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_names_the_clips_that_it_lacks(workers: int, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "good.wav", tone(0.1), RATE)
     segments = [segment(tmp_path / "good.wav"), segment(write_unusable(tmp_path, "text"))]
-    dataset = ClipDataset(segments, num_classes=2, on_error="skip")
-    batches = [next(iter(DataLoader(dataset, 2, collate_fn=collate))) for _ in range(2)]
-    assert [(len(batch), batch.skipped) for batch in batches] == [(1, 1), (1, 1)]
-    assert batches[0].clip_ids == ("good_0",)
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "text.wav" in caplog.text
+    dataset = ClipDataset(segments, num_classes=2)
+    batch = next(iter(DataLoader(dataset, 2, collate_fn=collate, num_workers=workers)))
+    assert batch.clip_ids == ("good_0",)
+    assert [clip.clip_id for clip in batch.unreadable] == ["text_0"]
 
 
 def test_a_batch_of_which_every_clip_was_skipped_is_empty() -> None:
-    batch = collate([None, None])
-    assert (len(batch), batch.skipped, batch.waveform.shape) == (0, 2, (0, 0))
+    batch = collate([Unreadable("a_0", "why"), Unreadable("b_0", "why")])
+    assert (len(batch), len(batch.unreadable), batch.waveform.shape) == (0, 2, (0, 0))
 
 
 def test_worker_processes_read_the_same_clips(tmp_path: Path) -> None:
@@ -162,8 +171,3 @@ def test_worker_processes_read_the_same_clips(tmp_path: Path) -> None:
     for one, other in zip(alone, workers, strict=True):
         assert one.clip_ids == other.clip_ids
         assert torch.equal(one.waveform, other.waveform)
-
-
-def test_an_unknown_way_to_handle_errors_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'on_error: expected "raise" or "skip"'):
-        ClipDataset([], num_classes=1, on_error="ignore")

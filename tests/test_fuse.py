@@ -8,7 +8,7 @@ import pytest
 
 from models import fuse as program
 from models import predict
-from models.data.audioset import ClassList
+from models.data.classes import ClassList
 from models.data.mixing import MixOptions, mix_corpus
 from models.detection import (
     Event,
@@ -22,7 +22,8 @@ from models.errors import UserError
 from models.evaluate import ClipResult
 from models.fuse import FuseOptions, fuse, mean_result
 from models.median import median_widths
-from models.train import MEASURES, TrainOptions, train
+from models.train import MEASURES, train
+from models.train_options import TrainOptions
 
 
 def result(clip, frame, name="a"):

@@ -17,7 +17,8 @@ import pytest
 import soundfile
 
 from models.data import mixing, tables
-from models.data.audioset import INCOMPLETE, open_corpus
+from models.data.audioset import INCOMPLETE
+from models.data.corpus import open_corpus
 from models.data.events import BACKGROUNDS, read_event_bank, synthesise_event_bank, trim
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.scenes import plan_clip, render_clip

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from models import predict as program
-from models.data.audioset import ClassList
+from models.data.classes import ClassList
 from models.detector import Detector, DetectorSpec, load_detector, save_detector
 from models.errors import UserError
 from models.predict import predict

@@ -27,6 +27,32 @@ def test_every_batch_holds_about_equally_many_clips_of_each_class() -> None:
         assert sorted(counts.values()) == [3, 3, 4]
 
 
+def shares(labels: list[tuple[int, ...]], max_ratio: int) -> dict[int, float]:
+    """How often each class is drawn, relative to the rarest, over many batches."""
+    sampler = BalancedBatchSampler(labels, 20, max_ratio=max_ratio)
+    counts: Counter[int] = Counter()
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        counts.update(labels[index][0] for batch in sampler for index in batch)
+    return {label: count / min(counts.values()) for label, count in counts.items()}
+
+
+def test_with_a_ratio_the_most_frequent_class_is_drawn_at_most_so_many_times_the_rarest() -> None:
+    assert shares(SKEWED, 5) == pytest.approx({0: 5, 1: 3, 2: 1}, rel=0.02)
+    assert shares(SKEWED, 1) == pytest.approx({0: 1, 1: 1, 2: 1}, rel=0.02)
+
+
+def test_with_a_ratio_what_is_nearly_balanced_stays_as_it_is() -> None:
+    assert shares([(0,)] * 40 + [(1,)] * 20, 5) == pytest.approx({0: 2, 1: 1}, rel=0.02)
+
+
+def test_with_a_ratio_the_order_of_classes_changes_from_round_to_round() -> None:
+    (batch,) = BalancedBatchSampler([(0,), (1,), (2,)] * 10, 30, max_ratio=5)
+    rounds = [tuple(index % 3 for index in batch[start : start + 3]) for start in range(0, 30, 3)]
+    assert all(sorted(turns) == [0, 1, 2] for turns in rounds)
+    assert len(set(rounds)) > 1
+
+
 @pytest.mark.parametrize(("clips", "size", "batches"), [(100, 10, 10), (101, 10, 11), (3, 8, 1)])
 def test_an_epoch_has_as_many_full_batches_as_the_clips_need(
     clips: int, size: int, batches: int
@@ -81,6 +107,7 @@ def test_a_data_loader_takes_its_batches_and_a_training_loop_finds_its_epoch() -
     [
         (([(0,)], 0), "batch_size: expected at least 1, got 0"),
         (([(0,)], 1, -1), "seed: expected at least 0, got -1"),
+        (([(0,)], 1, 0, 0), "max_ratio: expected at least 1, got 0"),
         (([], 1), "targets: expected at least one clip"),
         ((torch.zeros(3), 1), r"targets: expected shape \(N, num_classes\), got \(3,\)"),
     ],
@@ -93,7 +120,7 @@ def test_a_sampler_that_cannot_work_is_refused(arguments: tuple, message: str) -
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
 def test_about_a_fraction_of_each_class_is_held_out(fraction: float) -> None:
     training, held_out = held_out_split(SKEWED, fraction)
-    assert sorted(training + held_out) == list(range(100))
+    assert sorted([*training, *held_out]) == list(range(100))
     counts = Counter(SKEWED[index][0] for index in held_out)
     for label, size in enumerate((80, 15, 5)):
         assert counts[label] == pytest.approx(fraction * size, abs=1)
@@ -113,13 +140,15 @@ def test_a_class_with_two_clips_or_more_is_on_both_sides(seed: int) -> None:
 
 
 def test_a_split_repeats_for_a_seed_and_differs_between_seeds() -> None:
-    assert held_out_split(SKEWED, 0.2, 1) == held_out_split(one_hot(SKEWED, 3), 0.2, 1)
-    assert held_out_split(SKEWED, 0.2, 1) != held_out_split(SKEWED, 0.2, 2)
+    split = [side.tolist() for side in held_out_split(SKEWED, 0.2, 1)]
+    assert [side.tolist() for side in held_out_split(one_hot(SKEWED, 3), 0.2, 1)] == split
+    assert [side.tolist() for side in held_out_split(SKEWED, 0.2, 2)] != split
 
 
 @pytest.mark.parametrize("labels", [[], [(0,)], [()]])
 def test_what_cannot_be_divided_stays_in_training(labels: list[tuple[int, ...]]) -> None:
-    assert held_out_split(labels, 0.5) == (list(range(len(labels))), [])
+    training, held_out = held_out_split(labels, 0.5)
+    assert (training.tolist(), held_out.tolist()) == (list(range(len(labels))), [])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, float("nan")])

@@ -14,8 +14,10 @@ import torch
 
 from models import train as program
 from models.checkpoint import write_atomically, write_text
-from models.data.audioset import ClassList, open_corpus
+from models.data.classes import ClassList
+from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
+from models.data.segments import SegmentList
 from models.detector import load_detector
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
@@ -197,16 +199,18 @@ def test_devices_that_are_not_there_are_refused(data, corpus, tmp_path):
         train(none, corpus)
 
 
-def test_an_unreadable_clip_is_named_or_left_out(data, corpus, tmp_path):
+def test_an_unreadable_clip_is_left_out_and_named_or_stops_the_run(data, corpus, tmp_path, capsys):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")
     first = dataclasses.replace(corpus.train[0], path=broken)
-    segments = dataclasses.replace(corpus.train, segments=(first, *corpus.train.segments[1:]))
+    segments = SegmentList.of([first, *corpus.train[1:]], len(corpus.classes))
     changed = dataclasses.replace(corpus, train=segments)
-    with pytest.raises(UserError, match=r"broken\.wav"):
-        train(options(data, tmp_path / "stops", epochs=1), changed)
-    skipping = options(data, tmp_path / "stops", epochs=1, skip_unreadable=True)
-    assert train(skipping, changed)["clips"] == 8
+    with pytest.raises(UserError, match=r"broken\.wav.*--strict"):
+        train(options(data, tmp_path / "run", epochs=1, strict=True), changed)
+    metrics = train(options(data, tmp_path / "run", epochs=1), changed)
+    assert (metrics["clips"], metrics["unreadable_clips"]) == (8, 1)
+    assert "broken.wav" in (tmp_path / "run" / "unreadable.tsv").read_text()
+    assert f"1 clips could not be read, all named in {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -247,23 +251,21 @@ def test_cached_features_are_those_of_the_waveform(data, corpus, tmp_path):
     torch.testing.assert_close(first.mean, second.mean)
 
 
-def test_cached_features_leave_out_what_cannot_be_read(data, corpus, tmp_path, caplog):
+def test_cached_features_leave_out_what_cannot_be_read(data, corpus, tmp_path):
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")
     first = dataclasses.replace(corpus.train[0], path=broken)
-    segments = dataclasses.replace(corpus.train, segments=(first, *corpus.train.segments[1:]))
+    segments = SegmentList.of([first, *corpus.train[1:]], len(corpus.classes))
     changed = dataclasses.replace(corpus, train=segments)
-    clips = FeatureClips(segments[:3], 8, PRESETS["dcase2017"], skip_unreadable=True)
-    assert clips[0] is None
+    clips = FeatureClips(segments[:3], 8, PRESETS["dcase2017"])
+    assert "broken.wav" in clips[0].reason
     assert clips[2].clip_id == corpus.train[2].clip_id
     assert len(collate_features([clips[0]])) == 0
     assert collate_features([clips[0], clips[1]]).clip_ids == (corpus.train[1].clip_id,)
-    assert "broken.wav" in caplog.text
-    cached = options(data, tmp_path / "stops", epochs=1, cache_features=True)
-    with pytest.raises(UserError, match=r"broken\.wav.*--skip-unreadable"):
-        train(cached, changed)
-    skipping = {"epochs": 1, "cache_features": True, "skip_unreadable": True}
-    assert train(options(data, tmp_path / "goes_on", **skipping), changed)["clips"] == 8
+    cached = {"epochs": 1, "cache_features": True}
+    with pytest.raises(UserError, match=r"broken\.wav.*--strict"):
+        train(options(data, tmp_path / "run", strict=True, **cached), changed)
+    assert train(options(data, tmp_path / "run", **cached), changed)["unreadable_clips"] == 1
 
 
 @pytest.mark.parametrize("part", ["train", "evaluation"])
@@ -272,9 +274,10 @@ def test_clips_none_of_which_can_be_read_are_named(part, cache, data, corpus, tm
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no audio")
     clips = getattr(corpus, part)
-    segments = tuple(dataclasses.replace(clip, path=broken) for clip in clips)
-    changed = dataclasses.replace(corpus, **{part: dataclasses.replace(clips, segments=segments)})
-    skipping = options(data, tmp_path / "run", epochs=1, skip_unreadable=True, cache_features=cache)
+    segments = [dataclasses.replace(clip, path=broken) for clip in clips]
+    replaced = {part: SegmentList.of(segments, len(corpus.classes))}
+    changed = dataclasses.replace(corpus, **replaced)
+    skipping = options(data, tmp_path / "run", epochs=1, cache_features=cache)
     name = {"train": "training", "evaluation": "evaluation"}[part]
     with pytest.raises(UserError, match=f"none of .* {name} clips can be read"):
         train(skipping, changed)

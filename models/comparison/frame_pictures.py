@@ -14,8 +14,8 @@ from torch import Tensor
 from models.comparison.results import CorpusFacts, Results, System
 from models.comparison.runs import Run, StudyOptions, powers
 from models.comparison.weights import Inside, look_inside
-from models.data.audioset import Corpus, Segment, open_corpus
-from models.data.clips import load_audio
+from models.data.corpus import Corpus, open_corpus
+from models.data.segments import LabelledClip
 from models.detector import Detector, load_detector
 from models.plots import CURVES, PROBABILITY, TRUTH, save_figure
 
@@ -29,7 +29,7 @@ class Shown:
 
     detector: Detector
     inside: Inside
-    segment: Segment
+    segment: LabelledClip
     corpus: Corpus
 
     @property
@@ -189,19 +189,19 @@ def _mark(axes: Axes, shown: Shown, label: int | None) -> None:
             named = True
 
 
-def _look(run: Run, corpus: Corpus, segment: Segment | None = None) -> Shown:
+def _look(run: Run, corpus: Corpus, segment: LabelledClip | None = None) -> Shown:
     """A run's detector in a clip: the one given, or that of most classes and then lowest name."""
     segment = segment or min(corpus.evaluation, key=lambda one: (-len(one.labels), one.clip_id))
     detector = load_detector(run.folder.model)
     return Shown(detector, look_inside(detector, _audio(detector, segment)), segment, corpus)
 
 
-def _audio(detector: Detector, segment: Segment) -> Tensor:
+def _audio(detector: Detector, segment: LabelledClip) -> Tensor:
     preset = detector.preset
-    return load_audio(segment.path, preset.sample_rate, preset.clip_seconds)
+    return segment.load(preset.sample_rate, preset.clip_seconds)
 
 
-def _holding(corpus: Corpus, label: int) -> Sequence[Segment]:
+def _holding(corpus: Corpus, label: int) -> Sequence[LabelledClip]:
     """Evaluation clips with events of a class, those of fewest classes first."""
     found = [
         segment

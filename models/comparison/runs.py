@@ -15,7 +15,7 @@ from milkernels.nn import PowerPool
 from models import model_class
 from models.checkpoint import write_text
 from models.comparison.results import CorpusFacts, RunResult, System
-from models.data.audioset import Corpus, open_corpus
+from models.data.corpus import Corpus, open_corpus
 from models.data.mixing import RECORD
 from models.detection import mean_event_seconds
 from models.detector import Detector, load_detector
@@ -24,7 +24,8 @@ from models.evaluate import EvaluationOptions, Judged, detect_clips, measure
 from models.features import PRESETS
 from models.metrics import LOCALISATION
 from models.run_folder import RunFolder
-from models.train import TrainOptions, train
+from models.train import train
+from models.train_options import TrainOptions
 from models.training_data import CachedFeatures, LoadingOptions, TrainingData, cache_features
 
 OBSERVATIONS = "observations.json"

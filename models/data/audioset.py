@@ -6,18 +6,23 @@ stored, and not the full recording.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple
 
-import soundfile
+import numpy as np
 
+from models.data.audio_files import AudioFiles
 from models.data.classes import ClassList
-from models.data.tables import kind, read_rows, shown, write_lines
+from models.data.segments import Segment, SegmentBuilder, SegmentList
+from models.data.tables import read_rows, shown, write_lines
 from models.errors import UserError
 
 INCOMPLETE = "INCOMPLETE"
@@ -32,53 +37,7 @@ TRAIN_FILES = (
     ),
 )
 
-# RAW needs a sample rate that no file carries; the others are common names of listed formats.
-_AUDIO_SUFFIXES = frozenset(
-    {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
-    | {".aif", ".oga", ".opus", ".snd", ".wave"}
-)
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A labelled clip: `clip_id` is `{YTID}_{start in milliseconds}`, times are in seconds."""
-
-    clip_id: str
-    path: Path
-    start: float
-    end: float
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SegmentList(Sequence[Segment]):
-    """The segments whose audio is there, and how many rows were left out for want of it."""
-
-    segments: tuple[Segment, ...] = ()
-    missing: int = 0
-
-    def __len__(self) -> int:
-        return len(self.segments)
-
-    @overload
-    def __getitem__(self, index: int) -> Segment: ...
-    @overload
-    def __getitem__(self, index: slice) -> SegmentList: ...
-    def __getitem__(self, index: int | slice) -> Segment | SegmentList:
-        if isinstance(index, slice):
-            return SegmentList(self.segments[index])
-        return self.segments[index]
-
-    def select(self, indices: Iterable[int]) -> SegmentList:
-        """The segments at `indices`, in that order."""
-        return SegmentList(tuple(self.segments[index] for index in indices))
-
-    @property
-    def labels(self) -> list[tuple[int, ...]]:
-        """The labels of each segment."""
-        return [segment.labels for segment in self.segments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +48,6 @@ class StrongLabel:
     onset: float
     offset: float
     label: int
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus folder, read; `strong` maps a clip id to its events and is empty without them."""
-
-    directory: Path
-    classes: ClassList
-    train: SegmentList
-    evaluation: SegmentList
-    strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
 
 
 def clip_id(ytid: str, start: float) -> str:
@@ -115,7 +63,7 @@ def read_segments(csv_path: Path, audio_dir: Path, classes: ClassList) -> Segmen
     Rows without audio are left out with one warning. UserError: a file or row that cannot be
     read, a label that `classes` does not list, no audio at all.
     """
-    return _segments([csv_path], audio_dir, _index_audio(audio_dir), classes)
+    return _segments([csv_path], AudioFiles(audio_dir), classes)
 
 
 def read_strong_labels(tsv_path: Path, classes: ClassList) -> dict[str, list[StrongLabel]]:
@@ -184,124 +132,182 @@ def write_strong_labels(path: Path, labels: Iterable[StrongLabel], classes: Clas
     write_lines(path, ["\t".join(STRONG_HEADER), *rows])
 
 
-def open_corpus(directory: Path) -> Corpus:
-    """Read a corpus folder laid out as AudioSet's files are.
-
-    The folder holds `class_labels_indices.csv`, `train_segments.csv` (or AudioSet's
-    `balanced_train_segments.csv`, `unbalanced_train_segments.csv`, or both, taken together),
-    `eval_segments.csv`, `audio/` and, optionally, `eval_strong.tsv`.
-    UserError names what is missing, half written or cannot be read.
-    """
-    if not directory.is_dir():
-        raise UserError(f"{directory}: expected a corpus folder, found {kind(directory)}")
-    if (directory / INCOMPLETE).exists():
-        raise UserError(
-            f"{directory}: this corpus is half written: run the mix command that made it again"
-        )
-    train_paths = next(
-        (found for names in TRAIN_FILES if (found := _existing(directory, names))), []
-    )
-    if not train_paths:
+def segment_tables(directory: Path) -> list[Path]:
+    """A corpus folder's lists of training segments; UserError where there are none."""
+    tables = next((found for names in TRAIN_FILES if (found := _existing(directory, names))), [])
+    if not tables:
         names = " or ".join(name for group in TRAIN_FILES for name in group)
         raise UserError(f"{directory}: expected {names} in this corpus folder, found none of them")
-    classes = ClassList.read(directory / "class_labels_indices.csv")
-    audio_dir = directory / "audio"
-    audio = _index_audio(audio_dir)
-    evaluation = _segments([directory / "eval_segments.csv"], audio_dir, audio, classes)
-    strong_path = directory / "eval_strong.tsv"
-    return Corpus(
-        directory=directory,
-        classes=classes,
-        train=_segments(train_paths, audio_dir, audio, classes),
-        evaluation=evaluation,
-        strong=read_strong_labels(strong_path, classes) if strong_path.exists() else {},
-    )
+    return tables
+
+
+def read_segment_lists(directory: Path, classes: ClassList) -> tuple[SegmentList, SegmentList]:
+    """The training and the evaluation segments of a corpus folder laid out as AudioSet's files."""
+    files = AudioFiles(directory / "audio")
+    evaluation = _segments([directory / "eval_segments.csv"], files, classes)
+    return _segments(segment_tables(directory), files, classes), evaluation
 
 
 def _existing(directory: Path, names: Iterable[str]) -> list[Path]:
     return [directory / name for name in names if (directory / name).exists()]
 
 
-def _index_audio(audio_dir: Path) -> dict[str, str]:
-    """Map the stem of every audio file under `audio_dir` to its path."""
-    if not audio_dir.is_dir():
-        raise UserError(f"{audio_dir}: expected a folder of audio files, found {kind(audio_dir)}")
-    index: dict[str, str] = {}
-    for folder, folders, names in os.walk(audio_dir, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122 (millions of names)
-            if suffix.lower() in _AUDIO_SUFFIXES:
-                index.setdefault(stem, f"{folder}{os.sep}{name}")
-    return index
+def _segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList) -> SegmentList:
+    with _without_collector():
+        return _read_segments(paths, files, classes)
 
 
-def _segments(
-    paths: Sequence[Path], audio_dir: Path, audio: Mapping[str, str], classes: ClassList
-) -> SegmentList:
-    segments: list[Segment] = []
-    missing: list[str] = []
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Rows make no cycles; looking for some among millions of them takes 40 % of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList) -> SegmentList:
+    builder = SegmentBuilder()
+    labels = _LabelReader(classes)
+    missing, first_missing = 0, ""
     for path in paths:
-        before = len(segments) + len(missing)
-        for line, row in read_rows(path, comments=True):
-            where = f"{path}, line {line}"
-            if len(row) != 4 or not row[0]:
-                raise UserError(
-                    f'{where}: expected YTID, start_seconds, end_seconds, "mid,mid", '
-                    f"found {shown(row)}"
-                )
-            ytid, start_text, end_text, mids = row
-            start, end = _times(start_text, end_text, where)
-            labels = _labels(mids, classes, where)
-            stems = _stems(ytid, start_text, end_text, start, end)
-            found = next((audio[stem] for stem in stems if stem in audio), None)
-            if found is None:
-                missing.append(clip_id(ytid, start))
-            else:
-                segments.append(Segment(clip_id(ytid, start), Path(found), start, end, labels))
-        if len(segments) + len(missing) == before:
+        empty = True
+        for rows in _chunks(read_rows(path, comments=True)):
+            empty = False
+            parsed = [_parse(row, labels, path, line) for line, row in rows]
+            found = _find(parsed, files)
+            if (found < 0).any():
+                missing += int((found < 0).sum())
+                first_missing = first_missing or parsed[int(np.argmax(found < 0))].clip_id
+                parsed = [row for row, there in zip(parsed, found >= 0, strict=True) if there]
+            builder.extend(
+                [row.clip_id for row in parsed],
+                found[found >= 0],
+                (row.start.seconds for row in parsed),
+                (row.end.seconds for row in parsed),
+                [row.labels for row in parsed],
+            )
+        if empty:
             raise UserError(f"{path}: expected rows of segments, found none")
     names = " and ".join(str(path) for path in paths)
-    if not segments:
+    if not len(builder):
         raise UserError(
-            f"{names}: none of its {len(missing)} segments (first: {missing[0]}) has an audio file "
-            f"under {audio_dir}: name the files after their YTID"
+            f"{names}: none of its {missing} segments (first: {first_missing}) has an audio file "
+            f"under {files.directory}: name the files after their YTID"
         )
     if missing:
         logger.warning(
             "%s: left out %d of %d segments that have no audio file under %s (first: %s)",
-            *(names, len(missing), len(missing) + len(segments), audio_dir, missing[0]),
+            *(names, missing, missing + len(builder), files.directory, first_missing),
         )
-    return SegmentList(tuple(segments), len(missing))
+    return builder.build(files.names, len(classes), missing)
 
 
-def _stems(ytid: str, start: str, end: str, start_s: float, end_s: float) -> Iterator[str]:
-    starts = (start, f"{start_s:g}", f"{round(start_s * 1000)}")
-    ends = (end, f"{end_s:g}", f"{round(end_s * 1000)}")
-    for first, last in zip(starts, ends, strict=True):
-        yield f"{ytid}_{first}"
-        yield f"{ytid}_{first}_{last}"
-    yield ytid
-    yield f"Y{ytid}"
+class _Time(NamedTuple):
+    seconds: float
+    written: str
+    short: str
+    milliseconds: int
 
 
-def _labels(mids: str, classes: ClassList, where: str) -> tuple[int, ...]:
-    labels = set()
-    for mid in filter(None, (mid.strip() for mid in mids.split(","))):
-        if mid not in classes:
-            raise UserError(
-                f"{where}: the label {mid} is not in the class list: "
-                "correct it or use the class list that belongs to this file"
-            )
-        labels.add(classes.index(mid))
-    return tuple(sorted(labels))
+class _Row(NamedTuple):
+    ytid: str
+    start: _Time
+    end: _Time
+    labels: tuple[int, ...]
+
+    @property
+    def clip_id(self) -> str:
+        return f"{self.ytid}_{self.start.milliseconds}"
+
+
+_TIMED_STEMS: tuple[Callable[[_Row], str], ...] = (
+    lambda row: f"{row.ytid}_{row.start.written}",
+    lambda row: f"{row.ytid}_{row.start.written}_{row.end.written}",
+    lambda row: f"{row.ytid}_{row.start.short}",
+    lambda row: f"{row.ytid}_{row.start.short}_{row.end.short}",
+    lambda row: f"{row.ytid}_{row.start.milliseconds}",
+    lambda row: f"{row.ytid}_{row.start.milliseconds}_{row.end.milliseconds}",
+)
+_PLAIN_STEMS: tuple[Callable[[_Row], str], ...] = (
+    lambda row: row.ytid,
+    lambda row: f"Y{row.ytid}",
+)
+"""How the file of a row may be named, best first; the times go before."""
+
+
+def _find(rows: Sequence[_Row], files: AudioFiles) -> np.ndarray:
+    """Each row's file, or -1: one look-up of many rows for each way to name a file."""
+    found = np.full(len(rows), -1, dtype=np.int32)
+    timed = files.with_times([row.ytid for row in rows])
+    for stems, open_to in ((_TIMED_STEMS, timed), (_PLAIN_STEMS, np.full(len(rows), True))):
+        for stem in stems:
+            left = np.flatnonzero(open_to & (found < 0))
+            if len(left):
+                found[left] = files.find([stem(rows[index]) for index in left.tolist()])
+    return found
+
+
+def _chunks(
+    rows: Iterator[tuple[int, list[str]]], size: int = 1 << 15
+) -> Iterator[list[tuple[int, list[str]]]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def _parse(row: list[str], labels: _LabelReader, path: Path, line: int) -> _Row:
+    if len(row) != 4 or not row[0]:
+        raise UserError(
+            f'{path}, line {line}: expected YTID, start_seconds, end_seconds, "mid,mid", '
+            f"found {shown(row)}"
+        )
+    ytid, start_text, end_text, mids = row
+    start, end = _time(start_text), _time(end_text)
+    if start is None or end is None or start.seconds >= end.seconds:
+        raise _bad_times(f"{path}, line {line}", start_text, end_text)
+    try:
+        return _Row(ytid, start, end, labels.read(mids))
+    except KeyError as error:
+        raise UserError(
+            f"{path}, line {line}: the label {error.args[0]} is not in the class list: "
+            "correct it or use the class list that belongs to this file"
+        ) from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _time(text: str) -> _Time | None:
+    """A time in seconds in the forms that file names have, None where it is no such time."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    if not 0 <= seconds < math.inf:
+        return None
+    return _Time(seconds, text, f"{seconds:g}", round(seconds * 1000))
+
+
+class _LabelReader:
+    """Reads `mid,mid`; most rows have a combination that another row had before."""
+
+    def __init__(self, classes: ClassList) -> None:
+        self.read = lru_cache(maxsize=1 << 16)(partial(_labels, classes=classes))
+
+
+def _labels(mids: str, classes: ClassList) -> tuple[int, ...]:
+    """Class indices, ascending; KeyError with a mid that the class list lacks."""
+    names = filter(None, (mid.strip() for mid in mids.split(",")))
+    return tuple(sorted({classes.index(mid) for mid in names}))
+
+
+def _bad_times(where: str, start: str, end: str) -> UserError:
+    return UserError(f"{where}: expected 0 <= start < end in seconds, found {start} and {end}")
 
 
 def _times(start: str, end: str, where: str) -> tuple[float, float]:
-    try:
-        times = float(start), float(end)
-    except ValueError:
-        times = math.nan, math.nan
-    if not (0 <= times[0] < times[1] < math.inf):
-        raise UserError(f"{where}: expected 0 <= start < end in seconds, found {start} and {end}")
-    return times
+    times = _time(start), _time(end)
+    if None in times or times[0].seconds >= times[1].seconds:
+        raise _bad_times(where, start, end)
+    return times[0].seconds, times[1].seconds

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from models.data.audioset import ClassList
-from models.data.clips import load_audio, unreadable
+from models.data.audio import load_audio, unreadable
+from models.data.classes import ClassList
 from models.data.tables import kind, read_rows, shown
 from models.errors import UserError
 

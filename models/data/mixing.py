@@ -19,7 +19,6 @@ from tqdm import tqdm
 import milkernels
 from models.data.audioset import (
     INCOMPLETE,
-    Segment,
     StrongLabel,
     clip_id,
     write_segments,
@@ -27,6 +26,7 @@ from models.data.audioset import (
 )
 from models.data.events import EventBank, read_event_bank, synthesise_event_bank
 from models.data.scenes import SPLITS, MixOptions, listed, plan_clip, render_clip
+from models.data.segments import Segment
 from models.data.tables import kind, write_whole
 from models.errors import UserError
 

@@ -26,6 +26,7 @@ class Crnn(nn.Module):
     """
 
     fixed_frames = False
+    has_frames = True
     poolings = FRAME_POOLINGS
 
     def __init__(

@@ -1,0 +1,86 @@
+"""A corpus folder of any kind that is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.data.audioset import (
+    INCOMPLETE,
+    StrongLabel,
+    read_segment_lists,
+    read_strong_labels,
+    segment_tables,
+)
+from models.data.classes import ClassList
+from models.data.packs import read_packs
+from models.data.segments import ClipSource
+from models.data.tables import kind
+from models.errors import UserError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus folder, read.
+
+    Attributes:
+        directory: the folder.
+        classes: in the order of the labels.
+        train: clips with weak labels; of some, `train_strong` holds the events.
+        evaluation: clips with weak labels; of some or all, `strong` holds the events.
+        strong: a clip id's events; empty where localisation cannot be measured.
+        train_strong: the same for training clips.
+    """
+
+    directory: Path
+    classes: ClassList
+    train: ClipSource
+    evaluation: ClipSource
+    strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
+    train_strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
+
+
+def open_corpus(directory: Path) -> Corpus:
+    """Read a corpus folder: AudioSet's lists and an audio folder, or packs.
+
+    - `class_labels_indices.csv`, always.
+    - `train_segments.csv` (or AudioSet's `balanced_train_segments.csv`,
+      `unbalanced_train_segments.csv`, or both, taken together), `eval_segments.csv` and `audio/`;
+      or the packs `train*.h5` and `eval*.h5`.
+    - Optionally `eval_strong.tsv` and `train_strong.tsv`, or AudioSet's own names for them,
+      `audioset_eval_strong.tsv` and `audioset_train_strong.tsv`.
+
+    UserError names what is missing, half written or cannot be read.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: expected a corpus folder, found {kind(directory)}")
+    if (directory / INCOMPLETE).exists():
+        raise UserError(
+            f"{directory}: this corpus is half written: run the mix command that made it again"
+        )
+    packs = {split: sorted(directory.glob(f"{split}*.h5")) for split in ("train", "eval")}
+    if not packs["train"]:
+        segment_tables(directory)
+    classes = ClassList.read(directory / "class_labels_indices.csv")
+    if packs["train"]:
+        if not packs["eval"]:
+            raise UserError(f"{directory}: expected eval.h5 beside train.h5, found none")
+        train, evaluation = (read_packs(packs[split], len(classes)) for split in packs)
+    else:
+        train, evaluation = read_segment_lists(directory, classes)
+    return Corpus(
+        directory,
+        classes,
+        train,
+        evaluation,
+        _strong(directory, "eval", classes),
+        _strong(directory, "train", classes),
+    )
+
+
+def _strong(directory: Path, split: str, classes: ClassList) -> dict[str, list[StrongLabel]]:
+    for name in (f"{split}_strong.tsv", f"audioset_{split}_strong.tsv"):
+        if (directory / name).exists():
+            return read_strong_labels(directory / name, classes)
+    return {}
