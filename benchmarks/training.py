@@ -323,7 +323,7 @@ def parse(arguments: list[str] | None) -> Options:
 
 def _small(case: SystemCase | HeadCase) -> SystemCase | HeadCase:
     if isinstance(case, HeadCase):
-        return replace(case, batch=4, classes=5, width=8)
+        return replace(case, batch=4, frames=10, classes=5, width=8)
     options = {"channels": [2, 2, 4], "gru_width": 4}
     return replace(case, cpu_batch=2, cuda_batch=2, options=options)
 
