@@ -73,6 +73,7 @@ def find_events(
     duration: float | None = None,
     options: DetectionOptions | None = None,
     clip: np.ndarray | None = None,
+    clip_thresholds: np.ndarray | None = None,
 ) -> list[Event]:
     """Events where the frame probability is at least the class's threshold, in order of onset.
 
@@ -87,11 +88,12 @@ def find_events(
         options: smoothing.
         clip: probability of the clip that each frame lies in, (classes,) or (frames, classes); a
             class below its threshold there has no events.
+        clip_thresholds: (classes,) of `clip`; None where they are those of frames.
     """
     options = options or DetectionOptions()
     active = frame >= thresholds
     if clip is not None:
-        active &= clip >= thresholds
+        active &= clip >= (thresholds if clip_thresholds is None else clip_thresholds)
     active = filter_frames(active, options.median, frame_seconds)
     limit = np.inf if duration is None else duration
     events = []

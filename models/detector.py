@@ -58,7 +58,9 @@ class Detector(nn.Module):
             spec.model, len(classes), spec.pooling, **{**inputs, **spec.options}
         )
         self.spec = replace(spec, pooling=self.network.pooling, features=features)
+        # Of clips, and of frames, which are the same unless they were tuned apart.
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
+        self.register_buffer("frame_thresholds", torch.full((len(classes),), 0.5))
 
     @property
     def frame_seconds(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from models.detection import (
     ScoredClip,
     filter_frames,
     find_events,
+    tune_segment_thresholds,
     tune_thresholds,
 )
 from models.detector import Detector
@@ -24,6 +26,8 @@ from models.feature_cache import FeatureBatch
 from models.metrics import class_scores, localisation_metrics, tagging_metrics
 from models.psds import psds
 from models.system import Batch, move_batch, run_batch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,19 @@ class ClipResult:
 
 @dataclass(frozen=True)
 class Judged:
-    """What posteriors are held against: classes, thresholds (classes,), seconds from a frame to
-    the next, and the true events of the clips that have any."""
+    """What posteriors are held against.
+
+    Attributes:
+        classes: of the posteriors.
+        thresholds: (classes,) of clips.
+        frame_thresholds: (classes,) of frames.
+        frame_seconds: from a frame to the next.
+        strong: the true events of the clips that have any.
+    """
 
     classes: ClassList
     thresholds: np.ndarray
+    frame_thresholds: np.ndarray
     frame_seconds: float
     strong: Mapping[str, Sequence[StrongLabel]]
 
@@ -90,19 +102,50 @@ def detect_clips(
             )
 
 
-def fit_thresholds(detector: Detector, batches: Iterable[Batch]) -> None:
-    """Set the detector's thresholds to the best clip-level F1 of each class on held-out clips."""
-    thresholds = tune_on(detect_clips(detector, batches, "thresholds"))
+def fit_thresholds(
+    detector: Detector,
+    batches: Iterable[Batch],
+    strong: Mapping[str, Sequence[StrongLabel]] | None = None,
+) -> None:
+    """Set the detector's thresholds to those that `tune_on` finds on held-out clips."""
+    results = detect_clips(detector, batches, "thresholds")
+    thresholds, frame_thresholds = tune_on(results, detector.frame_seconds, strong)
     detector.thresholds.copy_(torch.from_numpy(thresholds))
+    detector.frame_thresholds.copy_(torch.from_numpy(frame_thresholds))
 
 
-def tune_on(results: Iterable[ClipResult]) -> np.ndarray:
-    """(classes,) thresholds of the best clip-level F1; the clips' frames are not kept."""
-    pairs = [(result.clip, result.target) for result in results]
+def tune_on(
+    results: Iterable[ClipResult],
+    frame_seconds: float,
+    strong: Mapping[str, Sequence[StrongLabel]] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds (classes,) of clips and of frames with the best F1 of each class.
+
+    Args:
+        results: held-out clips; frames are kept of those alone that `strong` names.
+        frame_seconds: from a frame to the next.
+        strong: events of held-out clips, whose 1 s segments the frames' thresholds are tuned on;
+            None, or without any of the clips, for those of clips.
+
+    Raises:
+        UserError: where there are no clips.
+    """
+    pairs, scored = [], []
+    for result in results:
+        pairs.append((result.clip, result.target))
+        if strong is not None and result.frame is not None and result.clip_id in strong:
+            frame = result.frame.copy()
+            scored.append(ScoredClip(frame, strong[result.clip_id], result.seconds))
     if not pairs:
         raise UserError("none of the held-out clips can be read: replace them")
     probability, target = (np.stack(part) for part in zip(*pairs, strict=True))
-    return tune_thresholds(probability, target)
+    thresholds = tune_thresholds(probability, target)
+    if strong is None:
+        return thresholds, thresholds
+    if not scored:
+        logger.warning("no held-out clip has known events: frames get the thresholds of clips")
+        return thresholds, thresholds
+    return thresholds, tune_segment_thresholds(scored, frame_seconds)
 
 
 def evaluate(
@@ -114,8 +157,19 @@ def evaluate(
     """A detector's measures on some clips, as `measure` gives them."""
     return measure(
         detect_clips(detector, batches, "evaluation"),
-        Judged(detector.classes, detector.thresholds.cpu().numpy(), detector.frame_seconds, strong),
+        judged_by(detector, strong),
         options,
+    )
+
+
+def judged_by(detector: Detector, strong: Mapping[str, Sequence[StrongLabel]]) -> Judged:
+    """A detector's own thresholds."""
+    return Judged(
+        detector.classes,
+        detector.thresholds.cpu().numpy(),
+        detector.frame_thresholds.cpu().numpy(),
+        detector.frame_seconds,
+        strong,
     )
 
 
@@ -137,11 +191,12 @@ def measure(
         if result.frame is not None and result.clip_id in strong:
             found[result.clip_id] = find_events(
                 result.frame,
-                thresholds,
+                judged.frame_thresholds,
                 judged.frame_seconds,
                 result.seconds,
                 DetectionOptions(options.median),
                 clip=result.clip if options.gated else None,
+                clip_thresholds=thresholds,
             )
             frame = filter_frames(result.frame, options.median, judged.frame_seconds)
             scored[result.clip_id] = ScoredClip(frame, strong[result.clip_id], result.seconds)
@@ -163,6 +218,7 @@ def measure(
                 "average_precision": _number(precision[index]),
                 "auc": _number(area[index]),
                 "threshold": float(thresholds[index]),
+                "frame_threshold": float(judged.frame_thresholds[index]),
             }
             for index, (mid, name) in enumerate(
                 zip(judged.classes.mids, judged.classes.names, strict=True)

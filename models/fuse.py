@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from models.checkpoint import write_text
+from models.data.audioset import StrongLabel
 from models.data.corpus import Corpus, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
@@ -20,6 +21,8 @@ from models.median import add_median_options, check_median_options, median_width
 from models.run_folder import RunFolder
 from models.train import MEASURES
 from models.training_data import LoadingOptions, TrainingData
+
+Strong = Mapping[str, Sequence[StrongLabel]]
 
 _SPLIT = ("data", "seed", "held_out")
 """What decides which clips a run held out."""
@@ -36,6 +39,7 @@ class FuseOptions:
     weights: tuple[float, ...] | None = None
     batch_size: int = 32
     workers: int = 0
+    tune_frames: bool = False
     median: float = 0.0
     median_share: float | None = None
     event_lengths: Path | None = None
@@ -78,13 +82,18 @@ class Fusion:
         for results in zip(*streams, strict=True):
             yield mean_result(results, shares, seconds, self.frame_seconds)
 
-    def thresholds(self, data: Path) -> tuple[np.ndarray, str]:
-        """Thresholds (classes,) for a corpus, and where they come from."""
+    def thresholds(self, data: Path, strong: Strong | None) -> tuple[np.ndarray, np.ndarray, str]:
+        """Thresholds (classes,) of clips and of frames for a corpus, and where they come from."""
         splits = {json.dumps([run.config.get(key) for key in _SPLIT]) for run in self.runs}
         if len(splits) == 1 and self.runs[0].config.get("data") == str(data.resolve()):
-            return tune_on(self.results(held_out=True)), "tuned on the clips that the runs held out"
-        own = [load_detector(run.folder.model).thresholds.numpy() for run in self.runs]
-        return np.average(own, axis=0, weights=self.weights), "means of the runs' own"
+            tuned = tune_on(self.results(held_out=True), self.frame_seconds, strong)
+            return *tuned, "tuned on the clips that the runs held out"
+        own = [load_detector(run.folder.model) for run in self.runs]
+        clip, frame = (
+            np.average([one.numpy() for one in each], axis=0, weights=self.weights)
+            for each in zip(*((one.thresholds, one.frame_thresholds) for one in own), strict=True)
+        )
+        return clip, frame, "means of the runs' own"
 
 
 def main() -> None:
@@ -122,8 +131,9 @@ def fuse(options: FuseOptions) -> dict[str, object]:
     median = median_widths(
         options.median, options.median_share, options.event_lengths, corpus.classes
     )
-    thresholds, origin = fusion.thresholds(options.data)
-    judged = Judged(corpus.classes, thresholds, fusion.frame_seconds, corpus.strong)
+    strong = corpus.train_strong if options.tune_frames else None
+    *thresholds, origin = fusion.thresholds(options.data, strong)
+    judged = Judged(corpus.classes, *thresholds, fusion.frame_seconds, corpus.strong)
     metrics = {
         "runs": [
             {
@@ -231,6 +241,11 @@ def parse() -> FuseOptions:
     add("--weights", type=float, nargs="+", metavar="W", help="one for each run, default equal")
     add("--batch-size", type=int, default=32, metavar="N", help="clips, default 32")
     add("--workers", type=int, default=0, metavar="N", help="processes that read audio, default 0")
+    add(
+        "--tune-frames",
+        action="store_true",
+        help="tune thresholds of frames on the events of held-out clips, as models.train does",
+    )
     add_median_options(parser)
     add("--device", default="cpu", help="cpu (default) or cuda")
     given = parser.parse_args()

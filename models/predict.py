@@ -46,6 +46,7 @@ def main() -> None:
     detector = _load(options)
     if options.threshold is not None:
         detector.thresholds.fill_(options.threshold)
+        detector.frame_thresholds.fill_(options.threshold)
     median = median_widths(
         options.median, options.median_share, options.event_lengths, detector.classes
     )
@@ -65,7 +66,7 @@ def main() -> None:
                 log_mel_of(detector, waveform),
                 prediction,
                 detector.frame_seconds,
-                detector.thresholds.cpu().numpy(),
+                detector.frame_thresholds.cpu().numpy(),
                 detector.classes.names,
                 path.name,
             )
@@ -122,11 +123,12 @@ def predict(
     frame = np.concatenate(frames)
     events = find_events(
         frame,
-        detector.thresholds.cpu().numpy(),
+        detector.frame_thresholds.cpu().numpy(),
         detector.frame_seconds,
         len(waveform) / detector.preset.sample_rate,
         options,
         clip=np.concatenate(clip_of_frames),
+        clip_thresholds=detector.thresholds.cpu().numpy(),
     )
     return Prediction(np.concatenate(clips).max(axis=0), frame, events)
 

@@ -65,6 +65,11 @@ def train(
         UserError: for what the user can put right.
     """
     corpus = corpus or open_corpus(options.data)
+    if options.tune_frames and not corpus.train_strong:
+        raise UserError(
+            f"{corpus.directory}: expected train_strong.tsv for --tune-frames, found none: add it "
+            "or leave the option out"
+        )
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
@@ -114,7 +119,8 @@ def train(
         return {}
     data.unreadable.update(unreadable)
     detector = system.finish().to(trainer.strategy.root_device)
-    fit_thresholds(detector, data.held_out_dataloader())
+    strong = corpus.train_strong if options.tune_frames else None
+    fit_thresholds(detector, data.held_out_dataloader(), strong)
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {
         "model": options.model,

@@ -43,6 +43,7 @@ class TrainOptions:
     time_shift: float = 0.0
     mixup: float = 0.0
     spec_augment: bool = False
+    tune_frames: bool = False
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -245,6 +246,12 @@ def _parser() -> CommandParser:
         default=10,
         metavar="N",
         help="steps between rows of steps.csv, default 10",
+    )
+    add(
+        "--tune-frames",
+        action="store_true",
+        help="tune thresholds of frames on the events of held-out clips (train_strong.tsv); "
+        "without, they are those of clips",
     )
     add(
         "--keep-epochs",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from models import fuse as program
 from models import predict
 from models.data.classes import ClassList
+from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
 from models.detection import (
     Event,
@@ -19,7 +21,7 @@ from models.detection import (
 )
 from models.detector import load_detector
 from models.errors import UserError
-from models.evaluate import ClipResult
+from models.evaluate import ClipResult, tune_on
 from models.fuse import FuseOptions, fuse, mean_result
 from models.median import median_widths
 from models.train import MEASURES, train
@@ -108,7 +110,7 @@ def test_the_last_epochs_are_kept(runs):
     assert kept == ["epoch-0002.pt", "epoch-0003.pt"]
     last = load_detector(runs["mean"] / "epochs" / "epoch-0003.pt").state_dict()
     final = load_detector(runs["mean"] / "model.pt").state_dict()
-    assert all((last[name] == final[name]).all() for name in last if name != "thresholds")
+    assert all((last[name] == final[name]).all() for name in last if "thresholds" not in name)
 
 
 def test_one_run_is_measured_as_its_training_did(runs, data, tmp_path):
@@ -186,3 +188,39 @@ def test_bad_median_options_are_one_line(command, needed, arguments, words, monk
         command.parse()
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_frames_have_thresholds_of_their_own_where_held_out_events_are_known():
+    # Two frames a second: an event of the first second, and a second without.
+    frame = [0.4, 0.3, 0.2, 0.1]
+    results = [replace(result(0.9, frame), seconds=2.0)]
+    thresholds, frame_thresholds = tune_on(results, 0.5, {"a": [Event(0, 1, 0, 1.0)]})
+    assert thresholds == pytest.approx([0.45])
+    assert frame_thresholds == pytest.approx([0.3])
+    assert [one.tolist() for one in tune_on(results, 0.5)] == [thresholds.tolist()] * 2
+
+
+def test_tuning_frames_needs_events_of_training_clips(data, tmp_path):
+    with pytest.raises(UserError, match="for --tune-frames"):
+        train(TrainOptions(data, tmp_path / "run", tune_frames=True))
+
+
+def test_training_tunes_frames_on_events_of_held_out_clips(data, runs, tmp_path):
+    corpus = open_corpus(data)
+    events = {clip.clip_id: [Event(0, 0.3, clip.labels[0], 1.0)] for clip in corpus.train}
+    corpus = replace(corpus, train_strong=events)
+    config = json.loads((runs["max"] / "config.json").read_text())
+    names = ("epochs", "batch_size", "held_out", "model_options", "pooling")
+    options = {name: config[name] for name in names}
+    metrics = train(
+        TrainOptions(
+            data, tmp_path / "run", tune_frames=True, accelerator="cpu", devices="1", **options
+        ),
+        corpus,
+    )
+    trained = json.loads((runs["max"] / "metrics.json").read_text())
+    assert [row["threshold"] for row in metrics["classes"]] == pytest.approx(
+        [row["threshold"] for row in trained["classes"]]
+    )
+    assert all(row["threshold"] == row["frame_threshold"] for row in trained["classes"])
+    assert any(row["threshold"] != row["frame_threshold"] for row in metrics["classes"])

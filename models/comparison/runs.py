@@ -20,7 +20,7 @@ from models.data.mixing import RECORD
 from models.detection import mean_event_seconds
 from models.detector import Detector, load_detector
 from models.errors import UserError
-from models.evaluate import EvaluationOptions, Judged, detect_clips, measure
+from models.evaluate import EvaluationOptions, detect_clips, judged_by, measure
 from models.features import PRESETS
 from models.metrics import LOCALISATION
 from models.run_folder import RunFolder
@@ -200,9 +200,7 @@ def _observe(run: Run, corpus: StudyCorpus, cache: CachedFeatures | None) -> dic
         LoadingOptions(training.batch_size, training.held_out, training.seed, training.workers),
         cache,
     )
-    judged = Judged(
-        detector.classes, detector.thresholds.numpy(), detector.frame_seconds, corpus.corpus.strong
-    )
+    judged = judged_by(detector, corpus.corpus.strong)
     ungated = measure(
         detect_clips(detector, data.evaluation_dataloader(), "frames"),
         judged,
