@@ -67,6 +67,11 @@ class Detector(nn.Module):
         """Seconds from an output frame to the next."""
         return self.preset.frame_seconds * self.network.frame_reduction
 
+    def set_thresholds(self, clip: Tensor | float, frame: Tensor | float | None = None) -> None:
+        """Set the thresholds of clips and of frames, (classes,) or one number; None for the same."""
+        self.thresholds.copy_(torch.as_tensor(clip))
+        self.frame_thresholds.copy_(torch.as_tensor(clip if frame is None else frame))
+
     def forward(self, waveform: Tensor, lengths: Tensor) -> DetectorOutput:
         """Detect events in waveforms (batch, samples) of `lengths` real samples (batch,)."""
         features, frames = self.front_end(waveform, lengths)

@@ -110,8 +110,7 @@ def fit_thresholds(
     """Set the detector's thresholds to those that `tune_on` finds on held-out clips."""
     results = detect_clips(detector, batches, "thresholds")
     thresholds, frame_thresholds = tune_on(results, detector.frame_seconds, strong)
-    detector.thresholds.copy_(torch.from_numpy(thresholds))
-    detector.frame_thresholds.copy_(torch.from_numpy(frame_thresholds))
+    detector.set_thresholds(torch.from_numpy(thresholds), torch.from_numpy(frame_thresholds))
 
 
 def tune_on(

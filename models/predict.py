@@ -45,8 +45,7 @@ def main() -> None:
     pictures = _pictures(options)
     detector = _load(options)
     if options.threshold is not None:
-        detector.thresholds.fill_(options.threshold)
-        detector.frame_thresholds.fill_(options.threshold)
+        detector.set_thresholds(options.threshold)
     median = median_widths(
         options.median, options.median_share, options.event_lengths, detector.classes
     )
