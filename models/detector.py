@@ -68,7 +68,7 @@ class Detector(nn.Module):
         return self.preset.frame_seconds * self.network.frame_reduction
 
     def set_thresholds(self, clip: Tensor | float, frame: Tensor | float | None = None) -> None:
-        """Set the thresholds of clips and of frames, (classes,) or one number; None for the same."""
+        """Set thresholds of clips and of frames, (classes,) or one number; None for the same."""
         self.thresholds.copy_(torch.as_tensor(clip))
         self.frame_thresholds.copy_(torch.as_tensor(clip if frame is None else frame))
 
