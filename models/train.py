@@ -26,7 +26,10 @@ from models.train_options import TrainOptions, parse_train_options
 from models.trainer import TrainerOptions, fit
 from models.training_data import CachedFeatures, LoadingOptions, TrainingData, cache_features
 
-MEASURES = ("mAP", "mAUC", "d_prime", "clip_f1", "segment_f1", "segment_er", "event_f1")
+MEASURES = (
+    *("mAP", "mAUC", "d_prime", "clip_f1", "clip_f1_macro"),
+    *("segment_f1", "segment_er", "event_f1", "psds_1", "psds_2"),
+)
 """Keys of metrics.json that compare systems."""
 
 
@@ -64,6 +67,11 @@ def train(
         UserError: for what the user can put right.
     """
     corpus = corpus or open_corpus(options.data)
+    if options.tune_frames and not corpus.train_strong:
+        raise UserError(
+            f"{corpus.directory}: expected train_strong.tsv for --tune-frames, found none: add it "
+            "or leave the option out"
+        )
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
@@ -104,7 +112,8 @@ def train(
         return {}
     data.unreadable.update(unreadable)
     detector = system.finish().to(trainer.strategy.root_device)
-    fit_thresholds(detector, data.held_out_dataloader())
+    strong = corpus.train_strong if options.tune_frames else None
+    fit_thresholds(detector, data.held_out_dataloader(), strong)
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {
         "model": options.model,
@@ -146,6 +155,7 @@ def _trainer_options(options: TrainOptions) -> TrainerOptions:
         options.compile,
         options.save_every,
         options.log_every,
+        options.keep_epochs,
     )
 
 

@@ -17,7 +17,7 @@ from models.features import PRESETS
 from models.trainer import PRECISIONS
 
 _PLACES = ("out", "devices", "nodes", "accelerator", "workers", "save_every", "log_every")
-_WAYS = ("cache_features", "strict", "compile")
+_WAYS = ("keep_epochs", "cache_features", "strict", "compile")
 """Options that say where and how a run is computed, and not what comes out."""
 
 
@@ -45,6 +45,7 @@ class TrainOptions:
     spec_augment: bool = False
     mean_teacher: bool = False
     consistency: float = 2.0
+    tune_frames: bool = False
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -55,6 +56,7 @@ class TrainOptions:
     compile: bool = False
     save_every: int = 1000
     log_every: int = 10
+    keep_epochs: int = 0
     cache_features: bool = False
     strict: bool = False
 
@@ -259,6 +261,19 @@ def _parser() -> CommandParser:
         default=10,
         metavar="N",
         help="steps between rows of steps.csv, default 10",
+    )
+    add(
+        "--tune-frames",
+        action="store_true",
+        help="tune thresholds of frames on the events of held-out clips (train_strong.tsv); "
+        "without, they are those of clips",
+    )
+    add(
+        "--keep-epochs",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="keep the detectors of the last N epochs, for models.fuse; default 0",
     )
     add("--cache-features", action="store_true", help="compute features once, hold them in memory")
     add(
