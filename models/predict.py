@@ -152,7 +152,7 @@ def print_prediction(path: Path, prediction: Prediction, detector: Detector) -> 
         name = detector.classes.names[event.label]
         print(f"{path}\t{event.onset:.3f}\t{event.offset:.3f}\t{name}\t{event.probability:.3f}")
     sys.stdout.flush()
-    if not prediction.events:
+    if not prediction.events and detector.network.has_frames:
         print(f"{path}: no event reaches its class's threshold", file=sys.stderr)
 
 

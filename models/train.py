@@ -163,6 +163,7 @@ def _system(detector: Detector, options: TrainOptions, corpus: Corpus) -> Detect
     changes = AugmentationOptions(options.time_shift, options.mixup, options.spec_augment)
     training = TrainingOptions(
         learning_rate=options.learning_rate,
+        factor=options.factor,
         patience=options.patience,
         seed=options.seed,
         augmentation=changes,

@@ -35,6 +35,7 @@ class TrainOptions:
     epoch_batches: int | None = None
     learning_rate: float = 1e-3
     patience: int = 3
+    factor: float = 0.5
     seed: int = 0
     held_out: float = 0.1
     normalisation_clips: int = 2000
@@ -170,7 +171,14 @@ def _parser() -> CommandParser:
         type=_natural,
         default=3,
         metavar="N",
-        help="epochs without a lower held-out loss before the learning rate halves, default 3",
+        help="epochs without a lower held-out loss before the learning rate falls, default 3",
+    )
+    add(
+        "--factor",
+        type=_part,
+        default=0.5,
+        metavar="FACTOR",
+        help="what it is multiplied with then, default 0.5",
     )
     add("--seed", type=_natural, default=0, metavar="N", help="default 0")
     add(
