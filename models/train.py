@@ -18,6 +18,7 @@ from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
+from models.mean_teacher import MeanTeacherTraining, Supervision
 from models.run_folder import RunFolder, write_history
 from models.system import DetectorTraining, TrainingOptions, gather
 from models.train_options import TrainOptions, parse_train_options
@@ -85,6 +86,7 @@ def train(
             options.strict,
             options.accumulate,
             BALANCING[options.balancing],
+            options.mean_teacher,
         ),
         cache,
     )
@@ -94,17 +96,7 @@ def train(
         detector.front_end.fit_normalisation(
             tqdm(batches, "normalisation", unit="batch", disable=None, leave=False)
         )
-    system = DetectorTraining(
-        detector,
-        TrainingOptions(
-            learning_rate=options.learning_rate,
-            patience=options.patience,
-            seed=options.seed,
-            augmentation=AugmentationOptions(
-                options.time_shift, options.mixup, options.spec_augment
-            ),
-        ),
-    )
+    system = _system(options, detector, corpus)
     trainer = fit(system, data, _trainer_options(options), run)
     unreadable = gather(list(data.unreadable.items()))
     if not trainer.is_global_zero:
@@ -138,6 +130,23 @@ def write_unreadable(path: Path, unreadable: dict[str, str]) -> None:
             f"the first was {name}: {reason}",
             file=sys.stderr,
         )
+
+
+def _system(options: TrainOptions, detector: Detector, corpus: Corpus) -> DetectorTraining:
+    training = TrainingOptions(
+        learning_rate=options.learning_rate,
+        patience=options.patience,
+        seed=options.seed,
+        augmentation=AugmentationOptions(options.time_shift, options.mixup, options.spec_augment),
+    )
+    if options.mean_teacher is None:
+        return DetectorTraining(detector, training)
+    strong = corpus.train_strong
+    weak = {clip.clip_id for clip in corpus.train if clip.clip_id not in strong}
+    try:
+        return MeanTeacherTraining(detector, training, Supervision(strong, weak))
+    except ValueError as error:
+        raise UserError(f"--mean-teacher: {error}") from error
 
 
 def _trainer_options(options: TrainOptions) -> TrainerOptions:

@@ -43,6 +43,7 @@ class TrainOptions:
     time_shift: float = 0.0
     mixup: float = 0.0
     spec_augment: bool = False
+    mean_teacher: tuple[int, int, int] | None = None
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -87,6 +88,11 @@ def parse_train_options() -> TrainOptions:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     del options["config"]
     options["model_options"] = dict(options.pop("model_option"))
+    if options["mean_teacher"] is not None:
+        options["mean_teacher"] = tuple(options["mean_teacher"])
+        options["batch_size"] = sum(options["mean_teacher"])
+        if not sum(options["mean_teacher"][:2]):
+            parser.error("--mean-teacher: expected labelled clips in a step, got none")
     return TrainOptions(**options)
 
 
@@ -199,6 +205,14 @@ def _parser() -> CommandParser:
     )
     add("--mixup", type=_rate, default=0.0, metavar="ALPHA", help="mix clips, shares of Beta(α, α)")
     add("--spec-augment", action="store_true", help="blank stripes of frames and of bands")
+    add(
+        "--mean-teacher",
+        type=_natural,
+        nargs=3,
+        metavar=("STRONG", "WEAK", "UNLABELLED"),
+        help="learn from so many strongly labelled, weakly labelled and unlabelled clips in a "
+        "step, with a mean teacher (DCASE 2019 task 4)",
+    )
     add(
         "--accumulate",
         type=_positive,

@@ -78,9 +78,10 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = _trainer(options, run)
     pieces = trainer.world_size * options.accumulate
-    if data.options.batch_size % pieces:
+    size = next((size for size in data.part_sizes if size % pieces), None)
+    if size is not None:
         raise UserError(
-            f"--batch-size {data.options.batch_size}: expected a multiple of {pieces}, the pieces "
+            f"--batch-size {size}: expected a multiple of {pieces}, the pieces "
             f"that {trainer.world_size} processes and --accumulate {options.accumulate} cut it into"
         )
     if options.compile:

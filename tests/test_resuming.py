@@ -13,7 +13,8 @@ import torch
 
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.sampling import BalancedBatchSampler
-from models.errors import UserError
+from models.errors import Terminated, UserError, run_command
+from models.logs import StepLog
 from models.run_folder import read_history
 from models.step_batches import StepBatches
 from models.train import train
@@ -59,8 +60,26 @@ def terminate_in_the_first_epoch(data, out, *more):
     while process.poll() is None and not (out / "last.ckpt").exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=120)
+    _, message = process.communicate(timeout=240)
     return process.returncode, message
+
+
+@pytest.fixture
+def sigterm_after(monkeypatch):
+    """Sends SIGTERM to this process in a run's step of that number."""
+
+    def arrange(step):
+        log = StepLog.on_train_batch_end
+
+        def signalling(self, trainer, *rest):
+            log(self, trainer, *rest)
+            if trainer.global_step == step:
+                monkeypatch.undo()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(StepLog, "on_train_batch_end", signalling)
+
+    return arrange
 
 
 def losses(out):
@@ -94,20 +113,37 @@ def assert_same_to_rounding(run, expected):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-5)
 
 
-def test_sigterm_in_mid_epoch_saves_and_the_run_goes_on_to_the_same_bits(data, tmp_path):
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    status, message = terminate_in_the_first_epoch(data, stopped, "--ema", "0.9")
-    assert status == 143
-    assert message.splitlines()[-1].startswith("terminated: run the same command again")
-    assert "0 of 2 epochs" in message
-    assert 0 < max(losses(stopped)) < 6
-    for out in (stopped, whole):
-        train(options(data, out, ema=0.9))
+@pytest.mark.parametrize(
+    "changes",
+    [{"ema": 0.9}, {"mean_teacher": (0, 4, 0), "time_shift": 2.0}, {"accumulate": 2, "workers": 1}],
+    ids=["averaged weights", "mean teacher", "pieces"],
+)
+@pytest.mark.parametrize("step", [2, 6, 9])
+def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(
+    step, changes, sigterm_after, data, tmp_path, capsys
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    expected = train(options(data, whole, **changes))
+    sigterm_after(step)
+    with pytest.raises(Terminated):
+        train(options(data, stopped, **changes))
+    assert max(losses(stopped)) == step
+    assert f"{step // 6} of 2 epochs are in {stopped}" in capsys.readouterr().err
+    assert train(options(data, stopped, **changes)) == expected
     assert sorted(losses(stopped)) == list(range(1, 13))
     assert losses(stopped) == losses(whole)
     assert history(stopped) == history(whole)
     states = weights(stopped), weights(whole)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+def test_a_program_that_sigterm_ends_says_how_to_go_on_and_exits_with_143(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err.startswith("terminated: run the same command again")
 
 
 def test_two_processes_stop_at_sigterm_and_end_with_one_processs_result(alone, data, tmp_path):

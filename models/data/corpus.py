@@ -14,6 +14,7 @@ from models.data.audioset import (
     segment_tables,
 )
 from models.data.classes import ClassList
+from models.data.desed import desed_lists, read_desed
 from models.data.packs import read_packs
 from models.data.segments import ClipSource
 from models.data.tables import kind
@@ -31,6 +32,7 @@ class Corpus:
         evaluation: clips with weak labels; of some or all, `strong` holds the events.
         strong: a clip id's events; empty where localisation cannot be measured.
         train_strong: the same for training clips.
+        unlabelled: training clips of which nothing is known.
     """
 
     directory: Path
@@ -39,15 +41,17 @@ class Corpus:
     evaluation: ClipSource
     strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     train_strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
+    unlabelled: ClipSource | None = None
 
 
 def open_corpus(directory: Path) -> Corpus:
-    """Read a corpus folder: AudioSet's lists and an audio folder, or packs.
+    """Read a corpus folder: AudioSet's lists and an audio folder, packs, or DESED's lists.
 
-    - `class_labels_indices.csv`, always.
+    - `class_labels_indices.csv`; without it, a folder of DESED's has the classes that its lists
+      name.
     - `train_segments.csv` (or AudioSet's `balanced_train_segments.csv`,
       `unbalanced_train_segments.csv`, or both, taken together), `eval_segments.csv` and `audio/`;
-      or the packs `train*.h5` and `eval*.h5`.
+      or the packs `train*.h5` and `eval*.h5`; or DESED's lists in `metadata/`, and `audio/`.
     - Optionally `eval_strong.tsv` and `train_strong.tsv`, or AudioSet's own names for them,
       `audioset_eval_strong.tsv` and `audioset_train_strong.tsv`.
 
@@ -59,6 +63,8 @@ def open_corpus(directory: Path) -> Corpus:
         raise UserError(
             f"{directory}: this corpus is half written: run the mix command that made it again"
         )
+    if desed_lists(directory):
+        return _open_desed(directory)
     packs = {split: sorted(directory.glob(f"{split}*.h5")) for split in ("train", "eval")}
     if not packs["train"]:
         segment_tables(directory)
@@ -76,6 +82,20 @@ def open_corpus(directory: Path) -> Corpus:
         evaluation,
         _strong(directory, "eval", classes),
         _strong(directory, "train", classes),
+    )
+
+
+def _open_desed(directory: Path) -> Corpus:
+    table = directory / "class_labels_indices.csv"
+    lists, classes = read_desed(directory, ClassList.read(table) if table.exists() else None)
+    return Corpus(
+        directory,
+        classes,
+        lists.train,
+        lists.evaluation,
+        lists.strong,
+        lists.train_strong,
+        lists.unlabelled if len(lists.unlabelled) else None,
     )
 
 
