@@ -18,8 +18,10 @@ from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
+from models.features import FeaturePreset
 from models.mean_teacher import MeanTeacherTraining, Supervision
 from models.run_folder import RunFolder, write_history
+from models.shard_data import ShardData, is_sharded
 from models.system import DetectorTraining, TrainingOptions, gather
 from models.train_options import TrainOptions, parse_train_options
 from models.trainer import TrainerOptions, fit
@@ -73,23 +75,7 @@ def train(
         run.claim(options.deciding(corpus.classes), options.circumstances())
     if run.is_finished():
         return run.read_metrics()
-    if cache is None and options.cache_features:
-        cache = cache_features(corpus, detector.preset, options.workers, options.strict)
-    data = TrainingData(
-        corpus,
-        detector.preset,
-        LoadingOptions(
-            options.batch_size,
-            options.held_out,
-            options.seed,
-            options.workers,
-            options.strict,
-            options.accumulate,
-            BALANCING[options.balancing],
-            options.mean_teacher,
-        ),
-        cache,
-    )
+    data = _data(options, corpus, detector.preset, cache)
     # Other processes get it from the first, with the weights.
     if first and not run.checkpoint.exists():
         batches = data.normalisation_batches(detector.front_end, options.normalisation_clips)
@@ -130,6 +116,36 @@ def write_unreadable(path: Path, unreadable: dict[str, str]) -> None:
             f"the first was {name}: {reason}",
             file=sys.stderr,
         )
+
+
+def _data(
+    options: TrainOptions, corpus: Corpus, preset: FeaturePreset, cache: CachedFeatures | None
+) -> TrainingData | ShardData:
+    loading = LoadingOptions(
+        options.batch_size,
+        options.held_out,
+        options.seed,
+        options.workers,
+        options.strict,
+        options.accumulate,
+        BALANCING[options.balancing],
+        options.mean_teacher,
+    )
+    if is_sharded(corpus):
+        if options.epoch_batches is None:
+            raise UserError(
+                f"{options.data}: shards do not say how many clips they hold: give --epoch-batches"
+            )
+        for given, name in (
+            (options.cache_features, "--cache-features"),
+            (options.mean_teacher, "--mean-teacher"),
+        ):
+            if given:
+                raise UserError(f"{name}: expected a corpus that is not streamed from shards")
+        return ShardData(corpus, preset, loading, options.epoch_batches)
+    if cache is None and options.cache_features:
+        cache = cache_features(corpus, preset, options.workers, options.strict)
+    return TrainingData(corpus, preset, loading, cache)
 
 
 def _system(options: TrainOptions, detector: Detector, corpus: Corpus) -> DetectorTraining:

@@ -16,6 +16,7 @@ from models.errors import Terminated, UserError
 from models.logs import StepLog, tensorboard_logger
 from models.run_checkpoints import AtomicCheckpointIO, RunCheckpoints
 from models.run_folder import RunFolder
+from models.shard_data import ShardData
 from models.system import DetectorTraining
 from models.training_data import TrainingData
 
@@ -25,6 +26,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
+    ".*`IterableDataset` has `__len__` defined.*",
     ".*LeafSpec.*is deprecated.*",
     ".*max_pool2d_with_indices_backward_cuda.*",
     # The loader does begin where the epoch was left.
@@ -65,7 +67,10 @@ class TrainerOptions:
 
 
 def fit(
-    system: DetectorTraining, data: TrainingData, options: TrainerOptions, run: RunFolder
+    system: DetectorTraining,
+    data: TrainingData | ShardData,
+    options: TrainerOptions,
+    run: RunFolder,
 ) -> Trainer:
     """Train until the last epoch, from the run's checkpoint if it has one.
 

@@ -252,7 +252,7 @@ class TrainingData(LightningDataModule):
         return self._loader(Subset(self._train, indices), batch_size=self.options.batch_size)
 
     def _loader(self, clips: Dataset, **how: object) -> DataLoader:
-        return _NamingLoader(
+        return NamingLoader(
             self.unreadable,
             clips,
             collate_fn=collate_features if self.cache else collate,
@@ -262,7 +262,7 @@ class TrainingData(LightningDataModule):
         )
 
 
-class _NamingLoader(DataLoader):
+class NamingLoader(DataLoader):
     """A loader that notes the clips which its batches lack."""
 
     def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: object) -> None:

@@ -1,15 +1,16 @@
 """Training that goes on: in mid-epoch, after SIGTERM, and on another number of processes."""
 
-import json
+import dataclasses
+import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.sampling import BalancedBatchSampler
@@ -36,44 +37,16 @@ def options(data, out, **changes):
     return TrainOptions(data, out, accelerator="cpu", devices="1", **{**COMMON, **changes})
 
 
-def command(data, out, *more):
-    return [
-        *(sys.executable, "-W", "ignore", "-m", "models.train", "--data", str(data)),
-        *("--out", str(out), "--epochs", "2", "--batch-size", "4", "--held-out", "0.25"),
-        *(f"--model-option={name}={json.dumps(value)}" for name, value in NETWORK.items()),
-        *("--accelerator", "cpu", "--log-every", "1", *more),
-    ]
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-
-
-def terminate_in_the_first_epoch(data, out, *more):
-    """Start a run, send SIGTERM once it has saved a step; exit status and what it said."""
-    process = subprocess.Popen(
-        command(data, out, "--save-every", "1", *more),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    while process.poll() is None and not (out / "last.ckpt").exists():
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=240)
-    return process.returncode, message
-
-
 @pytest.fixture
 def sigterm_after(monkeypatch):
-    """Sends SIGTERM to this process in a run's step of that number."""
+    """Sends SIGTERM to a run's process of that rank in its step of that number."""
 
-    def arrange(step):
+    def arrange(step, rank=0):
         log = StepLog.on_train_batch_end
 
         def signalling(self, trainer, *rest):
             log(self, trainer, *rest)
-            if trainer.global_step == step:
+            if trainer.global_step == step and trainer.global_rank == rank:
                 monkeypatch.undo()
                 os.kill(os.getpid(), signal.SIGTERM)
 
@@ -146,14 +119,45 @@ def test_a_program_that_sigterm_ends_says_how_to_go_on_and_exits_with_143(capsys
     assert capsys.readouterr().err.startswith("terminated: run the same command again")
 
 
-def test_two_processes_stop_at_sigterm_and_end_with_one_processs_result(alone, data, tmp_path):
-    shared = tmp_path / "shared"
-    status, message = terminate_in_the_first_epoch(data, shared, "--devices", "2")
-    assert status == 143
-    assert [line.partition(" ")[0] for line in message.splitlines()] == ["0", "terminated:"]
-    going_on = [*command(data, shared, "--devices", "2")]
-    subprocess.run(going_on, check=True, capture_output=True, env=environment(), timeout=240)
-    assert_same_to_rounding(shared, alone)
+def train_in_two_processes(run_options):
+    """Train as ranks 0 and 1, joined by gloo over the loopback interface; their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_train_as, args=(rank, port, run_options)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return [process.exitcode for process in ranks]
+
+
+def _train_as(rank, port, run_options):
+    torch.set_num_threads(1)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    rank_zero_only.rank = rank
+    try:
+        train(run_options)
+    except Terminated:
+        os._exit(143)
+
+
+def test_two_processes_give_one_processs_result(alone, data, tmp_path):
+    shared = dataclasses.replace(options(data, tmp_path / "shared"), devices="2")
+    assert train_in_two_processes(shared) == [0, 0]
+    assert_same_to_rounding(shared.out, alone)
+
+
+def test_sigterm_to_one_process_stops_both_and_both_go_on(alone, data, tmp_path, sigterm_after):
+    shared = dataclasses.replace(options(data, tmp_path / "shared"), devices="2")
+    sigterm_after(3, rank=1)
+    assert train_in_two_processes(shared) == [143, 0]
+    assert max(losses(shared.out)) == 3
+    assert not (shared.out / "metrics.json").exists()
+    train(dataclasses.replace(shared, devices="1"))
+    assert_same_to_rounding(shared.out, alone)
 
 
 def test_pieces_of_a_step_add_up_to_it(alone, data, tmp_path):

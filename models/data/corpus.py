@@ -17,6 +17,7 @@ from models.data.classes import ClassList
 from models.data.desed import desed_lists, read_desed
 from models.data.packs import read_packs
 from models.data.segments import ClipSource
+from models.data.shards import Shards
 from models.data.tables import kind
 from models.errors import UserError
 
@@ -37,21 +38,22 @@ class Corpus:
 
     directory: Path
     classes: ClassList
-    train: ClipSource
-    evaluation: ClipSource
+    train: ClipSource | Shards
+    evaluation: ClipSource | Shards
     strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     train_strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     unlabelled: ClipSource | None = None
 
 
 def open_corpus(directory: Path) -> Corpus:
-    """Read a corpus folder: AudioSet's lists and an audio folder, packs, or DESED's lists.
+    """Read a corpus folder: AudioSet's lists and an audio folder, packs, shards, or DESED's lists.
 
     - `class_labels_indices.csv`; without it, a folder of DESED's has the classes that its lists
       name.
     - `train_segments.csv` (or AudioSet's `balanced_train_segments.csv`,
       `unbalanced_train_segments.csv`, or both, taken together), `eval_segments.csv` and `audio/`;
-      or the packs `train*.h5` and `eval*.h5`; or DESED's lists in `metadata/`, and `audio/`.
+      or the packs `train*.h5` and `eval*.h5`; or the shards `train*.tar` and `eval*.tar`, read
+      when their clips are; or DESED's lists in `metadata/`, and `audio/`.
     - Optionally `eval_strong.tsv` and `train_strong.tsv`, or AudioSet's own names for them,
       `audioset_eval_strong.tsv` and `audioset_train_strong.tsv`.
 
@@ -65,14 +67,14 @@ def open_corpus(directory: Path) -> Corpus:
         )
     if desed_lists(directory):
         return _open_desed(directory)
-    packs = {split: sorted(directory.glob(f"{split}*.h5")) for split in ("train", "eval")}
-    if not packs["train"]:
+    packs, shards = (_both_splits(directory, suffix) for suffix in ("h5", "tar"))
+    if not packs and not shards:
         segment_tables(directory)
     classes = ClassList.read(directory / "class_labels_indices.csv")
-    if packs["train"]:
-        if not packs["eval"]:
-            raise UserError(f"{directory}: expected eval.h5 beside train.h5, found none")
-        train, evaluation = (read_packs(packs[split], len(classes)) for split in packs)
+    if packs:
+        train, evaluation = (read_packs(paths, len(classes)) for paths in packs)
+    elif shards:
+        train, evaluation = (Shards(tuple(paths)) for paths in shards)
     else:
         train, evaluation = read_segment_lists(directory, classes)
     return Corpus(
@@ -83,6 +85,16 @@ def open_corpus(directory: Path) -> Corpus:
         _strong(directory, "eval", classes),
         _strong(directory, "train", classes),
     )
+
+
+def _both_splits(directory: Path, suffix: str) -> list[list[Path]]:
+    """The files of a type for training and for evaluation; neither without training files."""
+    train, evaluation = (
+        sorted(directory.glob(f"{split}*.{suffix}")) for split in ("train", "eval")
+    )
+    if train and not evaluation:
+        raise UserError(f"{directory}: expected eval*.{suffix} beside {train[0].name}, found none")
+    return [train, evaluation] if train else []
 
 
 def _open_desed(directory: Path) -> Corpus:
