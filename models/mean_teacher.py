@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +21,19 @@ from models.frame_targets import frame_targets
 from models.losses import clip_loss, frame_loss, squared_error
 from models.output import DetectorOutput
 from models.system import Batch, DetectorTraining, TrainingOptions, examples_of
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What is known of the training clips; those in neither are unlabelled.
+
+    Attributes:
+        strong: the events of each strongly labelled clip, by its name.
+        weak: names of the clips whose target is known.
+    """
+
+    strong: Mapping[str, Sequence[StrongLabel]]
+    weak: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -59,13 +72,10 @@ class MeanTeacherTraining(DetectorTraining):
     student's and the teacher's probabilities of clips and of frames. The teacher is what is
     validated and kept.
 
-    A clip that `strong` names is strongly labelled, another with any class in its target weakly,
-    and one without is unlabelled.
-
     Args:
         detector: the student.
         options: of the training; without mixup, which would mix what is known with what is not.
-        strong: the events of each strongly labelled training clip, by its name.
+        supervision: of the training clips.
         mean_teacher: of this scheme.
 
     Raises:
@@ -76,7 +86,7 @@ class MeanTeacherTraining(DetectorTraining):
         self,
         detector: Detector,
         options: TrainingOptions,
-        strong: Mapping[str, Sequence[StrongLabel]],
+        supervision: Supervision,
         mean_teacher: MeanTeacherOptions | None = None,
     ) -> None:
         super().__init__(detector, options)
@@ -84,7 +94,7 @@ class MeanTeacherTraining(DetectorTraining):
             raise ValueError("mixup: expected none with a mean teacher, got one")
         if not detector.network.has_frames:
             raise ValueError("detector: expected a network with frame probabilities")
-        self.strong = strong
+        self.supervision = supervision
         self.mean_teacher = mean_teacher or MeanTeacherOptions()
         self.teacher = copy.deepcopy(detector.network).requires_grad_(False)
 
@@ -94,9 +104,10 @@ class MeanTeacherTraining(DetectorTraining):
         return self.teacher(examples.features, examples.lengths)
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, DetectorOutput]:
-        strong = torch.tensor([name in self.strong for name in batch.clip_ids])
-        strong = strong.to(batch.target.device)
-        weak = (batch.target > 0).any(1) & ~strong
+        weak, strong = (
+            torch.tensor([name in known for name in batch.clip_ids], device=batch.target.device)
+            for known in (self.supervision.weak, self.supervision.strong)
+        )
         examples = self.augment(self._with_frame_targets(batch))
         student = self.detector.network(examples.features, examples.lengths)
         with torch.no_grad():
@@ -134,7 +145,7 @@ class MeanTeacherTraining(DetectorTraining):
     def _with_frame_targets(self, batch: Batch) -> Examples:
         examples = examples_of(self.detector, batch)
         frames = -(-examples.features.shape[1] // self.detector.network.frame_reduction)
-        events = [self.strong.get(name, ()) for name in batch.clip_ids]
+        events = [self.supervision.strong.get(name, ()) for name in batch.clip_ids]
         target = frame_targets(
             events, frames, self.detector.frame_seconds, len(self.detector.classes)
         )

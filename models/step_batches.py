@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from torch.utils.data import Sampler
 
-from models.data.sampling import TurnsSampler
+from models.data.part_batches import PartBatches
+from models.data.sampling import BalancedBatchSampler
 
 
 class StepBatches(Sampler[list[int]]):
     """One process's pieces of each step's clips, in the order of their turns.
 
     A step learns from one batch of `batches`, whatever the number of processes: it is cut into
-    `processes` times `accumulate` runs of neighbours, each about as balanced as the batch is.
+    `processes` times `accumulate` runs of neighbours, each about as balanced as the batch is. A
+    batch of several parts is cut part by part.
 
     Args:
-        batches: each step's clips; its batch size is a multiple of the number of pieces.
+        batches: each step's clips; the size of each part is a multiple of the number of pieces.
         rank: of this process.
         processes: how many share a step.
         accumulate: pieces of a step that a process takes one after the other.
@@ -26,17 +28,18 @@ class StepBatches(Sampler[list[int]]):
 
     def __init__(
         self,
-        batches: TurnsSampler,
+        batches: BalancedBatchSampler | PartBatches,
         rank: int = 0,
         processes: int = 1,
         accumulate: int = 1,
         start: int = 0,
     ) -> None:
-        if batches.batch_size % (processes * accumulate):
-            raise ValueError(
-                f"batches: expected a batch size that is a multiple of {processes * accumulate}, "
-                f"got {batches.batch_size}"
-            )
+        pieces = processes * accumulate
+        for size in part_sizes(batches):
+            if size % pieces:
+                raise ValueError(
+                    f"batches: expected a batch size that is a multiple of {pieces}, got {size}"
+                )
         self.batches = batches
         self.rank = rank
         self.processes = processes
@@ -59,8 +62,21 @@ class StepBatches(Sampler[list[int]]):
         return len(self.batches) * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        size = self.batches.batch_size // (self.processes * self.accumulate)
+        sizes = part_sizes(self.batches)
         for batch in islice(self.batches, self.start, None):
             for turn in range(self.accumulate):
-                first = (turn * self.processes + self.rank) * size
-                yield batch[first : first + size]
+                yield self._piece(batch, sizes, turn * self.processes + self.rank)
+
+    def _piece(self, batch: list[int], sizes: Sequence[int], number: int) -> list[int]:
+        piece: list[int] = []
+        begin = 0
+        for size in sizes:
+            share = size // (self.processes * self.accumulate)
+            piece += batch[begin + number * share : begin + (number + 1) * share]
+            begin += size
+        return piece
+
+
+def part_sizes(batches: BalancedBatchSampler | PartBatches) -> tuple[int, ...]:
+    """Clips of each part in a batch."""
+    return batches.sizes if isinstance(batches, PartBatches) else (batches.batch_size,)

@@ -14,13 +14,14 @@ from tqdm import tqdm
 from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
 from models.data.corpus import Corpus, open_corpus
-from models.data.parts import SHARES
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
-from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining
+from models.features import FeaturePreset
+from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision
 from models.run_folder import RunFolder, write_history
+from models.shard_data import ShardData, is_sharded
 from models.system import DetectorTraining, TrainingOptions, gather
 from models.train_options import TrainOptions, parse_train_options
 from models.trainer import TrainerOptions, fit
@@ -76,30 +77,14 @@ def train(
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
     options = replace(options, pooling=detector.spec.pooling, features=detector.spec.features)
-    system = _system(detector, options, corpus)
+    system = _system(options, detector, corpus)
     run = RunFolder(options.out)
     first = rank_zero_only.rank == 0
     if first:
         run.claim(options.deciding(corpus.classes), options.circumstances())
     if run.is_finished():
         return run.read_metrics()
-    if cache is None and options.cache_features:
-        cache = cache_features(corpus, detector.preset, options.workers, options.strict)
-    data = TrainingData(
-        corpus,
-        detector.preset,
-        LoadingOptions(
-            options.batch_size,
-            options.held_out,
-            options.seed,
-            options.workers,
-            options.strict,
-            options.accumulate,
-            BALANCING[options.balancing],
-            SHARES if options.mean_teacher else None,
-        ),
-        cache,
-    )
+    data = _data(options, corpus, detector.preset, cache)
     # Other processes get it from the first, with the weights.
     if first and not run.checkpoint.exists():
         batches = data.normalisation_batches(detector.front_end, options.normalisation_clips)
@@ -142,6 +127,55 @@ def write_unreadable(path: Path, unreadable: dict[str, str]) -> None:
         )
 
 
+def _data(
+    options: TrainOptions, corpus: Corpus, preset: FeaturePreset, cache: CachedFeatures | None
+) -> TrainingData | ShardData:
+    loading = LoadingOptions(
+        options.batch_size,
+        options.held_out,
+        options.seed,
+        options.workers,
+        options.strict,
+        options.accumulate,
+        BALANCING[options.balancing],
+        options.mean_teacher,
+    )
+    if is_sharded(corpus):
+        if options.epoch_batches is None:
+            raise UserError(
+                f"{options.data}: shards do not say how many clips they hold: give --epoch-batches"
+            )
+        if options.cache_features:
+            raise UserError("--cache-features: expected a corpus that is not streamed from shards")
+        return ShardData(corpus, preset, loading, options.epoch_batches)
+    if cache is None and options.cache_features:
+        cache = cache_features(corpus, preset, options.workers, options.strict)
+    return TrainingData(corpus, preset, loading, cache)
+
+
+def _system(options: TrainOptions, detector: Detector, corpus: Corpus) -> DetectorTraining:
+    training = TrainingOptions(
+        learning_rate=options.learning_rate,
+        factor=options.factor,
+        patience=options.patience,
+        seed=options.seed,
+        augmentation=AugmentationOptions(options.time_shift, options.mixup, options.spec_augment),
+    )
+    if options.mean_teacher is None:
+        return DetectorTraining(detector, training)
+    if is_sharded(corpus):
+        raise UserError("--mean-teacher: expected a corpus that is not streamed from shards")
+    if options.ema is not None:
+        raise UserError("--ema: expected none with --mean-teacher, whose teacher is an average")
+    strong = corpus.train_strong
+    weak = {clip.clip_id for clip in corpus.train if clip.clip_id not in strong}
+    try:
+        scheme = MeanTeacherOptions(consistency=options.consistency)
+        return MeanTeacherTraining(detector, training, Supervision(strong, weak), scheme)
+    except ValueError as error:
+        raise UserError(f"--mean-teacher: {error}") from error
+
+
 def _trainer_options(options: TrainOptions) -> TrainerOptions:
     return TrainerOptions(
         options.epochs,
@@ -157,26 +191,6 @@ def _trainer_options(options: TrainOptions) -> TrainerOptions:
         options.log_every,
         options.keep_epochs,
     )
-
-
-def _system(detector: Detector, options: TrainOptions, corpus: Corpus) -> DetectorTraining:
-    changes = AugmentationOptions(options.time_shift, options.mixup, options.spec_augment)
-    training = TrainingOptions(
-        learning_rate=options.learning_rate,
-        factor=options.factor,
-        patience=options.patience,
-        seed=options.seed,
-        augmentation=changes,
-    )
-    if not options.mean_teacher:
-        return DetectorTraining(detector, training)
-    if options.ema is not None:
-        raise UserError("--ema: expected none with --mean-teacher, whose teacher is an average")
-    try:
-        scheme = MeanTeacherOptions(consistency=options.consistency)
-        return MeanTeacherTraining(detector, training, corpus.train_strong, scheme)
-    except ValueError as error:
-        raise UserError(f"--mean-teacher: {error}") from error
 
 
 def _build(spec: DetectorSpec, corpus: Corpus) -> Detector:

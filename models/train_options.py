@@ -44,7 +44,7 @@ class TrainOptions:
     time_shift: float = 0.0
     mixup: float = 0.0
     spec_augment: bool = False
-    mean_teacher: bool = False
+    mean_teacher: tuple[int, int, int] | None = None
     consistency: float = 2.0
     tune_frames: bool = False
     accumulate: int = 1
@@ -92,6 +92,11 @@ def parse_train_options() -> TrainOptions:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     del options["config"]
     options["model_options"] = dict(options.pop("model_option"))
+    if options["mean_teacher"] is not None:
+        options["mean_teacher"] = tuple(options["mean_teacher"])
+        options["batch_size"] = sum(options["mean_teacher"])
+        if not sum(options["mean_teacher"][:2]):
+            parser.error("--mean-teacher: expected labelled clips in a step, got none")
     return TrainOptions(**options)
 
 
@@ -213,16 +218,19 @@ def _parser() -> CommandParser:
     add("--spec-augment", action="store_true", help="blank stripes of frames and of bands")
     add(
         "--mean-teacher",
-        action="store_true",
-        help="learn from strongly labelled clips (train_strong.tsv), weakly labelled ones and, by "
-        "agreement with an average of the network, from all, those without labels too",
+        type=_natural,
+        nargs=3,
+        metavar=("STRONG", "WEAK", "UNLABELLED"),
+        help="learn from so many strongly labelled, weakly labelled and unlabelled clips in a "
+        "step, with a mean teacher (DCASE 2019 task 4)",
     )
     add(
         "--consistency",
         type=_rate,
         default=2.0,
         metavar="WEIGHT",
-        help="of that agreement, from the middle of the training on, default 2",
+        help="of the mean teacher's agreement with the network, from the middle of the training "
+        "on, default 2",
     )
     add(
         "--accumulate",

@@ -17,6 +17,7 @@ from models.kept_epochs import KeepEpochs
 from models.logs import StepLog, tensorboard_logger
 from models.run_checkpoints import AtomicCheckpointIO, RunCheckpoints
 from models.run_folder import RunFolder
+from models.shard_data import ShardData
 from models.system import DetectorTraining
 from models.training_data import TrainingData
 
@@ -26,6 +27,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 _EXPECTED_WARNINGS = (
     ".*does not have many workers.*",
     ".*smaller than the logging interval.*",
+    ".*`IterableDataset` has `__len__` defined.*",
     ".*LeafSpec.*is deprecated.*",
     ".*max_pool2d_with_indices_backward_cuda.*",
     # The loader does begin where the epoch was left.
@@ -68,7 +70,10 @@ class TrainerOptions:
 
 
 def fit(
-    system: DetectorTraining, data: TrainingData, options: TrainerOptions, run: RunFolder
+    system: DetectorTraining,
+    data: TrainingData | ShardData,
+    options: TrainerOptions,
+    run: RunFolder,
 ) -> Trainer:
     """Train until the last epoch, from the run's checkpoint if it has one.
 
@@ -81,9 +86,10 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)
     trainer = _trainer(options, run)
     pieces = trainer.world_size * options.accumulate
-    if data.options.batch_size % pieces:
+    size = next((size for size in data.part_sizes if size % pieces), None)
+    if size is not None:
         raise UserError(
-            f"--batch-size {data.options.batch_size}: expected a multiple of {pieces}, the pieces "
+            f"--batch-size {size}: expected a multiple of {pieces}, the pieces "
             f"that {trainer.world_size} processes and --accumulate {options.accumulate} cut it into"
         )
     if options.compile:

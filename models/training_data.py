@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from models.data.clips import ClipDataset, collate
 from models.data.corpus import Corpus
-from models.data.parts import Parts, split_parts
-from models.data.sampling import BalancedBatchSampler, PartsBatchSampler, held_out_split
+from models.data.part_batches import PartBatches
+from models.data.sampling import BalancedBatchSampler, held_out_split
 from models.data.segments import ClipSource
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
 from models.features import FeaturePreset, FrontEnd
-from models.step_batches import StepBatches
+from models.step_batches import StepBatches, part_sizes
 from models.system import Batch, move_batch
 
 
@@ -33,9 +34,9 @@ class LoadingOptions:
         workers: processes that read audio, for each process that trains.
         strict: stop at a clip that cannot be read, instead of leaving it out.
         accumulate: pieces that a process's part of a step is computed in.
+        parts: strongly labelled, weakly labelled and unlabelled clips in a step, `batch_size` in
+            all; None to take no notice of the difference, and no unlabelled clips.
         max_ratio: how many times as often as the rarest class one is drawn at most.
-        shares: of strongly labelled, weakly labelled and unlabelled clips in a mini-batch; None to
-            let classes take turns and take a clip without labels for one without any class.
     """
 
     batch_size: int = 32
@@ -45,7 +46,7 @@ class LoadingOptions:
     strict: bool = False
     accumulate: int = 1
     max_ratio: int = 1
-    shares: tuple[float, float, float] | None = None
+    parts: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class CachedFeatures:
 
     train: FeatureClips
     evaluation: FeatureClips
+    unlabelled: FeatureClips | None = None
 
 
 def cache_features(
@@ -61,14 +63,17 @@ def cache_features(
 ) -> CachedFeatures:
     """Compute the features of every clip of a corpus."""
     classes = len(corpus.classes)
-    train, evaluation = (
-        FeatureClips(segments, classes, preset, workers, description, strict)
-        for segments, description in (
+    train, evaluation, unlabelled = (
+        None
+        if clips is None
+        else FeatureClips(clips, classes, preset, workers, description, strict)
+        for clips, description in (
             (corpus.train, "training features"),
             (corpus.evaluation, "evaluation features"),
+            (corpus.unlabelled, "unlabelled features"),
         )
     )
-    return CachedFeatures(train, evaluation)
+    return CachedFeatures(train, evaluation, unlabelled)
 
 
 class TrainingData(LightningDataModule):
@@ -97,12 +102,7 @@ class TrainingData(LightningDataModule):
         self.corpus = corpus
         self.unreadable: dict[str, str] = {}
         labels = corpus.train.labels
-        parts = None
-        if options.shares is None:
-            training, held_out = held_out_split(labels, options.held_out, options.seed)
-        else:
-            parts = split_parts(corpus, options.held_out, options.seed)
-            training, held_out = parts.training, parts.held_out
+        training, held_out = held_out_split(labels, options.held_out, options.seed)
         if not len(training) or not len(held_out):
             raise UserError(
                 f"{corpus.directory}: expected training clips enough to hold out "
@@ -111,13 +111,12 @@ class TrainingData(LightningDataModule):
         self._train = cache.train if cache else self._clips(corpus.train)
         self._training, self._held_out = training, held_out
         self._evaluation = cache.evaluation if cache else self._clips(corpus.evaluation)
-        self.batches = (
-            BalancedBatchSampler(
-                labels[training], options.batch_size, options.seed, options.max_ratio
-            )
-            if parts is None
-            else _part_batches(parts, options)
-        )
+        self.batches = self._parts() if options.parts else self._sampler(training)
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Clips of each part in a step."""
+        return part_sizes(self.batches)
 
     def train_dataloader(self) -> DataLoader:
         """The epoch's batches; where an interrupted epoch goes on, those that are left of it."""
@@ -134,7 +133,7 @@ class TrainingData(LightningDataModule):
         )
         self.batches.set_epoch(trainer.current_epoch)
         return self._loader(
-            Subset(self._train, self._training),
+            self._learned_from(),
             batch_sampler=steps,
             persistent_workers=self._workers > 0,
         )
@@ -182,6 +181,60 @@ class TrainingData(LightningDataModule):
                 f"{self.corpus.directory}: none of its training clips can be read: replace them"
             )
 
+    def _sampler(self, training: np.ndarray, size: int | None = None) -> BalancedBatchSampler:
+        options = self.options
+        return BalancedBatchSampler(
+            self.corpus.train.labels[training],
+            size or options.batch_size,
+            options.seed,
+            options.max_ratio,
+        )
+
+    def _parts(self) -> PartBatches:
+        """Batches of the three parts; unlabelled clips are counted after all training clips."""
+        corpus, training = self.corpus, self._training
+        sizes = dict(
+            zip(
+                ("strongly labelled", "weakly labelled", "unlabelled"),
+                self.options.parts,
+                strict=True,
+            )
+        )
+        is_strong = np.array(
+            [corpus.train[index].clip_id in corpus.train_strong for index in training.tolist()]
+        )
+        others = 0 if corpus.unlabelled is None else len(corpus.unlabelled)
+        clips = dict(
+            zip(
+                sizes,
+                (training[is_strong], training[~is_strong], len(corpus.train) + np.arange(others)),
+                strict=True,
+            )
+        )
+        for name, part in clips.items():
+            if sizes[name] and not len(part):
+                raise UserError(
+                    f"{corpus.directory}: expected {name} training clips for --mean-teacher, found "
+                    "none: ask for 0 of them"
+                )
+        used = [name for name in sizes if sizes[name]]
+        samplers = [
+            BalancedBatchSampler([()] * others, sizes[name], self.options.seed)
+            if name == "unlabelled"
+            else self._sampler(clips[name], sizes[name])
+            for name in used
+        ]
+        labelled = sum(name != "unlabelled" for name in used)
+        return PartBatches(samplers, [clips[name] for name in used], labelled)
+
+    def _learned_from(self) -> Dataset:
+        if not self.options.parts:
+            return Subset(self._train, self._training)
+        if self.corpus.unlabelled is None:
+            return self._train
+        unlabelled = self.cache.unlabelled if self.cache else self._clips(self.corpus.unlabelled)
+        return ConcatDataset([self._train, unlabelled])
+
     def _clips(self, clips: ClipSource) -> ClipDataset:
         return ClipDataset(
             clips,
@@ -199,7 +252,7 @@ class TrainingData(LightningDataModule):
         return self._loader(Subset(self._train, indices), batch_size=self.options.batch_size)
 
     def _loader(self, clips: Dataset, **how: object) -> DataLoader:
-        return _NamingLoader(
+        return NamingLoader(
             self.unreadable,
             clips,
             collate_fn=collate_features if self.cache else collate,
@@ -209,14 +262,7 @@ class TrainingData(LightningDataModule):
         )
 
 
-def _part_batches(parts: Parts, options: LoadingOptions) -> PartsBatchSampler:
-    try:
-        return PartsBatchSampler(parts.places(), options.shares, options.batch_size, options.seed)
-    except ValueError as error:
-        raise UserError(f"--batch-size: {error}") from error
-
-
-class _NamingLoader(DataLoader):
+class NamingLoader(DataLoader):
     """A loader that notes the clips which its batches lack."""
 
     def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: object) -> None:

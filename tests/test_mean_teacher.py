@@ -16,32 +16,30 @@ from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
 from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
-from models.data.parts import split_parts
-from models.data.segments import SegmentList
 from models.detector import Detector, DetectorSpec, load_detector
 from models.errors import UserError
 from models.feature_cache import FeatureBatch
 from models.features import PRESETS
 from models.frame_targets import frame_targets
 from models.losses import clip_loss, frame_loss, squared_error
-from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining
+from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision
 from models.system import TrainingOptions
 from models.train import train
 from models.train_options import TrainOptions
 from models.training_data import cache_features
 
 CLASSES = ClassList(("/m/a", "/m/b", "/m/c"), ("A", "B", "C"))
-STRONG = {"strong": [StrongLabel("strong", 0.2, 0.6, 1)]}
+SUPERVISION = Supervision({"strong": [StrongLabel("strong", 0.2, 0.6, 1)]}, {"weak"})
 FRAMES = 40
 
 
 def training(options=None, mean_teacher=None, model="power_crnn"):
     detector = Detector(DetectorSpec(model, None, None, SMALL[model]), CLASSES)
-    return MeanTeacherTraining(detector, options or TrainingOptions(), STRONG, mean_teacher)
+    return MeanTeacherTraining(detector, options or TrainingOptions(), SUPERVISION, mean_teacher)
 
 
 def batch(*names):
-    target = torch.tensor([[0.0, float(name != "neither"), 0.0] for name in names])
+    target = torch.tensor([[0.0, 1.0, 0.0]]).repeat(len(names), 1)
     lengths = torch.tensor([FRAMES, FRAMES - 10, FRAMES // 2])[: len(names)]
     features = torch.randn(len(names), FRAMES, 64)
     return FeatureBatch(features, lengths, target, names, (1.0,) * len(names))
@@ -63,7 +61,9 @@ def test_the_loss_is_that_of_each_part_and_a_growing_share_of_the_differences(st
     clips = batch("weak", "strong", "neither")
     loss, student = system.batch_loss(clips)
     teacher = system(clips)
-    target = frame_targets([STRONG["strong"]], 10, system.detector.frame_seconds, len(CLASSES))
+    target = frame_targets(
+        [SUPERVISION.strong["strong"]], 10, system.detector.frame_seconds, len(CLASSES)
+    )
     mask = student.mask
     expected = clip_loss(student.clip[:1], clips.target[:1])
     expected = expected + frame_loss(student.frame[1:2], target, mask[1:2])
@@ -178,28 +178,13 @@ def corpus(tmp_path_factory):
     directory = tmp_path_factory.mktemp("corpus") / "mixed"
     mix_corpus(MixOptions(directory, train=30, evaluation=4, seconds=1.0), progress=False)
     mixed = open_corpus(directory)
-    clips = [
-        replace(clip, labels=clip.labels if index % 3 else ())
-        for index, clip in enumerate(mixed.train)
-    ]
+    labelled = mixed.train.select([index for index in range(30) if index % 3])
     strong = {
         clip.clip_id: [StrongLabel(clip.clip_id, 0.0, 0.5, label) for label in clip.labels]
-        for clip in clips[1::3]
+        for clip in labelled[::2]
     }
-    train_clips = SegmentList.of(clips, len(mixed.classes))
-    return replace(mixed, train=train_clips, train_strong=strong)
-
-
-def test_only_weakly_labelled_clips_are_held_out(corpus):
-    parts = split_parts(corpus, 0.3)
-    assert parts.strong.tolist() == list(range(1, 30, 3))
-    assert parts.unlabelled.tolist() == list(range(0, 30, 3))
-    assert sorted([*parts.weak, *parts.held_out]) == list(range(2, 30, 3))
-    assert len(parts.held_out) >= 3
-    training = parts.training
-    assert [training[places].tolist() for places in parts.places()] == [
-        part.tolist() for part in (parts.strong, parts.weak, parts.unlabelled)
-    ]
+    unlabelled = mixed.train.select(range(0, 30, 3))
+    return replace(mixed, train=labelled, train_strong=strong, unlabelled=unlabelled)
 
 
 def test_a_run_with_a_mean_teacher_repeats_and_keeps_the_teacher(corpus, tmp_path):
@@ -209,10 +194,10 @@ def test_a_run_with_a_mean_teacher_repeats_and_keeps_the_teacher(corpus, tmp_pat
         model="power_crnn",
         model_options=SMALL["power_crnn"],
         epochs=2,
-        batch_size=8,
+        batch_size=12,
         held_out=0.3,
         time_shift=16.0,
-        mean_teacher=True,
+        mean_teacher=(3, 3, 6),
         accelerator="cpu",
         devices="1",
         cache_features=True,
@@ -233,10 +218,11 @@ def test_a_run_with_a_mean_teacher_repeats_and_keeps_the_teacher(corpus, tmp_pat
         ({"mixup": 0.5}, "--mean-teacher: mixup: expected none"),
         ({"ema": 0.9}, "--ema: expected none with --mean-teacher"),
         ({"model": "gmap_cnn"}, "--mean-teacher: detector: expected a network with frame"),
-        ({"batch_size": 2}, "--batch-size: .*at least 3"),
     ],
 )
 def test_what_does_not_go_with_a_mean_teacher_is_refused(changes, message, corpus, tmp_path):
-    options = TrainOptions(corpus.directory, tmp_path / "run", held_out=0.3, mean_teacher=True)
+    options = TrainOptions(
+        corpus.directory, tmp_path / "run", held_out=0.3, mean_teacher=(8, 8, 16)
+    )
     with pytest.raises(UserError, match=message):
         train(replace(options, **changes), corpus)

@@ -1,19 +1,21 @@
 """Training that goes on: in mid-epoch, after SIGTERM, and on another number of processes."""
 
-import json
+import dataclasses
+import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.sampling import BalancedBatchSampler
-from models.errors import UserError
+from models.errors import Terminated, UserError, run_command
+from models.logs import StepLog
 from models.run_folder import read_history
 from models.step_batches import StepBatches
 from models.train import train
@@ -35,32 +37,22 @@ def options(data, out, **changes):
     return TrainOptions(data, out, accelerator="cpu", devices="1", **{**COMMON, **changes})
 
 
-def command(data, out, *more):
-    return [
-        *(sys.executable, "-W", "ignore", "-m", "models.train", "--data", str(data)),
-        *("--out", str(out), "--epochs", "2", "--batch-size", "4", "--held-out", "0.25"),
-        *(f"--model-option={name}={json.dumps(value)}" for name, value in NETWORK.items()),
-        *("--accelerator", "cpu", "--log-every", "1", *more),
-    ]
+@pytest.fixture
+def sigterm_after(monkeypatch):
+    """Sends SIGTERM to a run's process of that rank in its step of that number."""
 
+    def arrange(step, rank=0):
+        log = StepLog.on_train_batch_end
 
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        def signalling(self, trainer, *rest):
+            log(self, trainer, *rest)
+            if trainer.global_step == step and trainer.global_rank == rank:
+                monkeypatch.undo()
+                os.kill(os.getpid(), signal.SIGTERM)
 
+        monkeypatch.setattr(StepLog, "on_train_batch_end", signalling)
 
-def terminate_in_the_first_epoch(data, out, *more):
-    """Start a run, send SIGTERM once it has saved a step; exit status and what it said."""
-    process = subprocess.Popen(
-        command(data, out, "--save-every", "1", *more),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    while process.poll() is None and not (out / "last.ckpt").exists():
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=120)
-    return process.returncode, message
+    return arrange
 
 
 def losses(out):
@@ -94,15 +86,23 @@ def assert_same_to_rounding(run, expected):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-3, atol=1e-5)
 
 
-def test_sigterm_in_mid_epoch_saves_and_the_run_goes_on_to_the_same_bits(data, tmp_path):
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    status, message = terminate_in_the_first_epoch(data, stopped, "--ema", "0.9")
-    assert status == 143
-    assert message.splitlines()[-1].startswith("terminated: run the same command again")
-    assert "0 of 2 epochs" in message
-    assert 0 < max(losses(stopped)) < 6
-    for out in (stopped, whole):
-        train(options(data, out, ema=0.9))
+@pytest.mark.parametrize(
+    "changes",
+    [{"ema": 0.9}, {"mean_teacher": (0, 4, 0), "time_shift": 2.0}, {"accumulate": 2, "workers": 1}],
+    ids=["averaged weights", "mean teacher", "pieces"],
+)
+@pytest.mark.parametrize("step", [2, 6, 9])
+def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(
+    step, changes, sigterm_after, data, tmp_path, capsys
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    expected = train(options(data, whole, **changes))
+    sigterm_after(step)
+    with pytest.raises(Terminated):
+        train(options(data, stopped, **changes))
+    assert max(losses(stopped)) == step
+    assert f"{step // 6} of 2 epochs are in {stopped}" in capsys.readouterr().err
+    assert train(options(data, stopped, **changes)) == expected
     assert sorted(losses(stopped)) == list(range(1, 13))
     assert losses(stopped) == losses(whole)
     assert history(stopped) == history(whole)
@@ -110,14 +110,54 @@ def test_sigterm_in_mid_epoch_saves_and_the_run_goes_on_to_the_same_bits(data, t
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
 
 
-def test_two_processes_stop_at_sigterm_and_end_with_one_processs_result(alone, data, tmp_path):
-    shared = tmp_path / "shared"
-    status, message = terminate_in_the_first_epoch(data, shared, "--devices", "2")
-    assert status == 143
-    assert [line.partition(" ")[0] for line in message.splitlines()] == ["0", "terminated:"]
-    going_on = [*command(data, shared, "--devices", "2")]
-    subprocess.run(going_on, check=True, capture_output=True, env=environment(), timeout=240)
-    assert_same_to_rounding(shared, alone)
+def test_a_program_that_sigterm_ends_says_how_to_go_on_and_exits_with_143(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err.startswith("terminated: run the same command again")
+
+
+def train_in_two_processes(run_options):
+    """Train as ranks 0 and 1, joined by gloo over the loopback interface; their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_train_as, args=(rank, port, run_options)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return [process.exitcode for process in ranks]
+
+
+def _train_as(rank, port, run_options):
+    torch.set_num_threads(1)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    rank_zero_only.rank = rank
+    try:
+        train(run_options)
+    except Terminated:
+        os._exit(143)
+
+
+def test_two_processes_give_one_processs_result(alone, data, tmp_path):
+    shared = dataclasses.replace(options(data, tmp_path / "shared"), devices="2")
+    assert train_in_two_processes(shared) == [0, 0]
+    assert_same_to_rounding(shared.out, alone)
+
+
+def test_sigterm_to_one_process_stops_both_and_both_go_on(alone, data, tmp_path, sigterm_after):
+    shared = dataclasses.replace(options(data, tmp_path / "shared"), devices="2")
+    sigterm_after(3, rank=1)
+    assert train_in_two_processes(shared) == [143, 0]
+    assert max(losses(shared.out)) == 3
+    assert not (shared.out / "metrics.json").exists()
+    train(dataclasses.replace(shared, devices="1"))
+    assert_same_to_rounding(shared.out, alone)
 
 
 def test_pieces_of_a_step_add_up_to_it(alone, data, tmp_path):

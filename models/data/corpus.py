@@ -14,8 +14,10 @@ from models.data.audioset import (
     segment_tables,
 )
 from models.data.classes import ClassList
+from models.data.desed import desed_lists, read_desed
 from models.data.packs import read_packs
 from models.data.segments import ClipSource
+from models.data.shards import Shards
 from models.data.tables import kind
 from models.errors import UserError
 
@@ -31,23 +33,27 @@ class Corpus:
         evaluation: clips with weak labels; of some or all, `strong` holds the events.
         strong: a clip id's events; empty where localisation cannot be measured.
         train_strong: the same for training clips.
+        unlabelled: training clips of which nothing is known.
     """
 
     directory: Path
     classes: ClassList
-    train: ClipSource
-    evaluation: ClipSource
+    train: ClipSource | Shards
+    evaluation: ClipSource | Shards
     strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     train_strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
+    unlabelled: ClipSource | None = None
 
 
 def open_corpus(directory: Path) -> Corpus:
-    """Read a corpus folder: AudioSet's lists and an audio folder, or packs.
+    """Read a corpus folder: AudioSet's lists and an audio folder, packs, shards, or DESED's lists.
 
-    - `class_labels_indices.csv`, always.
+    - `class_labels_indices.csv`; without it, a folder of DESED's has the classes that its lists
+      name.
     - `train_segments.csv` (or AudioSet's `balanced_train_segments.csv`,
       `unbalanced_train_segments.csv`, or both, taken together), `eval_segments.csv` and `audio/`;
-      or the packs `train*.h5` and `eval*.h5`.
+      or the packs `train*.h5` and `eval*.h5`; or the shards `train*.tar` and `eval*.tar`, read
+      when their clips are; or DESED's lists in `metadata/`, and `audio/`.
     - Optionally `eval_strong.tsv` and `train_strong.tsv`, or AudioSet's own names for them,
       `audioset_eval_strong.tsv` and `audioset_train_strong.tsv`.
 
@@ -59,14 +65,16 @@ def open_corpus(directory: Path) -> Corpus:
         raise UserError(
             f"{directory}: this corpus is half written: run the mix command that made it again"
         )
-    packs = {split: sorted(directory.glob(f"{split}*.h5")) for split in ("train", "eval")}
-    if not packs["train"]:
+    if desed_lists(directory):
+        return _open_desed(directory)
+    packs, shards = (_both_splits(directory, suffix) for suffix in ("h5", "tar"))
+    if not packs and not shards:
         segment_tables(directory)
     classes = ClassList.read(directory / "class_labels_indices.csv")
-    if packs["train"]:
-        if not packs["eval"]:
-            raise UserError(f"{directory}: expected eval.h5 beside train.h5, found none")
-        train, evaluation = (read_packs(packs[split], len(classes)) for split in packs)
+    if packs:
+        train, evaluation = (read_packs(paths, len(classes)) for paths in packs)
+    elif shards:
+        train, evaluation = (Shards(tuple(paths)) for paths in shards)
     else:
         train, evaluation = read_segment_lists(directory, classes)
     return Corpus(
@@ -76,6 +84,30 @@ def open_corpus(directory: Path) -> Corpus:
         evaluation,
         _strong(directory, "eval", classes),
         _strong(directory, "train", classes),
+    )
+
+
+def _both_splits(directory: Path, suffix: str) -> list[list[Path]]:
+    """The files of a type for training and for evaluation; neither without training files."""
+    train, evaluation = (
+        sorted(directory.glob(f"{split}*.{suffix}")) for split in ("train", "eval")
+    )
+    if train and not evaluation:
+        raise UserError(f"{directory}: expected eval*.{suffix} beside {train[0].name}, found none")
+    return [train, evaluation] if train else []
+
+
+def _open_desed(directory: Path) -> Corpus:
+    table = directory / "class_labels_indices.csv"
+    lists, classes = read_desed(directory, ClassList.read(table) if table.exists() else None)
+    return Corpus(
+        directory,
+        classes,
+        lists.train,
+        lists.evaluation,
+        lists.strong,
+        lists.train_strong,
+        lists.unlabelled if len(lists.unlabelled) else None,
     )
 
 

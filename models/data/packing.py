@@ -25,6 +25,7 @@ from models.data.clips import Unreadable
 from models.data.corpus import Corpus
 from models.data.packs import INT16_SCALE
 from models.data.segments import ClipSource
+from models.data.shards import Shards
 from models.errors import UserError
 
 _NOT_YET = -1
@@ -85,6 +86,8 @@ def pack_corpus(corpus: Corpus, options: PackOptions, progress: bool = True) -> 
         UserError: a full disk or another pack of that name; what is written stays written.
     """
     clips = corpus.train if options.split == "train" else corpus.evaluation
+    if isinstance(clips, Shards):
+        raise UserError(f"{corpus.directory}: expected clips in files of their own, found shards")
     key = _key(corpus, clips, options)
     out = options.out
     with _reported(out):

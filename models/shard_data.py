@@ -1,0 +1,175 @@
+"""A training run's clips from WebDataset's shards, which are streamed and not indexed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from models.data.clips import collate
+from models.data.corpus import Corpus
+from models.data.shards import ClipStream, Shards, ShuffledClips, StreamOptions
+from models.errors import UserError
+from models.features import FeaturePreset, FrontEnd
+from models.system import Batch, move_batch
+from models.training_data import LoadingOptions, NamingLoader
+
+
+class ShardData(LightningDataModule):
+    """Loaders over shards: `TrainingData` without classes in turns, which a stream cannot have.
+
+    The last training shards are held out. An epoch has as many steps as `--epoch-batches` says.
+
+    Args:
+        corpus: whose splits are `Shards`.
+        preset: the features.
+        options: how clips are read.
+        steps: in an epoch.
+
+    Attributes:
+        unreadable: what is wrong with each clip that could not be read so far, by its name.
+
+    Raises:
+        UserError: for a single training shard, which leaves none to hold out.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self, corpus: Corpus, preset: FeaturePreset, options: LoadingOptions, steps: int
+    ) -> None:
+        super().__init__()
+        shards = corpus.train.paths
+        count = math.ceil(options.held_out * len(shards))
+        if count >= len(shards):
+            raise UserError(
+                f"{corpus.directory}: expected training shards enough to hold {count} out, found "
+                f"{len(shards)}: cut the clips into more shards"
+            )
+        self.corpus = corpus
+        self.options = options
+        self.steps = steps
+        self.unreadable: dict[str, str] = {}
+        self._training, self._held_out = shards[:-count], shards[-count:]
+        self._stream = StreamOptions(preset.sample_rate, preset.clip_seconds, options.strict)
+
+    @property
+    def part_sizes(self) -> tuple[int, ...]:
+        """Clips in a step."""
+        return (self.options.batch_size,)
+
+    def train_dataloader(self) -> DataLoader:
+        """The epoch's batches; where an interrupted epoch goes on, those that are left of it."""
+        trainer, options = self.trainer, self.options
+        readers = trainer.world_size * max(1, options.workers)
+        if len(self._training) < readers:
+            raise UserError(
+                f"{self.corpus.directory}: expected a training shard for each of {readers} worker "
+                f"processes, found {len(self._training)}: lower --workers or cut more shards"
+            )
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        size = options.batch_size // (trainer.world_size * options.accumulate)
+        clips = ShuffledClips(
+            self._training,
+            self.corpus.classes,
+            self._stream,
+            size,
+            options.seed,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return _EpochLoader(
+            self,
+            clips,
+            first_epoch=trainer.current_epoch,
+            start=0 if progress.is_last_batch else progress.current.ready,
+            batch_size=size,
+            **self._how(),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """This process's share of the held-out shards."""
+        trainer = self.trainer
+        return self._in_order(self._held_out[trainer.global_rank :: trainer.world_size])
+
+    def held_out_dataloader(self) -> DataLoader:
+        """The clips of the held-out shards, all of them."""
+        return self._in_order(self._held_out)
+
+    def evaluation_dataloader(self) -> DataLoader:
+        """The evaluation clips."""
+        return self._in_order(self.corpus.evaluation.paths)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move all but the lengths."""
+        return move_batch(batch, device)
+
+    def normalisation_batches(
+        self, front_end: FrontEnd, limit: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features of about `limit` training clips, the first ones.
+
+        Raises:
+            UserError: where none of them can be read.
+        """
+        found = False
+        batches = math.ceil(limit / self.options.batch_size)
+        for batch in islice(self._in_order(self._training), batches):
+            if len(batch):
+                found = True
+                yield front_end.extract(batch.waveform, batch.lengths)
+        if not found:
+            raise UserError(
+                f"{self.corpus.directory}: none of its training clips can be read: replace them"
+            )
+
+    def _in_order(self, shards: Sequence[Path]) -> DataLoader:
+        clips = ClipStream(shards, self.corpus.classes, self._stream)
+        how = {**self._how(), "num_workers": min(self.options.workers, len(shards))}
+        return NamingLoader(self.unreadable, clips, batch_size=self.options.batch_size, **how)
+
+    def _how(self) -> dict[str, object]:
+        return {
+            "collate_fn": collate,
+            "num_workers": self.options.workers,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+
+class _EpochLoader(NamingLoader):
+    """Batches of an endless stream, of which an epoch takes so many."""
+
+    def __init__(
+        self,
+        data: ShardData,
+        clips: ShuffledClips,
+        first_epoch: int,
+        start: int,
+        **how: object,
+    ) -> None:
+        super().__init__(data.unreadable, clips, **how)
+        self._data = data
+        self._first_epoch = first_epoch
+        self._start = start
+
+    def __len__(self) -> int:
+        return self._data.steps * self._data.options.accumulate
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self._data.trainer.current_epoch
+        self.dataset.epoch = epoch
+        self.dataset.start = self._start if epoch == self._first_epoch else 0
+        return super().__iter__()
+
+
+def is_sharded(corpus: Corpus) -> bool:
+    """Whether a corpus is streamed from shards."""
+    return isinstance(corpus.train, Shards)

@@ -1,0 +1,164 @@
+"""DESED's lists: weak, strong and unlabelled clips, and batches of all three."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from models.data.audioset import StrongLabel
+from models.data.classes import ClassList
+from models.data.corpus import open_corpus
+from models.data.part_batches import PartBatches
+from models.data.sampling import BalancedBatchSampler
+from models.errors import UserError
+from models.step_batches import StepBatches
+from models.train import train
+from models.train_options import TrainOptions
+
+WEAK = "filename\tevent_labels\n"
+STRONG = "filename\tonset\toffset\tevent_label\n"
+
+
+def write_list(folder: Path, name: str, text: str, *files: str) -> None:
+    path = folder / "metadata" / f"{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    for index, file in enumerate(files):
+        audio = folder / "audio" / name / file
+        audio.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(index).normal(0, 0.1, 16000)
+        soundfile.write(audio, noise, 16000)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Eight weak, four strong and three unlabelled training clips, two evaluation clips."""
+    weak = [f"w{index}.wav" for index in range(8)]
+    rows = "".join(f"{name}\t{'Dog,Cat' if i % 2 else 'Dog'}\n" for i, name in enumerate(weak))
+    write_list(tmp_path, "train/weak", f"{WEAK}{rows}gone.wav\tDog\n", *weak)
+    strong = "1.wav\t0.1\t0.5\tCat\n1.wav\t0.2\t0.9\tDog\n2.wav\t\t\t\n3.wav\t0\t1\tDog\n"
+    files = [f"{index}.wav" for index in range(1, 5)]
+    rows = f"{STRONG}{strong}4.wav\t0.5\t1.0\tCat\n"
+    write_list(tmp_path, "train/synthetic/soundscapes", rows, *files)
+    unlabelled = [f"u{index}.wav" for index in range(3)]
+    write_list(
+        tmp_path, "train/unlabel_in_domain", "\n".join(["filename", *unlabelled]), *unlabelled
+    )
+    rows = f"{STRONG}1.wav\t0.3\t0.6\tCat\n2.wav\t0.0\t0.4\tDog\n"
+    write_list(tmp_path, "validation/validation", rows, "1.wav", "2.wav")
+    return tmp_path
+
+
+def test_each_list_is_read_for_what_it_is(folder: Path) -> None:
+    corpus = open_corpus(folder)
+    assert corpus.classes.names == ("Cat", "Dog")
+    assert (len(corpus.train), len(corpus.evaluation), len(corpus.unlabelled)) == (12, 2, 3)
+    labels = {clip.clip_id: clip.labels for clip in corpus.train}
+    assert labels["train/weak/w0"] == (1,)
+    assert labels["train/weak/w1"] == (0, 1)
+    assert labels["train/synthetic/soundscapes/1"] == (0, 1)
+    assert labels["train/synthetic/soundscapes/2"] == ()
+    name = "train/synthetic/soundscapes/1"
+    assert corpus.train_strong[name] == [
+        StrongLabel(name, 0.1, 0.5, 0),
+        StrongLabel(name, 0.2, 0.9, 1),
+    ]
+    assert corpus.train_strong["train/synthetic/soundscapes/2"] == []
+    assert list(corpus.strong) == ["validation/validation/1", "validation/validation/2"]
+    # Files of the same name belong to the list whose folder they are in.
+    assert corpus.evaluation[0].path == folder / "audio/validation/validation/1.wav"
+    assert not corpus.unlabelled.labels.nnz
+
+
+def test_a_class_list_gives_order_and_names(folder: Path) -> None:
+    classes = ClassList(("/m/dog", "/m/cat", "/m/cow"), ("Dog", "Cat", "Cow"))
+    classes.write(folder / "class_labels_indices.csv")
+    corpus = open_corpus(folder)
+    assert corpus.classes == classes
+    assert corpus.train.labels.shape == (12, 3)
+    assert corpus.strong["validation/validation/1"][0].label == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file\tlabel\n", r"weak\.tsv: expected the tab-separated header"),
+        (f"{WEAK}w0.wav\tDog\tCat\n", r"weak\.tsv, line 2: expected filename event_labels"),
+        (f"{STRONG}w0.wav\t0.5\t0.1\tDog\n", r"line 2: expected 0 <= onset < offset"),
+        (f"{STRONG}w0.wav\tx\t0.1\tDog\n", r"line 2: expected 0 <= onset < offset"),
+        (f"{WEAK}w0.wav\tCow\n", r"the label Cow of w0\.wav is not in the class list"),
+    ],
+)
+def test_a_faulty_list_is_refused_by_file_and_line(text: str, message: str, folder: Path) -> None:
+    ClassList(("/m/dog", "/m/cat"), ("Dog", "Cat")).write(folder / "class_labels_indices.csv")
+    (folder / "metadata" / "train" / "weak.tsv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_corpus(folder)
+
+
+def test_lists_without_audio_or_evaluation_are_refused(folder: Path) -> None:
+    (folder / "metadata/validation/validation.tsv").unlink()
+    with pytest.raises(UserError, match="expected labelled evaluation clips in the lists"):
+        open_corpus(folder)
+
+
+def parts(seed: int = 0) -> PartBatches:
+    indices = [np.arange(5), np.arange(5, 25), np.arange(25, 28)]
+    labels = [[(i % 2,) for i in range(5)], [(i % 4,) for i in range(20)], [()] * 3]
+    samplers = [BalancedBatchSampler(*pair, seed) for pair in zip(labels, (2, 4, 2), strict=True)]
+    return PartBatches(samplers, indices, labelled=2)
+
+
+def test_a_batch_has_so_many_clips_of_each_part() -> None:
+    batches = list(parts())
+    assert len(batches) == len(parts()) == 5
+    for batch in batches:
+        assert [index < 5 for index in batch[:2]] == [True] * 2
+        assert [5 <= index < 25 for index in batch[2:6]] == [True] * 4
+        assert [index >= 25 for index in batch[6:]] == [True] * 2
+    assert len({index for batch in batches for index in batch[2:6]}) == 20
+    assert batches == list(parts())
+    later = parts()
+    later.set_epoch(1)
+    assert list(later) != batches
+
+
+def test_processes_share_each_part() -> None:
+    shares = [list(islice(StepBatches(parts(), rank, 2), 3)) for rank in range(2)]
+    for batch, *pieces in zip(parts(), *shares, strict=False):
+        for piece in pieces:
+            assert [index // 5 > 0 for index in piece] == [False, True, True, True]
+        assert sorted(index for piece in pieces for index in piece) == sorted(batch)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_mean_teacher_learns_from_all_three_parts(
+    cache: bool, folder: Path, tmp_path: Path
+) -> None:
+    options = TrainOptions(
+        folder,
+        tmp_path / "run",
+        epochs=1,
+        batch_size=6,
+        mean_teacher=(2, 2, 2),
+        held_out=0.25,
+        model_options={"channels": [2, 2, 4], "gru_width": 4},
+        accelerator="cpu",
+        devices="1",
+        cache_features=cache,
+    )
+    metrics = train(options)
+    assert metrics["clips"] == metrics["strongly_labelled_clips"] == 2
+
+
+def test_a_part_that_the_corpus_lacks_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "metadata/train/unlabel_in_domain.tsv").unlink()
+    options = TrainOptions(
+        folder, tmp_path / "run", batch_size=6, mean_teacher=(2, 2, 2), held_out=0.25
+    )
+    with pytest.raises(UserError, match="expected unlabelled training clips for --mean-teacher"):
+        train(options)
