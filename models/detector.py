@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models import build_model, model_class
@@ -57,6 +59,11 @@ class Detector(nn.Module):
         self.network = build_model(
             spec.model, len(classes), spec.pooling, **{**inputs, **spec.options}
         )
+        if kind.fixed_frames and self.network.num_frames < self.preset.clip_frames:
+            raise ValueError(
+                f"num_frames: expected at least {self.preset.clip_frames}, the frames of "
+                f"{self.preset.clip_seconds:g} s, got {self.network.num_frames}"
+            )
         self.spec = replace(spec, pooling=self.network.pooling, features=features)
         # Of clips, and of frames, which are the same unless they were tuned apart.
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
@@ -78,27 +85,31 @@ class Detector(nn.Module):
         return self.network(features, frames)
 
 
-def save_detector(path: Path, detector: Detector) -> None:
-    """Write a detector, thresholds included, as tensors, numbers and strings alone."""
-    content = {
+def detector_content(detector: Detector) -> dict[str, object]:
+    """A detector as tensors, numbers and strings alone, thresholds included."""
+    return {
         "format": _FORMAT,
         **asdict(detector.spec),
         "mids": list(detector.classes.mids),
         "names": list(detector.classes.names),
         "state": {name: value.cpu() for name, value in detector.state_dict().items()},
     }
-    save_atomically(content, path)
+
+
+def save_detector(path: Path, detector: Detector) -> None:
+    """Write a detector, which `load_detector` reads."""
+    save_atomically(detector_content(detector), path)
 
 
 def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
-    """Read what `save_detector` wrote; runs no code from the file.
+    """Read what `save_detector` or `models.export` wrote; runs no code from the file.
 
     Raises:
         UserError: where the file is no such thing.
     """
     advice = "expected a model.pt written by models.train"
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: {advice}, found nothing there") from error
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -118,3 +129,15 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
             "version"
         ) from error
     return detector.to(device).eval()
+
+
+def _read(path: Path) -> object:
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with safe_open(path, "pt") as file:
+            content = json.loads((file.metadata() or {}).get("detector", "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return {**content, "state": state} if isinstance(content, dict) else content

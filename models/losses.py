@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 _EPSILON = 1e-7
@@ -25,7 +27,7 @@ def frame_loss(frame: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
         target: (batch, frames, classes) from 0 to 1.
         mask: (batch, frames) bool, True for a real frame; None where all are.
     """
-    return _masked_mean(_cross_entropy(frame, target), mask)
+    return _masked_mean(_cross_entropy, frame, target, mask)
 
 
 def squared_error(value: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -38,7 +40,7 @@ def squared_error(value: Tensor, target: Tensor, mask: Tensor | None = None) -> 
         value, target: of one shape and of any floating type; (batch, frames, n) with a mask.
         mask: (batch, frames) bool, True for a real frame; None where all are.
     """
-    return _masked_mean((value.float() - target.float()).square(), mask)
+    return _masked_mean(_square, value, target, mask)
 
 
 def _cross_entropy(probability: Tensor, target: Tensor) -> Tensor:
@@ -48,9 +50,19 @@ def _cross_entropy(probability: Tensor, target: Tensor) -> Tensor:
     return -(target * probability.log() + (1 - target) * (-probability).log1p())
 
 
-def _masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of (batch, frames, n) over real frames; padded frames may hold anything."""
+def _square(value: Tensor, target: Tensor) -> Tensor:
+    return (value.float() - target.float()).square()
+
+
+def _masked_mean(
+    loss: Callable[[Tensor, Tensor], Tensor], value: Tensor, target: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Mean over real frames of an elementwise loss; padded frames may hold anything."""
     if mask is None:
+        values = loss(value, target)
         return values.mean() if values.numel() else values.sum()
+    padding = ~mask[..., None]
+    # Before and after: a padded NaN would come back in the gradient.
+    values = loss(value.masked_fill(padding, 0), target.masked_fill(padding, 0))
     count = mask.sum().clamp(min=1) * values.shape[2]
-    return values.masked_fill(~mask[..., None], 0).sum() / count
+    return values.masked_fill(padding, 0).sum() / count

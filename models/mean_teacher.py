@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,40 +24,27 @@ from models.system import Batch, DetectorTraining, TrainingOptions, examples_of
 
 
 @dataclass(frozen=True)
-class Supervision:
-    """What is known of the training clips; those in neither are unlabelled.
-
-    Attributes:
-        strong: the events of each strongly labelled clip, by its name.
-        weak: names of the clips whose target is known.
-    """
-
-    strong: Mapping[str, Sequence[StrongLabel]]
-    weak: Collection[str]
-
-
-@dataclass(frozen=True)
 class MeanTeacherOptions:
     """How much the student follows the teacher, and the teacher the student.
 
     Attributes:
         decay: of the teacher's average; in step n it is 1 - 1/n while that is less.
         consistency: weight of the consistency losses at its largest.
-        ramp_up_steps: steps until then; after n of them it is exp(-5 (1 - n / ramp_up_steps)²) as
-            large.
+        ramp_up_steps: steps until then, None for half of all. Before, after n steps, the weight is
+            exp(-5 (1 - n / ramp_up_steps)²) as large.
         noise_decibels: the teacher hears the features with noise this far below them.
     """
 
     decay: float = 0.999
     consistency: float = 2.0
-    ramp_up_steps: int = 1000
+    ramp_up_steps: int | None = None
     noise_decibels: float = 30.0
 
-    def weight(self, step: int) -> float:
+    def weight(self, step: int, ramp_up_steps: float) -> float:
         """Weight of the consistency losses after `step` steps."""
-        if step >= self.ramp_up_steps:
+        if step >= ramp_up_steps:
             return self.consistency
-        return self.consistency * math.exp(-5 * (1 - step / self.ramp_up_steps) ** 2)
+        return self.consistency * math.exp(-5 * (1 - step / ramp_up_steps) ** 2)
 
     def decay_at(self, step: int) -> float:
         """Decay of the teacher's average in the step of that number, counted from 1."""
@@ -69,13 +56,16 @@ class MeanTeacherTraining(DetectorTraining):
 
     The loss is the cross-entropy of weakly labelled clips, that of the frames of strongly labelled
     ones, what the network adds itself, and for all clips the mean squared differences between the
-    student's and the teacher's probabilities of clips and of frames. The teacher's is the system
-    that is validated and kept.
+    student's and the teacher's probabilities of clips and of frames. The teacher is what is
+    validated and kept.
+
+    A clip that `strong` names is strongly labelled, another with any class in its target weakly,
+    and one without is unlabelled.
 
     Args:
         detector: the student.
         options: of the training; without mixup, which would mix what is known with what is not.
-        supervision: of the training clips.
+        strong: the events of each strongly labelled training clip, by its name.
         mean_teacher: of this scheme.
 
     Raises:
@@ -86,7 +76,7 @@ class MeanTeacherTraining(DetectorTraining):
         self,
         detector: Detector,
         options: TrainingOptions,
-        supervision: Supervision,
+        strong: Mapping[str, Sequence[StrongLabel]],
         mean_teacher: MeanTeacherOptions | None = None,
     ) -> None:
         super().__init__(detector, options)
@@ -94,7 +84,7 @@ class MeanTeacherTraining(DetectorTraining):
             raise ValueError("mixup: expected none with a mean teacher, got one")
         if not detector.network.has_frames:
             raise ValueError("detector: expected a network with frame probabilities")
-        self.supervision = supervision
+        self.strong = strong
         self.mean_teacher = mean_teacher or MeanTeacherOptions()
         self.teacher = copy.deepcopy(detector.network).requires_grad_(False)
 
@@ -104,12 +94,11 @@ class MeanTeacherTraining(DetectorTraining):
         return self.teacher(examples.features, examples.lengths)
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, DetectorOutput]:
-        known = self.supervision
-        weak = torch.tensor([name in known.weak for name in batch.clip_ids])
-        strong = torch.tensor([name in known.strong for name in batch.clip_ids])
+        strong = torch.tensor([name in self.strong for name in batch.clip_ids])
+        strong = strong.to(batch.target.device)
+        weak = (batch.target > 0).any(1) & ~strong
         examples = self.augment(self._with_frame_targets(batch))
         student = self.detector.network(examples.features, examples.lengths)
-        weak, strong = weak.to(student.clip.device), strong.to(student.clip.device)
         with torch.no_grad():
             teacher = self.teacher(self._noisy(examples), examples.lengths)
         mask = student.mask
@@ -122,7 +111,15 @@ class MeanTeacherTraining(DetectorTraining):
             loss = loss + clip_loss(student.clip[weak], examples.target[weak])
         difference = squared_error(student.frame, teacher.frame, mask)
         difference = difference + squared_error(student.clip, teacher.clip)
-        return loss + self.mean_teacher.weight(self.global_step) * difference, student
+        weight = self.mean_teacher.weight(self.global_step, self.ramp_up_steps)
+        return loss + weight * difference, student
+
+    @property
+    def ramp_up_steps(self) -> float:
+        """Steps until consistency has its full weight."""
+        if self.mean_teacher.ramp_up_steps is not None:
+            return self.mean_teacher.ramp_up_steps
+        return self.trainer.estimated_stepping_batches / 2
 
     def optimizer_step(self, *arguments: object, **named: object) -> None:
         super().optimizer_step(*arguments, **named)
@@ -137,7 +134,7 @@ class MeanTeacherTraining(DetectorTraining):
     def _with_frame_targets(self, batch: Batch) -> Examples:
         examples = examples_of(self.detector, batch)
         frames = -(-examples.features.shape[1] // self.detector.network.frame_reduction)
-        events = [self.supervision.strong.get(name, ()) for name in batch.clip_ids]
+        events = [self.strong.get(name, ()) for name in batch.clip_ids]
         target = frame_targets(
             events, frames, self.detector.frame_seconds, len(self.detector.classes)
         )

@@ -7,7 +7,7 @@ from itertools import islice
 
 from torch.utils.data import Sampler
 
-from models.data.sampling import BalancedBatchSampler
+from models.data.sampling import TurnsSampler
 
 
 class StepBatches(Sampler[list[int]]):
@@ -26,7 +26,7 @@ class StepBatches(Sampler[list[int]]):
 
     def __init__(
         self,
-        batches: BalancedBatchSampler,
+        batches: TurnsSampler,
         rank: int = 0,
         processes: int = 1,
         accumulate: int = 1,

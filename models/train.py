@@ -14,10 +14,12 @@ from tqdm import tqdm
 from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
 from models.data.corpus import Corpus, open_corpus
+from models.data.parts import SHARES
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
+from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining
 from models.run_folder import RunFolder, write_history
 from models.system import DetectorTraining, TrainingOptions, gather
 from models.train_options import TrainOptions, parse_train_options
@@ -74,6 +76,7 @@ def train(
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
     options = replace(options, pooling=detector.spec.pooling, features=detector.spec.features)
+    system = _system(detector, options, corpus)
     run = RunFolder(options.out)
     first = rank_zero_only.rank == 0
     if first:
@@ -93,6 +96,7 @@ def train(
             options.strict,
             options.accumulate,
             BALANCING[options.balancing],
+            SHARES if options.mean_teacher else None,
         ),
         cache,
     )
@@ -102,17 +106,6 @@ def train(
         detector.front_end.fit_normalisation(
             tqdm(batches, "normalisation", unit="batch", disable=None, leave=False)
         )
-    system = DetectorTraining(
-        detector,
-        TrainingOptions(
-            learning_rate=options.learning_rate,
-            patience=options.patience,
-            seed=options.seed,
-            augmentation=AugmentationOptions(
-                options.time_shift, options.mixup, options.spec_augment
-            ),
-        ),
-    )
     trainer = fit(system, data, _trainer_options(options), run)
     unreadable = gather(list(data.unreadable.items()))
     if not trainer.is_global_zero:
@@ -164,6 +157,25 @@ def _trainer_options(options: TrainOptions) -> TrainerOptions:
         options.log_every,
         options.keep_epochs,
     )
+
+
+def _system(detector: Detector, options: TrainOptions, corpus: Corpus) -> DetectorTraining:
+    changes = AugmentationOptions(options.time_shift, options.mixup, options.spec_augment)
+    training = TrainingOptions(
+        learning_rate=options.learning_rate,
+        patience=options.patience,
+        seed=options.seed,
+        augmentation=changes,
+    )
+    if not options.mean_teacher:
+        return DetectorTraining(detector, training)
+    if options.ema is not None:
+        raise UserError("--ema: expected none with --mean-teacher, whose teacher is an average")
+    try:
+        scheme = MeanTeacherOptions(consistency=options.consistency)
+        return MeanTeacherTraining(detector, training, corpus.train_strong, scheme)
+    except ValueError as error:
+        raise UserError(f"--mean-teacher: {error}") from error
 
 
 def _build(spec: DetectorSpec, corpus: Corpus) -> Detector:

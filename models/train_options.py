@@ -44,6 +44,8 @@ class TrainOptions:
     mixup: float = 0.0
     spec_augment: bool = False
     tune_frames: bool = False
+    mean_teacher: bool = False
+    consistency: float = 2.0
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -112,7 +114,7 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
     content["model_option"] = list(content.pop("model_options", {}).items())
     for action in parser._actions:
         value = content.get(action.dest)
-        if value is None:
+        if value is None or value == action.default:
             continue
         # Text goes through the option's own checks, as on the command line.
         plain = isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -201,6 +203,19 @@ def _parser() -> CommandParser:
     )
     add("--mixup", type=_rate, default=0.0, metavar="ALPHA", help="mix clips, shares of Beta(α, α)")
     add("--spec-augment", action="store_true", help="blank stripes of frames and of bands")
+    add(
+        "--mean-teacher",
+        action="store_true",
+        help="learn from strongly labelled clips (train_strong.tsv), weakly labelled ones and, by "
+        "agreement with an average of the network, from all, those without labels too",
+    )
+    add(
+        "--consistency",
+        type=_rate,
+        default=2.0,
+        metavar="WEIGHT",
+        help="of that agreement, from the middle of the training on, default 2",
+    )
     add(
         "--accumulate",
         type=_positive,

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from models.data.clips import ClipDataset, collate
 from models.data.corpus import Corpus
-from models.data.sampling import BalancedBatchSampler, held_out_split
+from models.data.parts import Parts, split_parts
+from models.data.sampling import BalancedBatchSampler, PartsBatchSampler, held_out_split
 from models.data.segments import ClipSource
 from models.errors import UserError
 from models.feature_cache import FeatureClips, collate_features
@@ -33,6 +34,8 @@ class LoadingOptions:
         strict: stop at a clip that cannot be read, instead of leaving it out.
         accumulate: pieces that a process's part of a step is computed in.
         max_ratio: how many times as often as the rarest class one is drawn at most.
+        shares: of strongly labelled, weakly labelled and unlabelled clips in a mini-batch; None to
+            let classes take turns and take a clip without labels for one without any class.
     """
 
     batch_size: int = 32
@@ -42,6 +45,7 @@ class LoadingOptions:
     strict: bool = False
     accumulate: int = 1
     max_ratio: int = 1
+    shares: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,12 @@ class TrainingData(LightningDataModule):
         self.corpus = corpus
         self.unreadable: dict[str, str] = {}
         labels = corpus.train.labels
-        training, held_out = held_out_split(labels, options.held_out, options.seed)
+        parts = None
+        if options.shares is None:
+            training, held_out = held_out_split(labels, options.held_out, options.seed)
+        else:
+            parts = split_parts(corpus, options.held_out, options.seed)
+            training, held_out = parts.training, parts.held_out
         if not len(training) or not len(held_out):
             raise UserError(
                 f"{corpus.directory}: expected training clips enough to hold out "
@@ -102,8 +111,12 @@ class TrainingData(LightningDataModule):
         self._train = cache.train if cache else self._clips(corpus.train)
         self._training, self._held_out = training, held_out
         self._evaluation = cache.evaluation if cache else self._clips(corpus.evaluation)
-        self.batches = BalancedBatchSampler(
-            labels[training], options.batch_size, options.seed, options.max_ratio
+        self.batches = (
+            BalancedBatchSampler(
+                labels[training], options.batch_size, options.seed, options.max_ratio
+            )
+            if parts is None
+            else _part_batches(parts, options)
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -194,6 +207,13 @@ class TrainingData(LightningDataModule):
             pin_memory=torch.cuda.is_available() and not self.cache,
             **how,
         )
+
+
+def _part_batches(parts: Parts, options: LoadingOptions) -> PartsBatchSampler:
+    try:
+        return PartsBatchSampler(parts.places(), options.shares, options.batch_size, options.seed)
+    except ValueError as error:
+        raise UserError(f"--batch-size: {error}") from error
 
 
 class _NamingLoader(DataLoader):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from models.data.sampling import BalancedBatchSampler, held_out_split
+from models.data.sampling import BalancedBatchSampler, PartsBatchSampler, held_out_split
 
 SKEWED = [(0,)] * 80 + [(1,)] * 15 + [(2,)] * 5
 
@@ -115,6 +115,48 @@ def test_a_data_loader_takes_its_batches_and_a_training_loop_finds_its_epoch() -
 def test_a_sampler_that_cannot_work_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BalancedBatchSampler(*arguments)
+
+
+PARTS = (np.arange(3), np.arange(3, 20), np.arange(20, 100))
+
+
+def part_of(index: int) -> int:
+    return next(number for number, part in enumerate(PARTS) if index in part)
+
+
+@pytest.mark.parametrize(
+    ("shares", "counts"), [((1, 1, 2), (6, 6, 12)), ((1, 1, 1), (8, 8, 8)), ((0, 0, 1), (1, 1, 22))]
+)
+def test_a_batch_has_each_parts_share(shares: tuple, counts: tuple) -> None:
+    sampler = PartsBatchSampler(PARTS, shares, 24)
+    for batch in sampler:
+        drawn = Counter(map(part_of, batch))
+        assert tuple(drawn[part] for part in range(3)) == counts
+
+
+def test_every_clip_of_every_part_is_seen_in_an_epoch() -> None:
+    sampler = PartsBatchSampler(PARTS, (1, 1, 2), 24)
+    assert len(sampler) == len(list(sampler)) == 7
+    assert {index for batch in sampler for index in batch} == set(range(100))
+
+
+def test_pieces_of_a_batch_are_mixed_as_the_batch_is() -> None:
+    batch = next(iter(PartsBatchSampler(PARTS, (1, 1, 2), 24)))
+    for start in range(0, 24, 8):
+        drawn = Counter(map(part_of, batch[start : start + 8]))
+        assert tuple(drawn[part] for part in range(3)) == pytest.approx((2, 2, 4), abs=1)
+
+
+def test_a_part_without_clips_leaves_its_share_to_the_others() -> None:
+    sampler = PartsBatchSampler((np.arange(0), *PARTS[1:]), (1, 1, 2), 24)
+    assert Counter(map(part_of, next(iter(sampler)))) == {1: 8, 2: 16}
+
+
+def test_parts_that_fill_no_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="parts: expected at least one clip"):
+        PartsBatchSampler([np.arange(0)], [1], 4)
+    with pytest.raises(ValueError, match="batch_size: expected at least 3, a clip of each part"):
+        PartsBatchSampler(PARTS, (1, 1, 2), 2)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])

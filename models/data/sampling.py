@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -15,13 +14,75 @@ BALANCING = {"round_robin": 1, "ratio": 5}
 """`max_ratio` by the name of the rule: Wang et al., 2019, and Xu et al., 2018."""
 
 
-class BalancedBatchSampler(Sampler[list[int]]):
+class TurnsSampler(Sampler[list[int]]):
+    """Mini-batches in which groups of clips take turns.
+
+    Each group has a shuffled queue of its clips that refills when empty. An epoch depends on (seed,
+    epoch) alone.
+
+    Args:
+        groups: the clips of each, not empty.
+        batch_size: clips in a mini-batch.
+        batches: mini-batches in an epoch.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, groups: Sequence[np.ndarray], batch_size: int, batches: int, seed: int
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed: expected at least 0, got {seed}")
+        self._groups = groups
+        self._batches = batches
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def next_round(self, rng: np.random.Generator, last: np.ndarray | None) -> np.ndarray:
+        """The groups whose turns make the next round; `last` is the round before, None at first."""
+        raise NotImplementedError
+
+    @property
+    def sampler(self) -> TurnsSampler:
+        """Itself: training loops call `set_epoch` on the sampler inside a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        turns = self.next_round(rng, None)
+        queues: list[np.ndarray] = [np.empty(0, dtype=np.int32) for _ in self._groups]
+        left = [0] * len(queues)
+        turn = 0
+        for _ in range(len(self)):
+            batch = []
+            for _ in range(self.batch_size):
+                if turn == len(turns):
+                    turns, turn = self.next_round(rng, turns), 0
+                index = turns[turn]
+                turn += 1
+                if not left[index]:
+                    queues[index] = rng.permutation(self._groups[index])
+                    left[index] = len(queues[index])
+                left[index] -= 1
+                batch.append(int(queues[index][left[index]]))
+            yield batch
+
+
+class BalancedBatchSampler(TurnsSampler):
     """Mini-batches in which the classes take turns.
 
-    Each class has a shuffled queue of its clips that refills when empty; draws go round the
-    classes, so that a mini-batch holds about equally many clips of each. Classes without clips
-    are passed over, clips without labels form one more class. An epoch has
-    ceil(N / batch_size) batches of batch_size clips and depends on (seed, epoch) alone.
+    Draws go round the classes, so that a mini-batch holds about equally many clips of each. Classes
+    without clips are passed over, clips without labels form one more class. An epoch has
+    ceil(N / batch_size) batches.
 
     With `max_ratio` above 1 a class has several turns in each round, whose order is drawn anew: as
     many as it has clips for each clip of the rarest class, and at most `max_ratio`. The most
@@ -38,58 +99,75 @@ class BalancedBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(self, targets: Labels, batch_size: int, seed: int = 0, max_ratio: int = 1) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        if seed < 0:
-            raise ValueError(f"seed: expected at least 0, got {seed}")
         if max_ratio < 1:
             raise ValueError(f"max_ratio: expected at least 1, got {max_ratio}")
         groups = _groups(targets)
-        self._num_clips = groups.shape[0]
-        self._members = _members(groups)
-        if not self._num_clips:
+        if not groups.shape[0]:
             raise ValueError("targets: expected at least one clip, got none")
-        sizes = np.array([len(clips) for clips in self._members])
-        turns = np.clip(np.rint(sizes / sizes.min()), 1, max_ratio).astype(int)
-        self._turns = np.repeat(np.arange(len(sizes)), turns)
-        self.batch_size = batch_size
+        members = _members(groups)
+        super().__init__(members, batch_size, -(-groups.shape[0] // max(1, batch_size)), seed)
+        sizes = np.array([len(clips) for clips in members])
+        counts = np.clip(np.rint(sizes / sizes.min()), 1, max_ratio).astype(int)
+        self._turns = np.repeat(np.arange(len(sizes)), counts)
         self.max_ratio = max_ratio
-        self.seed = seed
-        self.epoch = 0
 
-    @property
-    def sampler(self) -> BalancedBatchSampler:
-        """Itself: training loops call `set_epoch` on the sampler inside a batch sampler."""
-        return self
+    def next_round(self, rng: np.random.Generator, last: np.ndarray | None) -> np.ndarray:
+        if last is None or self.max_ratio > 1:
+            return rng.permutation(self._turns)
+        return last
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
 
-    def __len__(self) -> int:
-        return math.ceil(self._num_clips / self.batch_size)
+class PartsBatchSampler(TurnsSampler):
+    """Mini-batches with a fixed number of clips of each part of a corpus.
 
-    def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self._turns)
-        queues: list[np.ndarray] = [np.empty(0, dtype=np.int32) for _ in self._members]
-        left = [0] * len(queues)
-        draw = 0
-        for _ in range(len(self)):
-            batch = []
-            for _ in range(self.batch_size):
-                if draw == len(order):
-                    draw = 0
-                    if self.max_ratio > 1:
-                        order = rng.permutation(self._turns)
-                index = order[draw]
-                draw += 1
-                if not left[index]:
-                    queues[index] = rng.permutation(self._members[index])
-                    left[index] = len(queues[index])
-                left[index] -= 1
-                batch.append(int(queues[index][left[index]]))
-            yield batch
+    The parts alternate, so that a run of neighbours in a batch is about as mixed as the batch is.
+    In an epoch every clip is seen, those of parts that are small for their share several times.
+
+    Args:
+        parts: the clips of each part; what an empty one would get goes to the others.
+        shares: of each part in a mini-batch; only their proportions count.
+        batch_size: clips in a mini-batch, at least as many as there are parts.
+        seed: of the order.
+
+    Raises:
+        ValueError: without clips, and for a batch too small to have a clip of each part.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[np.ndarray],
+        shares: Sequence[float],
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        filled = [(np.asarray(part), share) for part, share in zip(parts, shares, strict=True)]
+        filled = [(part, share) for part, share in filled if len(part)]
+        if not filled:
+            raise ValueError("parts: expected at least one clip, got none")
+        if batch_size < len(filled):
+            raise ValueError(
+                f"batch_size: expected at least {len(filled)}, a clip of each part, "
+                f"got {batch_size}"
+            )
+        members = [part for part, _ in filled]
+        counts = _divided(batch_size, np.array([share for _, share in filled]))
+        batches = max(
+            -(-len(part) // count) for part, count in zip(members, counts.tolist(), strict=True)
+        )
+        super().__init__(members, batch_size, batches, seed)
+        self.counts = counts
+        place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        order = np.argsort(place, kind="stable")
+        self._turns = np.repeat(np.arange(len(counts)), counts)[order]
+
+    def next_round(self, rng: np.random.Generator, last: np.ndarray | None) -> np.ndarray:
+        return self._turns
+
+
+def _divided(total: int, shares: np.ndarray) -> np.ndarray:
+    """Whole numbers of that sum in proportion to the shares, each at least 1."""
+    ends = np.rint(np.cumsum(shares) / shares.sum() * (total - len(shares))).astype(int)
+    return np.diff(ends, prepend=0) + 1
 
 
 def held_out_split(labels: Labels, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

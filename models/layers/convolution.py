@@ -23,7 +23,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, maps: Tensor, padding: Padding | None = None) -> Tensor:
         if padding is None or not self.training or len(padding.real) == 0:
-            return super().forward(maps) if len(maps) else maps
+            return super().forward(maps) if maps.shape[0] else maps
         batch, channels, frames, bands = maps.shape
         rows = maps.permute(0, 2, 3, 1).reshape(batch * frames, bands, channels)
         kept = rows.index_select(0, padding.real)[None].permute(0, 3, 1, 2)
