@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 
 from models import compare as program
 from models.comparison.claims import CLAIMS, direction, judge, together
@@ -11,7 +12,12 @@ from models.comparison.published import TABLES
 from models.comparison.report import claims_table, measures_table, to_markdown
 from models.comparison.results import CorpusFacts, Mean, Results, RunResult, System, mean_of
 from models.comparison.runs import StudyOptions
+from models.comparison.two_step_pictures import draw_two_step
+from models.comparison.weights import look_inside
+from models.data.audioset import StrongLabel
+from models.data.classes import ClassList
 from models.data.mixing import MixOptions, mix_corpus
+from models.detector import Detector, DetectorSpec
 from models.errors import UserError
 
 CORPUS = CorpusFacts("mixed", ["a", "b", "c", "d", "e"], [0.5, 1.0, 2.0, 4.0, 8.0], None, 10, 10)
@@ -143,6 +149,40 @@ def test_a_mean_of_one_seed_has_no_spread():
     assert str(mean_of([0.5, None])) == "0.500"
     assert mean_of([None]) is None
     assert mean_of([0.5, 0.7]) == Mean(0.6, pytest.approx(0.1414, abs=1e-4), 2)
+
+
+NAMES = ("Dog", "Cat", "Cow")
+
+
+def untrained(model, pooling=None, **options):
+    torch.manual_seed(0)
+    spec = DetectorSpec(model, pooling, "dcase2017", options)
+    return Detector(spec, ClassList(NAMES, NAMES)).eval()
+
+
+@pytest.mark.parametrize("normalize", ["frames", "classes"])
+def test_attention_is_shown_by_its_weights(normalize):
+    options = {"channels": [2, 2, 4], "gru_width": 4, "pooling_options": {"normalize": normalize}}
+    inside = look_inside(untrained("dcase2017_crnn", "attention", **options), torch.randn(16000))
+    assert inside.attention.shape == inside.frame.shape == (10, 3)
+    assert inside.attention.sum(0) == pytest.approx(1, abs=1e-5)
+    # They are what the clip's probability is made with.
+    assert (inside.attention * inside.frame).sum(0) == pytest.approx(inside.clip, abs=1e-5)
+
+
+def test_each_head_of_attention_statistics_is_shown_by_its_weights():
+    detector = untrained("gmap_cnn", "gmap", channels=[2, 2, 4, 8], hidden_width=4)
+    inside = look_inside(detector, torch.randn(16000))
+    assert inside.frame is None
+    assert inside.heads.shape == (3, 4)
+    assert inside.heads.sum(0) == pytest.approx(1, abs=1e-5)
+
+
+def test_two_step_attention_is_drawn_step_by_step(tmp_path):
+    detector = untrained("two_step_autoencoder", channels=[2, 2, 2, 4])
+    events = [StrongLabel("a_0", 0.2, 0.5, 1)]
+    draw_two_step(tmp_path / "a.png", detector, torch.randn(16000), (1, 2), events, "a")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")

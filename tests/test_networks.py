@@ -322,3 +322,10 @@ def test_padding_counts_the_frames_that_are_left():
     assert padding.lengths.tolist() == [0, 1, 2, 3]
     assert padding.frames == 3
     assert padding.real.tolist() == [3, 6, 7, 9, 10, 11]
+
+
+def test_learning_from_clips_computes_no_frame_probabilities():
+    output = build("dcase2017_crnn")(torch.randn(1, FRAMES, MELS))
+    assert "frame" not in vars(output)
+    torch.testing.assert_close(output.frame, output.frame_values.sigmoid())
+    assert output.frame is output.frame

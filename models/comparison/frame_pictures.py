@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.comparison.results import CorpusFacts, Results, System
 from models.comparison.runs import Run, StudyOptions, powers
+from models.comparison.two_step_pictures import draw_two_step
 from models.comparison.weights import Inside, look_inside
 from models.data.corpus import Corpus, open_corpus
 from models.data.segments import LabelledClip
@@ -62,6 +63,17 @@ def draw_frames(options: StudyOptions, results: Results) -> list[Path]:
             ):
                 drawn.append(options.out / f"attention_{name}")
                 _draw_attention(drawn[-1], _look(runs["attention"], corpus))
+            if "two_step_attention" in runs:
+                drawn.append(options.out / f"two_step_{name}")
+                shown = _look(runs["two_step_attention"], corpus)
+                draw_two_step(
+                    drawn[-1],
+                    shown.detector,
+                    _audio(shown.detector, shown.segment),
+                    shown.segment.labels,
+                    corpus.strong.get(shown.segment.clip_id, []),
+                    shown.segment.clip_id,
+                )
             if "gmap" in runs:
                 drawn.append(options.out / f"heads_{name}")
                 _draw_heads(drawn[-1], runs, corpus)

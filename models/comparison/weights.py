@@ -49,9 +49,9 @@ def look_inside(detector: Detector, waveform: Tensor) -> Inside:
             attention = heads = None
             for module, inputs in seen:
                 if isinstance(module, AttentionPool):
-                    attention = _attention(module, *inputs)
+                    attention = _attention(module, *inputs[:2])
                 else:
-                    heads = _heads(module, *inputs)
+                    heads = _heads(module, inputs[0])
     finally:
         for hook in hooks:
             hook.remove()
