@@ -42,7 +42,7 @@ struct WeightedAverage {
       Vector<T> top = peak;
       MILKERNELS_UNROLL
       for (int k = 0; k < kCount; ++k) {
-        frames[k] = F::template read<T>(raw[k], score[k]);
+        frames[k] = F::template read<T>(raw[k], score[k], coefficients.activation);
         if constexpr (!F::kDirect) {
           Vector<T> log2_weight = F::template log2_weight<T>(frames[k], coefficients, zero);
           if constexpr (!kAll) log2_weight = real[k] ? log2_weight : peak;

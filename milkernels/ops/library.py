@@ -94,13 +94,15 @@ _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether no tracer, profiler, transform or tensor subclass needs to see an operator. Then the
     kernels are called without one: the dispatcher's way costs small calls more than their work."""
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return False
     return (
         not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
-        and all(type(tensor) in _PLAIN for tensor in tensors)
     )
 
 
@@ -111,9 +113,11 @@ def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def differentiates(*tensors: Tensor | None) -> bool:
     """Whether autograd records a call with these tensors."""
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    )
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 class _Direct(torch.autograd.Function):
@@ -170,7 +174,7 @@ def _input_gradients(
     else:
         gradients = backward(gradient, *ctx.saved_tensors, needs, *ctx.options)
     remaining = iter(gradients)
-    return None, None, *(next(remaining) if needed else None for needed in needs)
+    return None, None, *[next(remaining) if needed else None for needed in needs]
 
 
 def _differentiable_gradients(
