@@ -15,6 +15,7 @@ struct WeightedAverage {
   using Coefficients = FormulaCoefficients<T>;
   static constexpr int kRows = kMomentRows;
   static constexpr bool kScores = F::kScores;
+  static constexpr bool kFewInstructions = F::kDirect;
   enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow };
   using Sums = Rows<T, kRows>;
 

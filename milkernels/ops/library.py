@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milkernels.ops.vmap import one_by_one
+
 _library = torch.library.Library("milkernels", "DEF")
 
 
@@ -73,6 +75,8 @@ def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"milkernels::{name}", fake, lib=_library)
+    operator = getattr(torch.ops.milkernels, name)
+    torch.library.register_vmap(f"milkernels::{name}", one_by_one(operator), lib=_library)
 
 
 def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Tensor:
@@ -112,10 +116,12 @@ def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def differentiates(*tensors: Tensor | None) -> bool:
-    """Whether autograd records a call with these tensors."""
+    """Whether autograd may record a call with these tensors."""
     if torch.is_grad_enabled():
+        # Inside a transform of torch.func a tensor does not tell what is recorded outside of it.
+        hidden = torch._C._are_functorch_transforms_active()
         for tensor in tensors:
-            if tensor is not None and tensor.requires_grad:
+            if tensor is not None and (hidden or tensor.requires_grad):
                 return True
     return False
 
@@ -141,6 +147,8 @@ class _Direct(torch.autograd.Function):
 
 class _Fused(torch.autograd.Function):
     """The family's operators, as tracers and transforms see them."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(name: str, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
