@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from cases import POOLINGS, SCORED, assert_close, make_case
-from test_kernels import HALF_AND_SINGLE, naive_form
+from test_kernels import naive_form
 from torch import Tensor
 
 import milkernels
