@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
+from models.data.corpus import Corpus
 from models.detection import (
     DetectionOptions,
     ScoredClip,
@@ -100,6 +101,20 @@ def detect_clips(
                 target[index],
                 _seconds(batch, index, detector),
             )
+
+
+def held_out_events(corpus: Corpus, tune_frames: bool) -> Mapping[str, list[StrongLabel]] | None:
+    """What frames' thresholds are tuned on; None where they are those of clips.
+
+    Raises:
+        UserError: where they are wanted and the corpus has none.
+    """
+    if tune_frames and not corpus.train_strong:
+        raise UserError(
+            f"{corpus.directory}: expected train_strong.tsv for --tune-frames, found none: add it "
+            "or leave the option out"
+        )
+    return corpus.train_strong if tune_frames else None
 
 
 def fit_thresholds(

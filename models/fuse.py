@@ -15,7 +15,15 @@ from models.data.audioset import StrongLabel
 from models.data.corpus import Corpus, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
-from models.evaluate import ClipResult, EvaluationOptions, Judged, detect_clips, measure, tune_on
+from models.evaluate import (
+    ClipResult,
+    EvaluationOptions,
+    Judged,
+    detect_clips,
+    held_out_events,
+    measure,
+    tune_on,
+)
 from models.kept_epochs import kept_epochs
 from models.median import add_median_options, check_median_options, median_widths
 from models.run_folder import RunFolder
@@ -123,6 +131,7 @@ def fuse(options: FuseOptions) -> dict[str, object]:
         UserError: for what the user can put right.
     """
     corpus = open_corpus(options.data)
+    events = held_out_events(corpus, options.tune_frames)
     runs = [_open(path, options, corpus) for path in options.runs]
     path = options.out / "metrics.json"
     if options.out.exists() and any(entry != path for entry in options.out.iterdir()):
@@ -131,8 +140,7 @@ def fuse(options: FuseOptions) -> dict[str, object]:
     median = median_widths(
         options.median, options.median_share, options.event_lengths, corpus.classes
     )
-    strong = corpus.train_strong if options.tune_frames else None
-    *thresholds, origin = fusion.thresholds(options.data, strong)
+    *thresholds, origin = fusion.thresholds(options.data, events)
     judged = Judged(corpus.classes, *thresholds, fusion.frame_seconds, corpus.strong)
     metrics = {
         "runs": [

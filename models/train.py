@@ -17,7 +17,7 @@ from models.data.corpus import Corpus, open_corpus
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
-from models.evaluate import evaluate, fit_thresholds
+from models.evaluate import evaluate, fit_thresholds, held_out_events
 from models.features import FeaturePreset
 from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision
 from models.run_folder import RunFolder, write_history
@@ -68,11 +68,7 @@ def train(
         UserError: for what the user can put right.
     """
     corpus = corpus or open_corpus(options.data)
-    if options.tune_frames and not corpus.train_strong:
-        raise UserError(
-            f"{corpus.directory}: expected train_strong.tsv for --tune-frames, found none: add it "
-            "or leave the option out"
-        )
+    events = held_out_events(corpus, options.tune_frames)
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
@@ -97,8 +93,7 @@ def train(
         return {}
     data.unreadable.update(unreadable)
     detector = system.finish().to(trainer.strategy.root_device)
-    strong = corpus.train_strong if options.tune_frames else None
-    fit_thresholds(detector, data.held_out_dataloader(), strong)
+    fit_thresholds(detector, data.held_out_dataloader(), events)
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {
         "model": options.model,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,12 @@ import torch
 from models import compare as program
 from models.comparison.claims import CLAIMS, direction, judge, together
 from models.comparison.published import TABLES
-from models.comparison.report import claims_table, measures_table, to_markdown
+from models.comparison.report import (
+    claims_table,
+    measures_table,
+    read_results,
+    to_markdown,
+)
 from models.comparison.results import CorpusFacts, Mean, Results, RunResult, System, mean_of
 from models.comparison.runs import StudyOptions
 from models.comparison.two_step_pictures import draw_two_step
@@ -270,3 +276,17 @@ def test_a_pooling_that_the_network_does_not_take_is_named(study, tmp_path):
 def test_a_report_prints_the_papers_figures(study):
     _, results = study
     assert "| gmap | 0.417 | 0.971 | 2.678 |" in to_markdown(results, {})
+
+
+def test_the_study_in_the_readme_is_the_committed_one():
+    folder = Path(program.__file__).parent
+    results = read_results(folder / "results" / "durations.json")
+    readme = (folder / "README.md").read_text()
+    assert all(line in readme for line in measures_table(results, "durations"))
+
+
+def test_results_are_read_back(study):
+    options, results = study
+    assert read_results(options.out / "results.json").corpora == results.corpora
+    again = read_results(options.out / "results.json")
+    assert judge(again) == judge(results)

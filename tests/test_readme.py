@@ -13,7 +13,10 @@ from milkernels import functional, nn
 from models import list_models
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"),
+    "models/README.md",
+)
 README = (ROOT / "README.md").read_text()
 
 

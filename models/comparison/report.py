@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from models.comparison.claims import Claim, Finding, judge
 from models.comparison.published import TABLES
-from models.comparison.results import Results, System
+from models.comparison.results import CorpusFacts, Results, RunResult, System
 
 COLUMNS = (
     ("mAP", "mAP", max),
@@ -51,6 +53,16 @@ def to_json(results: Results, facts: dict[str, object]) -> dict[str, object]:
             for claim, findings in judge(results)
         ],
     }
+
+
+def read_results(path: Path) -> Results:
+    """What `to_json` made of a study, back again."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    runs = [
+        RunResult(**{**run, "system": System(**run["system"])})
+        for run in sorted(content["runs"], key=lambda run: run["seed"])
+    ]
+    return Results(runs, [CorpusFacts(**corpus) for corpus in content["corpora"]])
 
 
 def to_markdown(results: Results, facts: dict[str, object]) -> str:
