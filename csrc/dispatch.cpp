@@ -6,6 +6,7 @@
 
 namespace milkernels {
 
+// Of AVX-512 there are no kernels for double precision, which is for checking: AVX2's serve.
 #define MILKERNELS_DECLARE(INSTRUCTION_SET) \
   namespace INSTRUCTION_SET {               \
   extern const Kernels kernels_double;      \
@@ -47,10 +48,10 @@ std::string chosen_instruction_set() {
 }
 
 const Kernels& kernels_for(const std::string& instruction_set, Element element) {
-#define MILKERNELS_CHOOSE(INSTRUCTION_SET)                       \
+#define MILKERNELS_CHOOSE(INSTRUCTION_SET, OF_DOUBLE)            \
   if (instruction_set == #INSTRUCTION_SET) switch (element) {    \
       case Element::kFloat64:                                    \
-        return INSTRUCTION_SET::kernels_double;                  \
+        return OF_DOUBLE::kernels_double;                        \
       case Element::kFloat32:                                    \
         return INSTRUCTION_SET::kernels_float;                   \
       case Element::kBFloat16:                                   \
@@ -58,10 +59,10 @@ const Kernels& kernels_for(const std::string& instruction_set, Element element) 
       case Element::kFloat16:                                    \
         return INSTRUCTION_SET::kernels_Float16;                 \
     }
-  MILKERNELS_CHOOSE(portable)
+  MILKERNELS_CHOOSE(portable, portable)
 #ifdef MILKERNELS_X86
-  MILKERNELS_CHOOSE(avx2)
-  MILKERNELS_CHOOSE(avx512)
+  MILKERNELS_CHOOSE(avx2, avx2)
+  MILKERNELS_CHOOSE(avx512, avx2)
 #endif
 #undef MILKERNELS_CHOOSE
   throw std::invalid_argument("unknown instruction set " + instruction_set);

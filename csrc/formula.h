@@ -42,71 +42,48 @@ MILKERNELS_INLINE Vector<T> log_of_one_plus(const Sigmoid<T>& at) {
   return multiply_add(log.whole, broadcast(T(kLn2)), multiply_add(lost, at.larger, log.rest));
 }
 
-template <class T, Activation kActivation>
-MILKERNELS_INLINE Vector<T> activate(Vector<T> score) {
-  if constexpr (kActivation == Activation::kSigmoid) {
-    return sigmoid<T>(score).value;
-  } else if constexpr (kActivation == Activation::kTanh) {
-    return T(2) * sigmoid<T>(T(2) * score).value - T(1);
-  } else if constexpr (kActivation == Activation::kClamp) {
-    const Vector<T> bound = broadcast(T(kScoreClamp));
-    score = score < -bound ? -bound : score;
-    return score > bound ? bound : score;
-  } else {
-    return score;
-  }
-}
-
-template <class T, Activation kActivation>
-MILKERNELS_INLINE Vector<T> activation_derivative(Vector<T> score) {
-  if constexpr (kActivation == Activation::kSigmoid) {
-    const Sigmoid<T> at = sigmoid<T>(score);
-    return at.value * at.complement;
-  } else if constexpr (kActivation == Activation::kTanh) {
-    const Sigmoid<T> at = sigmoid<T>(T(2) * score);
-    return T(4) * at.value * at.complement;
-  } else if constexpr (kActivation == Activation::kClamp) {
-    const Vector<T> bound = broadcast(T(kScoreClamp));
-    return (score >= -bound) & (score <= bound) ? broadcast(T(1)) : Vector<T>{};
-  } else {
-    return broadcast(T(1));
-  }
-}
-
-// The same where the activation is known when the kernel runs.
 template <class T>
-inline Vector<T> activate(Vector<T> score, Activation activation) {
+MILKERNELS_INLINE Vector<T> activate(Vector<T> score, Activation activation) {
+  const Vector<T> bound = broadcast(T(kScoreClamp));
   switch (activation) {
     case Activation::kSigmoid:
-      return activate<T, Activation::kSigmoid>(score);
+      return sigmoid<T>(score).value;
     case Activation::kTanh:
-      return activate<T, Activation::kTanh>(score);
+      return T(2) * sigmoid<T>(T(2) * score).value - T(1);
     case Activation::kClamp:
-      return activate<T, Activation::kClamp>(score);
+      score = score < -bound ? -bound : score;
+      return score > bound ? bound : score;
     default:
       return score;
   }
 }
 
 template <class T>
-inline Vector<T> activation_derivative(Vector<T> score, Activation activation) {
+MILKERNELS_INLINE Vector<T> activation_derivative(Vector<T> score, Activation activation) {
+  const Vector<T> one = broadcast(T(1));
+  const Vector<T> bound = broadcast(T(kScoreClamp));
   switch (activation) {
-    case Activation::kSigmoid:
-      return activation_derivative<T, Activation::kSigmoid>(score);
-    case Activation::kTanh:
-      return activation_derivative<T, Activation::kTanh>(score);
+    case Activation::kSigmoid: {
+      const Sigmoid<T> at = sigmoid<T>(score);
+      return at.value * at.complement;
+    }
+    case Activation::kTanh: {
+      const Sigmoid<T> at = sigmoid<T>(T(2) * score);
+      return T(4) * at.value * at.complement;
+    }
     case Activation::kClamp:
-      return activation_derivative<T, Activation::kClamp>(score);
+      return (score >= -bound) & (score <= bound) ? one : Vector<T>{};
     default:
-      return broadcast(T(1));
+      return one;
   }
 }
 
-// alpha and power of each lane, and in units of base 2.
+// alpha and power of each lane, and in units of base 2; what scores go through.
 template <class T>
 struct FormulaCoefficients {
   Vector<T> alpha;
   Vector<T> power;
+  Activation activation;
   Vector<T> alpha2 = alpha * T(kLog2E);
   Vector<T> power2 = power * T(kLog2E);
 };
@@ -123,7 +100,8 @@ struct Frame {
   Vector<T> factor = broadcast(T(1));
 };
 
-template <Member kMember, bool kFromLogits, Activation kActivation = Activation::kNone>
+// kActivated: scores go through an activation, chosen when the kernel runs.
+template <Member kMember, bool kFromLogits, bool kActivated = false>
 struct Formula {
   static constexpr bool kAlpha =
       kMember == Member::kExponential || kMember == Member::kPowerExponential;
@@ -135,7 +113,7 @@ struct Formula {
   static constexpr bool kReadsValues = kMember != Member::kMean || kFromLogits;
 
   template <class T>
-  static MILKERNELS_INLINE Frame<T> read(Vector<T> raw, Vector<T> score) {
+  static MILKERNELS_INLINE Frame<T> read(Vector<T> raw, Vector<T> score, Activation activation) {
     const Vector<T> zero{};
     Frame<T> frame{raw};
     if constexpr (kFromLogits) {
@@ -156,7 +134,7 @@ struct Formula {
         frame.log_rest = log.rest;
       }
     }
-    if constexpr (kScores) frame.score = activate<T, kActivation>(score);
+    if constexpr (kScores) frame.score = kActivated ? activate<T>(score, activation) : score;
     return frame;
   }
 
@@ -203,8 +181,8 @@ struct Formula {
 
   // d log-weight / d score.
   template <class T>
-  static MILKERNELS_INLINE Vector<T> score_slope(Vector<T> score) {
-    return activation_derivative<T, kActivation>(score);
+  static MILKERNELS_INLINE Vector<T> score_slope(Vector<T> score, Activation activation) {
+    return kActivated ? activation_derivative<T>(score, activation) : broadcast(T(1));
   }
 
   // log x, of a member with a power.
@@ -249,17 +227,9 @@ void with_formula(Member member, Activation activation, const Run& run) {
     case Member::kPowerExponential:
       return run(Formula<Member::kPowerExponential, kFromLogits>());
     case Member::kAttention:
-      break;
-  }
-  switch (activation) {
-    case Activation::kNone:
-      return run(Formula<Member::kAttention, kFromLogits, Activation::kNone>());
-    case Activation::kSigmoid:
-      return run(Formula<Member::kAttention, kFromLogits, Activation::kSigmoid>());
-    case Activation::kTanh:
-      return run(Formula<Member::kAttention, kFromLogits, Activation::kTanh>());
-    case Activation::kClamp:
-      return run(Formula<Member::kAttention, kFromLogits, Activation::kClamp>());
+      return activation == Activation::kNone
+                 ? run(Formula<Member::kAttention, kFromLogits>())
+                 : run(Formula<Member::kAttention, kFromLogits, true>());
   }
 }
 

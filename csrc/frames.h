@@ -52,14 +52,13 @@ MILKERNELS_INLINE void store_lanes(E* to, Vector<Arithmetic<E>> value, int64_t c
     store_first(to, value, count);
 }
 
-// Where scores beside x are read; `x` for a family that has none.
-template <class E, bool kScores, class Problem>
-MILKERNELS_INLINE const E* scores_at(const Problem& problem, int64_t bag, int64_t class_index,
-                                     int64_t frame, const E* x) {
+// x and, for a family that has them, the scores beside it.
+template <bool kScores, class Problem>
+MILKERNELS_INLINE FrameTensor scores_or_x(const Problem& problem) {
   if constexpr (kScores)
-    return at<E>(problem.scores, bag, class_index, frame);
+    return problem.scores;
   else
-    return x;
+    return problem.x;
 }
 
 // Gradients of the bag values from `cell` on, and those values written.
@@ -158,10 +157,11 @@ struct Stretch {
 };
 
 // All tasks of a pass over a problem's frames, which cuts them into so many segments. Frames
-// contiguous: a task has up to a vector of classes. Classes contiguous: blocks of equal size.
+// contiguous: a task has up to a vector of classes, with whole_vectors as many as there are. Classes
+// contiguous: blocks of equal size.
 class Stretches {
  public:
-  Stretches(const Problem& problem, int64_t segments, int64_t lanes)
+  Stretches(const Problem& problem, int64_t segments, int64_t lanes, bool whole_vectors = false)
       : problem_(problem),
         segments_(segments),
         segment_frames_((problem.frames + segments - 1) / segments) {
@@ -169,7 +169,7 @@ class Stretches {
     const int64_t widest = problem.frames_contiguous ? 1 : kClassVectors;
     const int64_t wished = vectors > 0 ? (vectors + widest - 1) / widest : 1;
     block_classes_ = (vectors + wished - 1) / wished * lanes;
-    if (problem.frames_contiguous) block_classes_ = narrower(block_classes_);
+    if (problem.frames_contiguous && !whole_vectors) block_classes_ = narrower(block_classes_);
     blocks_ = block_classes_ > 0 ? (problem.classes + block_classes_ - 1) / block_classes_ : 0;
   }
 

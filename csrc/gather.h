@@ -3,6 +3,7 @@
 //
 // A family F for elements E has
 //   kRows, the vectors of a part's sums; kScores, whether it reads scores beside x;
+//   kFewInstructions, whether a frame takes hardly more time than to be read;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
 //   spread(coefficients, lane): one lane's in every lane;
 //   Gatherer: gather<kCount, kAll>(raw, score, real, coefficients) takes kCount frames in each lane,
@@ -13,6 +14,7 @@
 
 #include "frames.h"
 #include "parallel.h"
+#include "room.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -65,7 +67,7 @@ Rows<Arithmetic<E>, F::kRows> gather_row(const Problem& problem, int64_t bag, in
                                          int64_t first, int64_t last,
                                          const typename F::Coefficients& coefficients) {
   const E* x = at<E>(problem.x, bag, class_index, 0);
-  const E* scores = scores_at<E, F::kScores>(problem, bag, class_index, 0, x);
+  const E* scores = at<E>(scores_or_x<F::kScores>(problem), bag, class_index, 0);
   typename F::Gatherer gatherer;
   walk_row<Arithmetic<E>>(
       problem, mask_row(problem, bag), first, last,
@@ -107,9 +109,18 @@ void gather_rows(const Problem& problem, int64_t segments, const Stretch& task) 
                    count, merge_across_lanes<T, F>(rows, coefficients), coefficients);
 }
 
+// Frames whose classes are contiguous, and where in them a task begins.
+struct Source {
+  FrameTensor x;
+  FrameTensor scores;
+  int64_t bag;
+  int64_t class_start;
+};
+
 // A block of contiguous classes.
 template <class E, class F, class Problem>
-void gather_classes(const Problem& problem, int64_t segments, const Stretch& task) {
+void gather_classes(const Problem& problem, int64_t segments, const Stretch& task,
+                    const Source& source) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   const uint8_t* mask = mask_row(problem, task.bag);
@@ -117,10 +128,12 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
   const auto lanes_from = [&](int64_t index) {
     return classes - index < kStep ? classes - index : kStep;
   };
-  typename F::Coefficients coefficients[kClassVectors];
-  typename F::Gatherer gatherers[kClassVectors];
-  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block)
-    coefficients[block] = F::coefficients(problem, task.class_start + index, lanes_from(index));
+  Room<typename F::Coefficients, kClassVectors> coefficients;
+  Room<typename F::Gatherer, kClassVectors> gatherers;
+  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
+    coefficients.make(block, F::coefficients(problem, task.class_start + index, lanes_from(index)));
+    gatherers.make(block, {});
+  }
   int64_t frame = task.first;
   while (frame < task.last) {
     // Masked frames are passed over whole: in this layout a frame is real for every class.
@@ -129,9 +142,8 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     int count = 0;
     for (; frame < task.last && count < kFramesAtOnce; ++frame) {
       if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
-      x[count] = at<E>(problem.x, task.bag, task.class_start, frame);
-      scores[count] =
-          scores_at<E, F::kScores>(problem, task.bag, task.class_start, frame, x[count]);
+      x[count] = at<E>(source.x, source.bag, source.class_start, frame);
+      scores[count] = at<E>(source.scores, source.bag, source.class_start, frame);
       ++count;
     }
     for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
@@ -163,6 +175,64 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
                      gatherers[block].rows(), coefficients[block]);
 }
 
+// Frames up to which rows are transposed: a vector of them, and of their scores, is half of a
+// processor's first cache.
+constexpr int64_t kShortRow = 256;
+
+// Whether rows of contiguous frames are transposed, a vector of classes at a time, and then walked as
+// contiguous classes are: nothing is left over at the end of each row, and no lanes are merged.
+// Sums that take few instructions a frame would wait for it, and with short vectors it gains nothing.
+template <class E, class F>
+constexpr bool kMayTranspose = std::is_same_v<E, float> && kLanes<float> >= 16 && !F::kFewInstructions;
+
+template <class E>
+bool is_transposed(const Problem& problem) {
+  return problem.frames_contiguous && problem.frames <= kShortRow &&
+         2 * problem.classes >= kLanes<Arithmetic<E>>;
+}
+
+// One vector of each row to one vector of each frame. Rows past the last are the last again.
+template <class E>
+MILKERNELS_INLINE void transpose_block(const E* from, const int64_t* row_starts, int64_t frames,
+                                       E* to) {
+  constexpr int kStep = kLanes<E>;
+  Vector<E> block[kStep];
+  MILKERNELS_UNROLL
+  for (int lane = 0; lane < kStep; ++lane)
+    block[lane] = load_lanes(from + row_starts[lane], frames);
+  transpose<E>(block);
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kStep; ++k) store(to + k * kStep, block[k]);
+}
+
+// A task's rows with their classes contiguous, written to `to`.
+template <class E>
+FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) {
+  constexpr int64_t kStep = kLanes<E>;
+  const E* rows = at<E>(from, task.bag, task.class_start, 0);
+  const int64_t last_row = task.class_end - task.class_start - 1;
+  int64_t row_starts[kStep];
+  for (int64_t lane = 0; lane < kStep; ++lane)
+    row_starts[lane] = (lane < last_row ? lane : last_row) * from.stride_class;
+  int64_t frame = 0;
+  for (; frame + kStep <= task.last; frame += kStep)
+    transpose_block(rows + frame, row_starts, kStep, to + frame * kStep);
+  if (frame < task.last)
+    transpose_block(rows + frame, row_starts, task.last - frame, to + frame * kStep);
+  return {to, 0, 1, kStep};
+}
+
+template <class E, class F, class Problem>
+void gather_transposed(const Problem& problem, const Stretch& task) {
+  constexpr int64_t kValues = kShortRow * int64_t{kLanes<E>};
+  alignas(64) E values[F::kScores ? 2 * kValues : kValues];
+  Source source{transpose_rows<E>(problem.x, task, values), {}, 0, 0};
+  source.scores = source.x;
+  if constexpr (F::kScores)
+    source.scores = transpose_rows<E>(problem.scores, task, values + kValues);
+  gather_classes<E, F>(problem, 1, task, source);
+}
+
 // Join the segments of long bags, in order.
 template <class E, class F, class Problem>
 void merge_parts(const Problem& problem, int64_t segments) {
@@ -188,13 +258,18 @@ void merge_parts(const Problem& problem, int64_t segments) {
 
 template <class E, class F, class Problem>
 void gather(const Problem& problem) {
-  const int64_t segments = segments_of(problem);
-  const Stretches stretches(problem, segments, kLanes<Arithmetic<E>>);
-  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
+  const bool transposed = kMayTranspose<E, F> && is_transposed<E>(problem);
+  const int64_t segments = transposed ? 1 : segments_of(problem);
+  const Stretches stretches(problem, segments, kLanes<Arithmetic<E>>, transposed);
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
+    const Stretch task = stretches.at(index);
+    if constexpr (kMayTranspose<E, F>)
+      if (transposed) return gather_transposed<E, F>(problem, task);
     if (problem.frames_contiguous)
-      gather_rows<E, F>(problem, segments, stretches.at(task));
+      gather_rows<E, F>(problem, segments, task);
     else
-      gather_classes<E, F>(problem, segments, stretches.at(task));
+      gather_classes<E, F>(problem, segments, task,
+                           {problem.x, scores_or_x<F::kScores>(problem), task.bag, task.class_start});
   });
   if (segments > 1) merge_parts<E, F>(problem, segments);
 }

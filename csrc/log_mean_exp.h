@@ -126,6 +126,7 @@ struct LogMeanExp {
   using Sums = Rows<T, kRows>;
 
   static constexpr bool kScores = false;
+  static constexpr bool kFewInstructions = false;
 
   using Coefficients = Sharpness<T>;
   static Coefficients coefficients(const LogMeanExpProblem& problem, int64_t class_index,

@@ -88,6 +88,7 @@ struct NoisyOr {
   using Sums = Rows<T, kRows>;
 
   static constexpr bool kScores = false;
+  static constexpr bool kFewInstructions = false;
 
   struct Coefficients {};
   static Coefficients coefficients(const NoisyOrProblem&, int64_t, int64_t) { return {}; }

@@ -20,12 +20,13 @@ MILKERNELS_INLINE FormulaCoefficients<T> load_coefficients(const AverageProblem&
     if (values == nullptr) return broadcast(T(1));
     return load_lanes(static_cast<const T*>(values) + class_index, count);
   };
-  return {load_values(problem.alpha), load_values(problem.power)};
+  return {load_values(problem.alpha), load_values(problem.power), problem.activation};
 }
 
 template <class T>
 MILKERNELS_INLINE FormulaCoefficients<T> spread_coefficients(const FormulaCoefficients<T>& coefficients, int64_t lane) {
-  return {broadcast(coefficients.alpha[lane]), broadcast(coefficients.power[lane])};
+  return {broadcast(coefficients.alpha[lane]), broadcast(coefficients.power[lane]),
+          coefficients.activation};
 }
 
 }  // namespace MILKERNELS_INSTRUCTION_SET

@@ -58,12 +58,13 @@ MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T
                                             Vector<T> score, Integer<T> real,
                                             Vector<T>& scores_gradient, ParameterSums<T>& sums) {
   const Vector<T> zero{};
-  const Frame<T> frame = F::template read<T>(raw, score);
+  const Activation activation = bag.coefficients.activation;
+  const Frame<T> frame = F::template read<T>(raw, score, activation);
   const Vector<T> weight =
       bag.scale * F::template weight<T>(frame, bag.coefficients, bag.minus_peak);
   const Vector<T> residual = frame.x - bag.y;
   if constexpr (F::kScores) {
-    const Vector<T> slope = F::template score_slope<T>(score);
+    const Vector<T> slope = F::template score_slope<T>(score, activation);
     scores_gradient = real ? weight * residual * slope : zero;
   }
   if constexpr (kLearn && F::kAlpha) sums.alpha += real ? weight * residual * residual : zero;

@@ -15,6 +15,7 @@ struct WeightedAverage {
   using Coefficients = FormulaCoefficients<T>;
   static constexpr int kRows = kMomentRows;
   static constexpr bool kScores = F::kScores;
+  static constexpr bool kFewInstructions = F::kDirect;
   enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow };
   using Sums = Rows<T, kRows>;
 
@@ -42,7 +43,7 @@ struct WeightedAverage {
       Vector<T> top = peak;
       MILKERNELS_UNROLL
       for (int k = 0; k < kCount; ++k) {
-        frames[k] = F::template read<T>(raw[k], score[k]);
+        frames[k] = F::template read<T>(raw[k], score[k], coefficients.activation);
         if constexpr (!F::kDirect) {
           Vector<T> log2_weight = F::template log2_weight<T>(frames[k], coefficients, zero);
           if constexpr (!kAll) log2_weight = real[k] ? log2_weight : peak;

@@ -25,6 +25,7 @@ def _has_triton() -> bool:
 
 
 _HAS_TRITON = _has_triton()
+_PREFERRED = {"cuda": "triton", "cpu": "cpp"}
 _choice = "auto"
 
 
@@ -81,7 +82,7 @@ def _automatic(device_type: str) -> str:
 
 
 def _preferred(device_type: str) -> str:
-    return {"cuda": "triton", "cpu": "cpp"}.get(device_type, "reference")
+    return _PREFERRED.get(device_type, "reference")
 
 
 def _problem(name: str, device_type: str) -> str | None:

@@ -25,10 +25,11 @@ def frame_dim(dim: int) -> int:
 def frame_values(x: Tensor, dim: int) -> tuple[int, int, int]:
     """Check `x` and return its (bags, classes, frames)."""
     floating("x", x)
-    if x.dim() != 3:
+    shape = x.shape
+    if len(shape) != 3:
         layout = "(batch, classes, frames)" if dim == 2 else "(batch, frames, classes)"
-        raise ValueError(f"x: expected 3 dimensions {layout}, got shape {tuple(x.shape)}")
-    return x.shape[0], x.shape[3 - dim], x.shape[dim]
+        raise ValueError(f"x: expected 3 dimensions {layout}, got shape {tuple(shape)}")
+    return shape[0], shape[3 - dim], shape[dim]
 
 
 def floating(name: str, tensor: Tensor) -> None:

@@ -153,3 +153,29 @@ def test_autocast_reaches_the_pooling_in_half_precision(any_backend, device, nam
         torch.nn.functional.binary_cross_entropy(y.float(), torch.ones_like(y).float())
     (y.float() - 1).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in (*linear.parameters(), *pool.parameters()))
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_vmap_gives_each_entry_its_own_value_and_gradient(name):
+    cases = [make_case(name, 2, 3, 8) for _ in range(3)]
+    pool, keywords = cases[0].function(functional), cases[0].keywords
+
+    def loss(*tensors):
+        return pool(*tensors, **keywords).square().sum()
+
+    stacked = [torch.stack(tensors) for tensors in zip(*(c.tensors for c in cases), strict=True)]
+    mapped = torch.func.vmap(torch.func.grad_and_value(loss))(*stacked)
+    alone = [torch.func.grad_and_value(loss)(*case.tensors) for case in cases]
+    for together, apart in zip(mapped, zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.stack(apart))
+
+
+def test_vmap_hands_gradients_out(kernel_backend, device):
+    """Autograd outside of vmap sees through it, to what is mapped and to what is shared."""
+    x = torch.rand(3, 2, 4, 8, device=device, requires_grad=True)
+    power = torch.rand(4, device=device, requires_grad=True)
+    mapped = torch.func.vmap(functional.power_pool, in_dims=(0, None))(x, power)
+    whole = functional.power_pool(x.flatten(0, 1), power).view_as(mapped)
+    assert torch.equal(mapped, whole)
+    ours, theirs = (torch.autograd.grad(y.sum(), (x, power)) for y in (mapped, whole))
+    torch.testing.assert_close(ours, theirs)

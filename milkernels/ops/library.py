@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milkernels.ops.vmap import one_by_one
+
 _library = torch.library.Library("milkernels", "DEF")
 
 
@@ -73,6 +75,8 @@ def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable
     for device in ("CPU", "CUDA"):
         _library.impl(name, kernel, device)
     torch.library.register_fake(f"milkernels::{name}", fake, lib=_library)
+    operator = getattr(torch.ops.milkernels, name)
+    torch.library.register_vmap(f"milkernels::{name}", one_by_one(operator), lib=_library)
 
 
 def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Tensor:
@@ -94,13 +98,15 @@ _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether no tracer, profiler, transform or tensor subclass needs to see an operator. Then the
     kernels are called without one: the dispatcher's way costs small calls more than their work."""
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN:
+            return False
     return (
         not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and not torch._C._are_functorch_transforms_active()
         and torch._C._get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
-        and all(type(tensor) in _PLAIN for tensor in tensors)
     )
 
 
@@ -110,10 +116,14 @@ def _outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def differentiates(*tensors: Tensor | None) -> bool:
-    """Whether autograd records a call with these tensors."""
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    )
+    """Whether autograd may record a call with these tensors."""
+    if torch.is_grad_enabled():
+        # Inside a transform of torch.func a tensor does not tell what is recorded outside of it.
+        hidden = torch._C._are_functorch_transforms_active()
+        for tensor in tensors:
+            if tensor is not None and (hidden or tensor.requires_grad):
+                return True
+    return False
 
 
 class _Direct(torch.autograd.Function):
@@ -137,6 +147,8 @@ class _Direct(torch.autograd.Function):
 
 class _Fused(torch.autograd.Function):
     """The family's operators, as tracers and transforms see them."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(name: str, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
@@ -170,7 +182,7 @@ def _input_gradients(
     else:
         gradients = backward(gradient, *ctx.saved_tensors, needs, *ctx.options)
     remaining = iter(gradients)
-    return None, None, *(next(remaining) if needed else None for needed in needs)
+    return None, None, *[next(remaining) if needed else None for needed in needs]
 
 
 def _differentiable_gradients(

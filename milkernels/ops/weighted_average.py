@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from milkernels.family import WEIGHTED_AVERAGES, Average
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
 
 NAME = "weighted_average"
+
+# Made once for each choice of its four fields: a small call has little time to spare.
+_average = cache(Average)
 
 
 def weighted_average(
@@ -43,7 +48,7 @@ def _forward(
     learn: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    average = Average(member, score_activation, from_logits, learn)
+    average = _average(member, score_activation, from_logits, learn)
     frames = by_class(x, dim), by_class(scores, dim)
     return kernels(backend, NAME).forward(*frames, power, alpha, mask, average)
 
@@ -70,18 +75,23 @@ def _forward_fake(
 
 
 def _empty_gradients(
-    tensors: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None], needs: list[bool]
-) -> list[Tensor | None]:
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    needs: list[bool],
+) -> tuple[Tensor | None, ...]:
     """What the kernels fill: x's and the scores' gradient, the parameters' all or none."""
     learn = needs[2] or needs[3]
-    filled = (True, True, learn, learn)
-    return [
-        torch.empty_like(tensor) if tensor is not None and fill else None
-        for tensor, fill in zip(tensors, filled, strict=True)
-    ]
+    return (
+        torch.empty_like(x),
+        None if scores is None else torch.empty_like(scores),
+        torch.empty_like(power) if learn and power is not None else None,
+        torch.empty_like(alpha) if learn and alpha is not None else None,
+    )
 
 
-def _needed(gradients: list[Tensor | None], needs: list[bool]) -> list[Tensor]:
+def _needed(gradients: tuple[Tensor | None, ...], needs: list[bool]) -> list[Tensor]:
     return [
         gradient
         for gradient, need in zip(gradients, needs[:4], strict=True)
@@ -105,8 +115,8 @@ def _backward(
     learn: bool,
     backend: str,
 ) -> list[Tensor]:
-    average = Average(member, score_activation, from_logits, learn)
-    gradients = _empty_gradients((x, scores, power, alpha), needs)
+    average = _average(member, score_activation, from_logits, learn)
+    gradients = _empty_gradients(x, scores, power, alpha, needs)
     kernels(backend, NAME).backward(
         gradient,
         by_class(x, dim),
@@ -116,7 +126,8 @@ def _backward(
         mask,
         statistics,
         average,
-        *(by_class(filled, dim) for filled in gradients[:2]),
+        by_class(gradients[0], dim),
+        by_class(gradients[1], dim),
         *gradients[2:],
     )
     return _needed(gradients, needs)
@@ -133,7 +144,7 @@ def _backward_fake(
     needs: list[bool],
     *_: object,
 ) -> list[Tensor]:
-    return _needed(_empty_gradients((x, scores, power, alpha), needs), needs)
+    return _needed(_empty_gradients(x, scores, power, alpha, needs), needs)
 
 
 def _reference(

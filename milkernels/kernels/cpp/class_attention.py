@@ -18,8 +18,8 @@ def forward(
     """Bag values (bags, classes), and the weights' totals and the averages (2, bags, classes)."""
     axis = extension.lane_axis(x)
     x, scores = extension.along(x, axis), extension.along(scores, axis)
-    y = x.new_empty(x.shape[:2])
-    statistics = x.new_empty((2, *x.shape[:2]), dtype=extension.arithmetic(x))
+    y = extension.bag_values(x)
+    statistics = extension.bag_rows(x, 2)
     extension.functions.class_attention_forward(
         extension.ELEMENTS[x.dtype],
         SCORE_ACTIVATIONS.index(score_activation),

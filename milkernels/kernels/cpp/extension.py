@@ -50,9 +50,24 @@ def arithmetic(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def bag_values(x: Tensor) -> Tensor:
+    """An empty (bags, classes) in x's dtype."""
+    shape = x.shape
+    return x.new_empty(shape[0], shape[1])
+
+
+def bag_rows(x: Tensor, rows: int) -> Tensor:
+    """An empty (rows, bags, classes) in the dtype that x is computed in."""
+    shape, dtype = x.shape, arithmetic(x)
+    if dtype == x.dtype:
+        return x.new_empty(rows, shape[0], shape[1])
+    return x.new_empty((rows, shape[0], shape[1]), dtype=dtype)
+
+
 def lane_axis(x: Tensor) -> int:
     """The axis that vectors run along: 2 for frames, 1 for classes."""
-    return 1 if x.stride(1) == 1 and x.stride(2) != 1 else 2
+    _, of_class, of_frame = x.stride()
+    return 1 if of_class == 1 and of_frame != 1 else 2
 
 
 def along(tensor: Tensor | None, axis: int) -> Tensor | None:

@@ -15,8 +15,8 @@ def forward(
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
     sharpness = extension.in_arithmetic(sharpness, x)
-    y = x.new_empty(x.shape[:2])
-    statistics = x.new_empty((2 + learn, *x.shape[:2]), dtype=extension.arithmetic(x))
+    y = extension.bag_values(x)
+    statistics = extension.bag_rows(x, 2 + learn)
     extension.functions.log_mean_exp_forward(
         extension.ELEMENTS[x.dtype],
         from_logits,

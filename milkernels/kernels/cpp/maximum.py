@@ -15,7 +15,7 @@ def forward(
     without a real frame; then, with `plus_mean`, how many are real."""
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
-    y = x.new_empty(x.shape[:2])
+    y = extension.bag_values(x)
     places = x.new_empty((1 + plus_mean, *x.shape[:2]), dtype=torch.int64)
     extension.functions.maximum_forward(
         extension.ELEMENTS[x.dtype],

@@ -15,8 +15,8 @@ def forward(x: Tensor, mask: Tensor | None, from_logits: bool) -> tuple[Tensor, 
     """Bag values (bags, classes) and the statistics that the backward pass needs."""
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
-    y = x.new_empty(x.shape[:2])
-    statistics = x.new_empty((STATISTICS_ROWS, *x.shape[:2]), dtype=extension.arithmetic(x))
+    y = extension.bag_values(x)
+    statistics = extension.bag_rows(x, STATISTICS_ROWS)
     extension.functions.noisy_or_forward(
         extension.ELEMENTS[x.dtype],
         from_logits,

@@ -15,7 +15,7 @@ def forward(
     place of each frame's weight among the powers of decay, -1 for one that weighs nothing."""
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
-    y = x.new_empty(x.shape[:2])
+    y = extension.bag_values(x)
     total = x.new_empty(x.shape[:2], dtype=extension.arithmetic(x))
     filled = extension.empty_along(ranks, axis)
     extension.functions.rank_forward(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from torch import Tensor
 
 from milkernels.family import SCORE_ACTIVATIONS, WEIGHTED_AVERAGES, Average
@@ -27,8 +29,8 @@ def forward(
     axis = extension.lane_axis(x)
     x, scores = extension.along(x, axis), extension.along(scores, axis)
     power, alpha = extension.in_arithmetic(power, x), extension.in_arithmetic(alpha, x)
-    y = x.new_empty(x.shape[:2])
-    statistics = x.new_empty((STATISTICS_ROWS, *x.shape[:2]), dtype=extension.arithmetic(x))
+    y = extension.bag_values(x)
+    statistics = extension.bag_rows(x, STATISTICS_ROWS)
     extension.functions.weighted_average_forward(
         extension.ELEMENTS[x.dtype],
         member_number(average.member),
@@ -93,6 +95,7 @@ def backward(
     extension.hand_over(filled, given)
 
 
+@cache
 def member_number(name: str) -> int:
     coefficients = WEIGHTED_AVERAGES[name]
     if coefficients.scores:
