@@ -71,8 +71,8 @@ def class_attention(x: Tensor, scores: Tensor, *, dim: int) -> Tensor:
     return _weighted(x, torch.softmax(scores, classes).clamp(FLOOR, 1), dim)
 
 
-def rank(x: Tensor, *, dim: int) -> Tensor:
-    weight = DECAY ** torch.arange(x.shape[dim], dtype=x.dtype, device=x.device)
+def rank(x: Tensor, decay: float = DECAY, *, dim: int) -> Tensor:
+    weight = decay ** torch.arange(x.shape[dim], dtype=x.dtype, device=x.device)
     # The largest first; the sum does not ask which of equals that is.
     descending = x.sort(dim, descending=True).values
     return (descending * (weight[:, None] if dim == 1 else weight)).sum(dim) / weight.sum()

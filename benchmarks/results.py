@@ -35,21 +35,30 @@ UNAVAILABLE = "unavailable"
 class Table:
     """The rows of a CSV file, by key.
 
+    Args:
+        path: of the file.
+        columns: of the file.
+        key: those that make two rows the same measurement.
+
     Raises:
         ValueError: if the file has other columns.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, columns: tuple[str, ...] = COLUMNS, key: tuple[str, ...] = KEY
+    ) -> None:
         self.path = path
-        self.rows: dict[Key, Row] = {key_of(row): row for row in read(path)}
+        self.columns = columns
+        self.key = key
+        self.rows: dict[Key, Row] = {key_of(row, key): row for row in read(path, columns)}
         self._write()
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows to the file."""
         with self.path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer = csv.DictWriter(file, self.columns, restval="")
             for row in rows:
-                self.rows[key_of(row)] = row
+                self.rows[key_of(row, self.key)] = row
                 writer.writerow(row)
 
     def close(self) -> None:
@@ -60,13 +69,13 @@ class Table:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self.path.with_suffix(".tmp")
         with fresh.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows[key] for key in sorted(self.rows))
         fresh.replace(self.path)
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path, columns: tuple[str, ...] = COLUMNS) -> list[Row]:
     """Rows of the file in order, without one that was cut short; none if there is no file.
 
     Raises:
@@ -76,10 +85,10 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames is not None and tuple(reader.fieldnames) != COLUMNS:
+        if reader.fieldnames is not None and tuple(reader.fieldnames) != columns:
             raise ValueError(f"{path}: its columns are not this version's; move it away")
         return [row for row in reader if None not in row and None not in row.values()]
 
 
-def key_of(row: Row) -> Key:
-    return tuple(row[name] for name in KEY)
+def key_of(row: Row, key: tuple[str, ...] = KEY) -> Key:
+    return tuple(row[name] for name in key)

@@ -15,6 +15,7 @@ import torch
 Call = Callable[[], object]
 
 _WARM_UP_CALLS = 2
+_LONG_SECONDS = 0.5  # of a call that needs no further warming up
 _MINIMUM_ROUNDS = 5
 _MAXIMUM_ROUNDS = 500
 _MAXIMUM_CALLS = 100
@@ -91,15 +92,20 @@ def clock_for(device: torch.device) -> Clock:
 
 
 def interleaved(
-    calls: dict[str, Call], clock: Clock, budget: float, sample_seconds: float = 2e-4
+    calls: dict[str, Call],
+    clock: Clock,
+    budget: float,
+    sample_seconds: float = 2e-4,
+    rounds: int = _MINIMUM_ROUNDS,
 ) -> dict[str, Timing]:
     """Time every call, in rounds of one sample each and in a new order each round.
 
     Args:
         calls: implementations by name.
         clock: how a sample is taken.
-        budget: seconds after which no new round begins; five rounds are made in any case.
+        budget: seconds after which no new round begins.
         sample_seconds: calls are repeated until a sample lasts about this long.
+        rounds: made in any case, at least two.
     """
     repeats = {name: _calls_per_sample(call, clock, sample_seconds) for name, call in calls.items()}
     samples: dict[str, list[Sample]] = {name: [] for name in calls}
@@ -107,7 +113,7 @@ def interleaved(
     shuffle = random.Random(0).shuffle
     deadline = time.perf_counter() + budget
     for done in range(_MAXIMUM_ROUNDS):
-        if done >= _MINIMUM_ROUNDS and time.perf_counter() > deadline:
+        if done >= rounds and time.perf_counter() > deadline:
             break
         shuffle(order)
         for name in order:
@@ -116,8 +122,9 @@ def interleaved(
 
 
 def _calls_per_sample(call: Call, clock: Clock, sample_seconds: float) -> int:
-    for _ in range(_WARM_UP_CALLS):
-        call()
+    call()
+    if clock.sample(call, 1).total > _LONG_SECONDS:
+        return 1
     fastest = min(clock.sample(call, 1).total for _ in range(_WARM_UP_CALLS))
     return max(1, min(_MAXIMUM_CALLS, round(sample_seconds / max(fastest, 1e-9))))
 

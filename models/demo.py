@@ -189,7 +189,7 @@ def _draw(options: DemoOptions, corpus: Corpus, runs: dict[str, RunFolder]) -> l
                 log_mel_of(detector, waveform),
                 prediction,
                 detector.frame_seconds,
-                detector.thresholds.numpy(),
+                detector.frame_thresholds.numpy(),
                 detector.classes.names,
                 title=f"{pooling.replace('_', ' ')} pooling, clip {segment.clip_id}",
                 truth=truth,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from scipy.ndimage import label as label_runs
 from scipy.ndimage import median_filter
+
+SEGMENT_SECONDS = 1.0
+"""Length of the segments that localisation is measured on."""
 
 
 class TimedLabel(Protocol):
@@ -38,16 +43,25 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class ScoredClip:
+    """A clip whose events are known: frame probabilities (frames, classes), events, seconds."""
+
+    frame: np.ndarray
+    truth: Sequence[TimedLabel]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class DetectionOptions:
     """How frames become events; all in seconds, and 0 leaves the step out.
 
     Attributes:
-        median: width of a median filter over the frame decisions.
+        median: width of a median filter over the frame decisions, one or one for each class.
         max_gap: events of a class no further apart are one.
         min_duration: shorter events are dropped, after gaps were closed.
     """
 
-    median: float = 0.0
+    median: float | Sequence[float] = 0.0
     max_gap: float = 0.0
     min_duration: float = 0.0
 
@@ -59,6 +73,7 @@ def find_events(
     duration: float | None = None,
     options: DetectionOptions | None = None,
     clip: np.ndarray | None = None,
+    clip_thresholds: np.ndarray | None = None,
 ) -> list[Event]:
     """Events where the frame probability is at least the class's threshold, in order of onset.
 
@@ -73,15 +88,13 @@ def find_events(
         options: smoothing.
         clip: probability of the clip that each frame lies in, (classes,) or (frames, classes); a
             class below its threshold there has no events.
+        clip_thresholds: (classes,) of `clip`; None where they are those of frames.
     """
     options = options or DetectionOptions()
     active = frame >= thresholds
     if clip is not None:
-        active &= clip >= thresholds
-    width = round(options.median / frame_seconds)
-    if width > 1:
-        # An even width has no middle; the next odd one has.
-        active = median_filter(active, size=(width | 1, 1), mode="constant")
+        active &= clip >= (thresholds if clip_thresholds is None else clip_thresholds)
+    active = filter_frames(active, options.median, frame_seconds)
     limit = np.inf if duration is None else duration
     events = []
     for index in np.flatnonzero(active.any(axis=0)):
@@ -92,6 +105,68 @@ def find_events(
                 peak = float(frame[first:last, index].max())
                 events.append(Event(onset, offset, int(index), peak))
     return sorted(events, key=lambda event: (event.onset, event.label))
+
+
+def filter_frames(
+    frame: np.ndarray, median: float | Sequence[float], frame_seconds: float
+) -> np.ndarray:
+    """Median-filter frames over time; past both ends there is nothing.
+
+    Filtering probabilities and then comparing them with a threshold gives what filtering the
+    decisions gives.
+
+    Args:
+        frame: (frames, classes), probabilities or decisions.
+        median: width in seconds, one or one for each class; below two frames nothing is done.
+        frame_seconds: from a frame to the next.
+    """
+    # An even width has no middle; the next odd one has.
+    widths = np.broadcast_to(np.rint(np.asarray(median) / frame_seconds), frame.shape[1:])
+    widths = np.where(widths > 1, widths.astype(int) | 1, 1)
+    filtered = frame.copy()
+    for width in np.unique(widths[widths > 1]):
+        columns = widths == width
+        filtered[:, columns] = median_filter(frame[:, columns], (int(width), 1), mode="constant")
+    return filtered
+
+
+def mean_event_seconds(events: Iterable[TimedLabel], num_classes: int) -> np.ndarray:
+    """(classes,) mean length of each class's events in seconds; that of all without any."""
+    lengths: list[list[float]] = [[] for _ in range(num_classes)]
+    for event in events:
+        lengths[event.label].append(event.offset - event.onset)
+    everything = [length for one in lengths for length in one]
+    typical = float(np.mean(everything)) if everything else 0.0
+    return np.array([np.mean(one) if one else typical for one in lengths])
+
+
+def tune_segment_thresholds(clips: Iterable[ScoredClip], frame_seconds: float) -> np.ndarray:
+    """For each class the frame threshold with the largest F1 of 1 s segments.
+
+    A segment's probability is the largest of its frames', as an event that touches a segment marks
+    it.
+
+    Args:
+        clips: held-out clips whose events are known; at least one.
+        frame_seconds: from a frame to the next.
+
+    Returns:
+        (classes,) float32; 0.5 for a class without events.
+    """
+    probability, target = [], []
+    for clip in clips:
+        segments = math.ceil(clip.seconds / SEGMENT_SECONDS)
+        largest = np.zeros((segments, clip.frame.shape[1]))
+        times = (np.arange(len(clip.frame)) + 0.5) * frame_seconds
+        places = np.minimum(times // SEGMENT_SECONDS, segments - 1).astype(int)
+        np.maximum.at(largest, places, clip.frame)
+        true = np.zeros_like(largest)
+        for event in clip.truth:
+            first = math.floor(event.onset / SEGMENT_SECONDS)
+            true[first : math.ceil(event.offset / SEGMENT_SECONDS), event.label] = 1
+        probability.append(largest)
+        target.append(true)
+    return tune_thresholds(np.concatenate(probability), np.concatenate(target))
 
 
 def tune_thresholds(probability: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -59,13 +59,25 @@ class Detector(nn.Module):
         self.network = build_model(
             spec.model, len(classes), spec.pooling, **{**inputs, **spec.options}
         )
+        if kind.fixed_frames and self.network.num_frames < self.preset.clip_frames:
+            raise ValueError(
+                f"num_frames: expected at least {self.preset.clip_frames}, the frames of "
+                f"{self.preset.clip_seconds:g} s, got {self.network.num_frames}"
+            )
         self.spec = replace(spec, pooling=self.network.pooling, features=features)
+        # Of clips, and of frames, which are the same unless they were tuned apart.
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
+        self.register_buffer("frame_thresholds", torch.full((len(classes),), 0.5))
 
     @property
     def frame_seconds(self) -> float:
         """Seconds from an output frame to the next."""
         return self.preset.frame_seconds * self.network.frame_reduction
+
+    def set_thresholds(self, clip: Tensor | float, frame: Tensor | float | None = None) -> None:
+        """Set thresholds of clips and of frames, (classes,) or one number; None for the same."""
+        self.thresholds.copy_(torch.as_tensor(clip))
+        self.frame_thresholds.copy_(torch.as_tensor(clip if frame is None else frame))
 
     def forward(self, waveform: Tensor, lengths: Tensor) -> DetectorOutput:
         """Detect events in waveforms (batch, samples) of `lengths` real samples (batch,)."""

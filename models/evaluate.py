@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,24 +11,71 @@ import torch
 from tqdm import tqdm
 
 from models.data.audioset import StrongLabel
-from models.detection import find_events, tune_thresholds
+from models.data.classes import ClassList
+from models.detection import (
+    DetectionOptions,
+    ScoredClip,
+    filter_frames,
+    find_events,
+    tune_segment_thresholds,
+    tune_thresholds,
+)
 from models.detector import Detector
 from models.errors import UserError
 from models.feature_cache import FeatureBatch
 from models.metrics import class_scores, localisation_metrics, tagging_metrics
+from models.psds import psds
 from models.system import Batch, move_batch, run_batch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities; frame
-    is None of a network that tags clips alone."""
+    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities.
+
+    `frame` is None of a network that tags clips alone.
+    """
 
     clip_id: str
     clip: np.ndarray
     frame: np.ndarray | None
     target: np.ndarray
     seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What posteriors are held against.
+
+    Attributes:
+        classes: of the posteriors.
+        thresholds: (classes,) of clips.
+        frame_thresholds: (classes,) of frames.
+        frame_seconds: from a frame to the next.
+        strong: the true events of the clips that have any.
+    """
+
+    classes: ClassList
+    thresholds: np.ndarray
+    frame_thresholds: np.ndarray
+    frame_seconds: float
+    strong: Mapping[str, Sequence[StrongLabel]]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How frames become events.
+
+    Attributes:
+        median: width of a median filter over frames in seconds, one or one for each class.
+        gated: a class below its threshold in the clip has no events there.
+        psds: score all thresholds too, which takes as long as the rest and longer.
+    """
+
+    median: float | Sequence[float] = 0.0
+    gated: bool = True
+    psds: bool = True
 
 
 def detect_clips(
@@ -54,49 +102,114 @@ def detect_clips(
             )
 
 
-def fit_thresholds(detector: Detector, batches: Iterable[Batch]) -> None:
-    """Set the detector's thresholds to the best clip-level F1 of each class on held-out clips."""
-    results = list(detect_clips(detector, batches, "thresholds"))
-    thresholds = tune_thresholds(
-        np.stack([result.clip for result in results]),
-        np.stack([result.target for result in results]),
-    )
-    detector.thresholds.copy_(torch.from_numpy(thresholds))
+def fit_thresholds(
+    detector: Detector,
+    batches: Iterable[Batch],
+    strong: Mapping[str, Sequence[StrongLabel]] | None = None,
+) -> None:
+    """Set the detector's thresholds to those that `tune_on` finds on held-out clips."""
+    results = detect_clips(detector, batches, "thresholds")
+    thresholds, frame_thresholds = tune_on(results, detector.frame_seconds, strong)
+    detector.set_thresholds(torch.from_numpy(thresholds), torch.from_numpy(frame_thresholds))
+
+
+def tune_on(
+    results: Iterable[ClipResult],
+    frame_seconds: float,
+    strong: Mapping[str, Sequence[StrongLabel]] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds (classes,) of clips and of frames with the best F1 of each class.
+
+    Args:
+        results: held-out clips; frames are kept of those alone that `strong` names.
+        frame_seconds: from a frame to the next.
+        strong: events of held-out clips, whose 1 s segments the frames' thresholds are tuned on;
+            None, or without any of the clips, for those of clips.
+
+    Raises:
+        UserError: where there are no clips.
+    """
+    pairs, scored = [], []
+    for result in results:
+        pairs.append((result.clip, result.target))
+        if strong is not None and result.frame is not None and result.clip_id in strong:
+            frame = result.frame.copy()
+            scored.append(ScoredClip(frame, strong[result.clip_id], result.seconds))
+    if not pairs:
+        raise UserError("none of the held-out clips can be read: replace them")
+    probability, target = (np.stack(part) for part in zip(*pairs, strict=True))
+    thresholds = tune_thresholds(probability, target)
+    if strong is None:
+        return thresholds, thresholds
+    if not scored:
+        logger.warning("no held-out clip has known events: frames get the thresholds of clips")
+        return thresholds, thresholds
+    return thresholds, tune_segment_thresholds(scored, frame_seconds)
 
 
 def evaluate(
     detector: Detector,
     batches: Iterable[Batch],
     strong: Mapping[str, Sequence[StrongLabel]],
+    options: EvaluationOptions | None = None,
 ) -> dict[str, object]:
-    """The measures of `models.metrics` on some clips, and each class's own.
+    """A detector's measures on some clips, as `measure` gives them."""
+    return measure(
+        detect_clips(detector, batches, "evaluation"),
+        judged_by(detector, strong),
+        options,
+    )
 
-    Localisation is measured on the clips that `strong` names; without any, or without frame
-    probabilities, it is None.
+
+def judged_by(detector: Detector, strong: Mapping[str, Sequence[StrongLabel]]) -> Judged:
+    """A detector's own thresholds."""
+    return Judged(
+        detector.classes,
+        detector.thresholds.cpu().numpy(),
+        detector.frame_thresholds.cpu().numpy(),
+        detector.frame_seconds,
+        strong,
+    )
+
+
+def measure(
+    results: Iterable[ClipResult], judged: Judged, options: EvaluationOptions | None = None
+) -> dict[str, object]:
+    """The measures of `models.metrics` and `models.psds`, and each class's own.
+
+    Localisation is measured on the clips that `judged.strong` names; without any, or without frame
+    probabilities, it is None. Frames of those clips alone are held in memory.
     """
-    thresholds = detector.thresholds.cpu().numpy()
-    clips, targets, found, seconds = [], [], {}, {}
-    for result in detect_clips(detector, batches, "evaluation"):
+    options = options or EvaluationOptions()
+    thresholds, strong = judged.thresholds, judged.strong
+    clips, targets, found = [], [], {}
+    scored: dict[str, ScoredClip] = {}
+    for result in results:
         clips.append(result.clip)
         targets.append(result.target)
-        if result.clip_id in strong and result.frame is not None:
-            seconds[result.clip_id] = result.seconds
+        if result.frame is not None and result.clip_id in strong:
             found[result.clip_id] = find_events(
                 result.frame,
-                thresholds,
-                detector.frame_seconds,
+                judged.frame_thresholds,
+                judged.frame_seconds,
                 result.seconds,
-                clip=result.clip,
+                DetectionOptions(options.median),
+                clip=result.clip if options.gated else None,
+                clip_thresholds=thresholds,
             )
+            frame = filter_frames(result.frame, options.median, judged.frame_seconds)
+            scored[result.clip_id] = ScoredClip(frame, strong[result.clip_id], result.seconds)
     if not clips:
         raise UserError("none of the evaluation clips can be read: replace them")
     probability, target = np.stack(clips), np.stack(targets)
     precision, area = class_scores(probability, target)
+    seconds = {name: clip.seconds for name, clip in scored.items()}
     return {
-        **tagging_metrics(probability, target, thresholds),
-        **localisation_metrics(strong, found, seconds, len(detector.classes)),
+        **tagging_metrics(probability, target, thresholds, (precision, area)),
+        **localisation_metrics(strong, found, seconds, len(judged.classes)),
+        **(psds(scored, judged.frame_seconds) if options.psds else {}),
         "clips": len(clips),
-        "strongly_labelled_clips": len(seconds),
+        "strongly_labelled_clips": len(scored),
         "classes": [
             {
                 "mid": mid,
@@ -104,9 +217,10 @@ def evaluate(
                 "average_precision": _number(precision[index]),
                 "auc": _number(area[index]),
                 "threshold": float(thresholds[index]),
+                "frame_threshold": float(judged.frame_thresholds[index]),
             }
             for index, (mid, name) in enumerate(
-                zip(detector.classes.mids, detector.classes.names, strict=True)
+                zip(judged.classes.mids, judged.classes.names, strict=True)
             )
         ],
     }

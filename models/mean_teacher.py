@@ -43,21 +43,21 @@ class MeanTeacherOptions:
     Attributes:
         decay: of the teacher's average; in step n it is 1 - 1/n while that is less.
         consistency: weight of the consistency losses at its largest.
-        ramp_up_steps: steps until then; after n of them it is exp(-5 (1 - n / ramp_up_steps)²) as
-            large.
+        ramp_up_steps: steps until then, None for half of all. Before, after n steps, the weight is
+            exp(-5 (1 - n / ramp_up_steps)²) as large.
         noise_decibels: the teacher hears the features with noise this far below them.
     """
 
     decay: float = 0.999
     consistency: float = 2.0
-    ramp_up_steps: int = 1000
+    ramp_up_steps: int | None = None
     noise_decibels: float = 30.0
 
-    def weight(self, step: int) -> float:
+    def weight(self, step: int, ramp_up_steps: float) -> float:
         """Weight of the consistency losses after `step` steps."""
-        if step >= self.ramp_up_steps:
+        if step >= ramp_up_steps:
             return self.consistency
-        return self.consistency * math.exp(-5 * (1 - step / self.ramp_up_steps) ** 2)
+        return self.consistency * math.exp(-5 * (1 - step / ramp_up_steps) ** 2)
 
     def decay_at(self, step: int) -> float:
         """Decay of the teacher's average in the step of that number, counted from 1."""
@@ -69,8 +69,8 @@ class MeanTeacherTraining(DetectorTraining):
 
     The loss is the cross-entropy of weakly labelled clips, that of the frames of strongly labelled
     ones, what the network adds itself, and for all clips the mean squared differences between the
-    student's and the teacher's probabilities of clips and of frames. The teacher's is the system
-    that is validated and kept.
+    student's and the teacher's probabilities of clips and of frames. The teacher is what is
+    validated and kept.
 
     Args:
         detector: the student.
@@ -104,12 +104,12 @@ class MeanTeacherTraining(DetectorTraining):
         return self.teacher(examples.features, examples.lengths)
 
     def batch_loss(self, batch: Batch) -> tuple[Tensor, DetectorOutput]:
-        known = self.supervision
-        weak = torch.tensor([name in known.weak for name in batch.clip_ids])
-        strong = torch.tensor([name in known.strong for name in batch.clip_ids])
+        weak, strong = (
+            torch.tensor([name in known for name in batch.clip_ids], device=batch.target.device)
+            for known in (self.supervision.weak, self.supervision.strong)
+        )
         examples = self.augment(self._with_frame_targets(batch))
         student = self.detector.network(examples.features, examples.lengths)
-        weak, strong = weak.to(student.clip.device), strong.to(student.clip.device)
         with torch.no_grad():
             teacher = self.teacher(self._noisy(examples), examples.lengths)
         mask = student.mask
@@ -122,7 +122,15 @@ class MeanTeacherTraining(DetectorTraining):
             loss = loss + clip_loss(student.clip[weak], examples.target[weak])
         difference = squared_error(student.frame, teacher.frame, mask)
         difference = difference + squared_error(student.clip, teacher.clip)
-        return loss + self.mean_teacher.weight(self.global_step) * difference, student
+        weight = self.mean_teacher.weight(self.global_step, self.ramp_up_steps)
+        return loss + weight * difference, student
+
+    @property
+    def ramp_up_steps(self) -> float:
+        """Steps until consistency has its full weight."""
+        if self.mean_teacher.ramp_up_steps is not None:
+            return self.mean_teacher.ramp_up_steps
+        return self.trainer.estimated_stepping_batches / 2
 
     def optimizer_step(self, *arguments: object, **named: object) -> None:
         super().optimizer_step(*arguments, **named)

@@ -16,11 +16,19 @@ with warnings.catch_warnings():
     from dcase_util.containers import MetaDataContainer
     from sed_eval.sound_event import EventBasedMetrics, SegmentBasedMetrics
 
-from models.detection import TimedLabel
+from models.detection import SEGMENT_SECONDS, TimedLabel
 
-SEGMENT_SECONDS = 1.0
 ONSET_COLLAR_SECONDS = 0.2
 OFFSET_TOLERANCE = 0.2
+
+LOCALISATION = (
+    *("segment_f1", "segment_precision", "segment_recall"),
+    *("segment_er", "segment_deletions", "segment_insertions"),
+    *("segment_f1_macro", "segment_precision_macro", "segment_recall_macro"),
+    *("event_f1", "event_precision", "event_recall"),
+    *("event_f1_macro", "event_precision_macro", "event_recall_macro"),
+)
+"""Names of what `localisation_metrics` returns."""
 
 
 def class_scores(probability: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -44,9 +52,12 @@ def class_scores(probability: np.ndarray, target: np.ndarray) -> tuple[np.ndarra
 
 
 def tagging_metrics(
-    probability: np.ndarray, target: np.ndarray, thresholds: np.ndarray
+    probability: np.ndarray,
+    target: np.ndarray,
+    thresholds: np.ndarray,
+    scores: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, float | None]:
-    """mAP, mAUC, d' and micro-averaged F1 of clips.
+    """mAP, mAUC, d', micro-averaged average precision, micro- and macro-averaged F1 of clips.
 
     Classes without positives are left out of the means; None where none is left. At a mean area
     of 1 or 0 d' has no finite value and is None.
@@ -55,15 +66,26 @@ def tagging_metrics(
         probability: (clips, classes).
         target: (clips, classes) of 0 and 1.
         thresholds: (classes,), a class is predicted at or above it.
+        scores: what `class_scores` returned, where it was called already.
     """
-    precision, area = class_scores(probability, target)
+    precision, area = scores or class_scores(probability, target)
     mean_area = _mean(area)
-    decided = (probability >= thresholds).astype(int)
+    decided = probability >= thresholds
+    present = target.any(axis=0)
+    any_present = bool(present.any())
     return {
         "mAP": _mean(precision),
+        "micro_AP": (
+            float(average_precision_score(target.ravel(), probability.ravel()))
+            if any_present
+            else None
+        ),
         "mAUC": mean_area,
         "d_prime": d_prime(mean_area),
-        "clip_f1": float(f1_score(target, decided, average="micro", zero_division=0.0)),
+        "clip_f1": _f1(target, decided, "micro"),
+        "clip_f1_macro": (
+            _f1(target[:, present], decided[:, present], "macro") if any_present else None
+        ),
     }
 
 
@@ -80,16 +102,21 @@ def localisation_metrics(
     seconds: Mapping[str, float],
     num_classes: int,
 ) -> dict[str, float | None]:
-    """Micro-averaged F1 and error rate of 1 s segments, and F1 of events.
+    """F1, precision, recall and error rate of 1 s segments, and F1, precision, recall of events.
 
     An event is right with its onset within 200 ms and its offset within 200 ms or 20 % of its
-    length, whichever is more.
+    length, whichever is more. The error rate counts substitutions, deletions and insertions, and
+    the last two are also given, each over the number of true segments. Names that end in `_macro`
+    are means over the classes that have true events; the others count all classes together.
 
     Args:
         reference: true events of each clip.
         estimated: detected events of each clip; a clip left out has none.
         seconds: duration of every clip to evaluate.
         num_classes: how many.
+
+    Returns:
+        The measures by the names of `LOCALISATION`; None for all without any true event.
     """
     names = [str(index) for index in range(num_classes)]
     segments = SegmentBasedMetrics(names, time_resolution=SEGMENT_SECONDS)
@@ -100,20 +127,33 @@ def localisation_metrics(
         evaluate_onset=True,
         evaluate_offset=True,
     )
-    total = 0
+    present: set[int] = set()
     for clip_id, duration in seconds.items():
-        true = _container(clip_id, reference.get(clip_id, ()))
-        found = _container(clip_id, estimated.get(clip_id, ()))
-        total += len(true)
-        segments.evaluate(true, found, evaluated_length_seconds=duration)
-        events.evaluate(true, found)
-    if total == 0:
-        return {"segment_f1": None, "segment_er": None, "event_f1": None}
-    return {
-        "segment_f1": _finite(segments.overall_f_measure()["f_measure"]),
-        "segment_er": float(segments.overall_error_rate()["error_rate"]),
-        "event_f1": _finite(events.overall_f_measure()["f_measure"]),
+        true, found = reference.get(clip_id, ()), estimated.get(clip_id, ())
+        present |= {label.label for label in true}
+        # Both walk through all their classes for each clip: hundreds of them would take minutes.
+        named = sorted({label.label for label in (*true, *found)})
+        if not named:
+            continue
+        segments.event_label_list = events.event_label_list = [str(label) for label in named]
+        pair = _container(clip_id, true), _container(clip_id, found)
+        segments.evaluate(*pair, evaluated_length_seconds=duration)
+        events.evaluate(*pair)
+    if not present:
+        return dict.fromkeys(LOCALISATION)
+    errors = segments.overall_error_rate()
+    measures = {
+        "segment_er": errors["error_rate"],
+        "segment_deletions": errors["deletion_rate"],
+        "segment_insertions": errors["insertion_rate"],
     }
+    for kind, metric in (("segment", segments), ("event", events)):
+        overall = metric.overall_f_measure()
+        by_class = [metric.class_wise_f_measure(str(label)) for label in sorted(present)]
+        for name, key in (("f1", "f_measure"), ("precision", "precision"), ("recall", "recall")):
+            measures[f"{kind}_{name}"] = overall[key]
+            measures[f"{kind}_{name}_macro"] = np.mean([_finite(row[key]) for row in by_class])
+    return {name: _finite(measures[name]) for name in LOCALISATION}
 
 
 def _container(clip_id: str, labels: Sequence[TimedLabel]) -> MetaDataContainer:
@@ -130,10 +170,17 @@ def _container(clip_id: str, labels: Sequence[TimedLabel]) -> MetaDataContainer:
     )
 
 
+def _f1(target: np.ndarray, decided: np.ndarray, average: str) -> float:
+    # A single column would be read as one of binary labels, and its negatives scored too.
+    if target.shape[1] == 1:
+        target, decided, average = target[:, 0], decided[:, 0], "binary"
+    return float(f1_score(target, decided.astype(int), average=average, zero_division=0.0))
+
+
 def _mean(values: np.ndarray) -> float | None:
     return None if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def _finite(value: float) -> float:
-    # sed_eval's F1 is NaN where nothing was found: precision and recall are both 0 there.
+    # sed_eval divides zero by zero where nothing was found or nothing was there.
     return 0.0 if math.isnan(value) else float(value)

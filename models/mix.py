@@ -54,6 +54,15 @@ def parse() -> MixOptions:
         metavar=("MIN", "MAX"),
         help="different classes in a clip, default 1 3",
     )
+    parser.add_argument(
+        "--durations",
+        type=float,
+        nargs="+",
+        default=(),
+        metavar="S",
+        help="seconds, a fifth more or less, that events of the first, second, ... class last, "
+        "from the start again where there are more classes; default: as the recordings do",
+    )
     parser.add_argument("--format", choices=("flac", "wav"), default="flac", help="default flac")
     given = parser.parse_args()
     return MixOptions(
@@ -66,6 +75,7 @@ def parse() -> MixOptions:
         sample_rate=given.sample_rate,
         seconds=given.seconds,
         events_per_clip=tuple(given.events_per_clip),
+        durations=tuple(given.durations),
         format=given.format,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -13,16 +14,26 @@ class DetectorOutput:
 
     Attributes:
         clip: (batch, classes) probability that the class occurs in the clip, float32.
-        frame: (batch, frames, classes) probability of the class at each frame; None of a network
-            that tags clips alone.
+        frame_values: (batch, frames, classes) of which `frame` is made; None of a network that tags
+            clips alone.
         mask: (batch, frames) bool, True for a real frame; None where all of them are.
         penalty: what the network adds to the loss of its clip probabilities.
+        from_logits: whether `frame_values` are logits.
     """
 
     clip: Tensor
-    frame: Tensor | None
+    frame_values: Tensor | None
     mask: Tensor | None = None
     penalty: Tensor | float = 0.0
+    from_logits: bool = False
+
+    @cached_property
+    def frame(self) -> Tensor | None:
+        """(batch, frames, classes) probability of the class at each frame, or None. From logits it
+        is computed when it is first asked for: learning from clips needs none of it."""
+        if self.frame_values is None or not self.from_logits:
+            return self.frame_values
+        return self.frame_values.sigmoid()
 
     def frames_of(self, index: int) -> Tensor | None:
         """(frames, classes) of one clip, padding left out; None of a network without."""

@@ -16,6 +16,7 @@ from models.data.audio import load_audio
 from models.detection import DetectionOptions, Prediction, find_events
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
+from models.median import add_median_options, check_median_options, median_widths
 from models.plots import DetectionPicture, draw_detection, image_suffixes
 
 _MARGIN_SECONDS = 1.0
@@ -31,6 +32,8 @@ class PredictOptions:
     plot: Path | None = None
     threshold: float | None = None
     median: float = 0.0
+    median_share: float | None = None
+    event_lengths: Path | None = None
     max_gap: float = 0.0
     min_duration: float = 0.0
     device: str = "cpu"
@@ -42,8 +45,11 @@ def main() -> None:
     pictures = _pictures(options)
     detector = _load(options)
     if options.threshold is not None:
-        detector.thresholds.fill_(options.threshold)
-    smoothing = DetectionOptions(options.median, options.max_gap, options.min_duration)
+        detector.set_thresholds(options.threshold)
+    median = median_widths(
+        options.median, options.median_share, options.event_lengths, detector.classes
+    )
+    smoothing = DetectionOptions(median, options.max_gap, options.min_duration)
     failed = False
     for index, path in enumerate(options.audio):
         try:
@@ -59,7 +65,7 @@ def main() -> None:
                 log_mel_of(detector, waveform),
                 prediction,
                 detector.frame_seconds,
-                detector.thresholds.cpu().numpy(),
+                detector.frame_thresholds.cpu().numpy(),
                 detector.classes.names,
                 path.name,
             )
@@ -116,11 +122,12 @@ def predict(
     frame = np.concatenate(frames)
     events = find_events(
         frame,
-        detector.thresholds.cpu().numpy(),
+        detector.frame_thresholds.cpu().numpy(),
         detector.frame_seconds,
         len(waveform) / detector.preset.sample_rate,
         options,
         clip=np.concatenate(clip_of_frames),
+        clip_thresholds=detector.thresholds.cpu().numpy(),
     )
     return Prediction(np.concatenate(clips).max(axis=0), frame, events)
 
@@ -145,7 +152,7 @@ def print_prediction(path: Path, prediction: Prediction, detector: Detector) -> 
         name = detector.classes.names[event.label]
         print(f"{path}\t{event.onset:.3f}\t{event.offset:.3f}\t{name}\t{event.probability:.3f}")
     sys.stdout.flush()
-    if not prediction.events:
+    if not prediction.events and detector.network.has_frames:
         print(f"{path}: no event reaches its class's threshold", file=sys.stderr)
 
 
@@ -213,14 +220,16 @@ def parse() -> PredictOptions:
         metavar="P",
         help="one for all classes; default: each class's own, tuned in training",
     )
-    add("--median", type=float, default=0.0, metavar="S", help="median filter, default none")
+    add_median_options(parser)
     add("--max-gap", type=float, default=0.0, metavar="S", help="join events this close")
     add("--min-duration", type=float, default=0.0, metavar="S", help="drop events shorter")
     add("--device", default="cpu", help="cpu (default) or cuda")
-    options = PredictOptions(**vars(parser.parse_args()))
+    given = parser.parse_args()
+    check_median_options(parser, given)
+    options = PredictOptions(**vars(given))
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         parser.error(f"--threshold: expected a probability, got {options.threshold:g}")
-    for name in ("median", "max_gap", "min_duration"):
+    for name in ("max_gap", "min_duration"):
         seconds = getattr(options, name)
         if not 0 <= seconds < math.inf:
             option = name.replace("_", "-")

@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "history.csv"
 
     @property
+    def epochs(self) -> Path:
+        """Detectors of the last epochs, where the run keeps any."""
+        return self.path / "epochs"
+
+    @property
     def steps(self) -> Path:
         """One row per so many steps."""
         return self.path / "steps.csv"

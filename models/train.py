@@ -19,7 +19,7 @@ from models.detector import Detector, DetectorSpec, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds
 from models.features import FeaturePreset
-from models.mean_teacher import MeanTeacherTraining, Supervision
+from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision
 from models.run_folder import RunFolder, write_history
 from models.shard_data import ShardData, is_sharded
 from models.system import DetectorTraining, TrainingOptions, gather
@@ -27,7 +27,10 @@ from models.train_options import TrainOptions, parse_train_options
 from models.trainer import TrainerOptions, fit
 from models.training_data import CachedFeatures, LoadingOptions, TrainingData, cache_features
 
-MEASURES = ("mAP", "mAUC", "d_prime", "clip_f1", "segment_f1", "segment_er", "event_f1")
+MEASURES = (
+    *("mAP", "mAUC", "d_prime", "clip_f1", "clip_f1_macro"),
+    *("segment_f1", "segment_er", "event_f1", "psds_1", "psds_2"),
+)
 """Keys of metrics.json that compare systems."""
 
 
@@ -65,10 +68,16 @@ def train(
         UserError: for what the user can put right.
     """
     corpus = corpus or open_corpus(options.data)
+    if options.tune_frames and not corpus.train_strong:
+        raise UserError(
+            f"{corpus.directory}: expected train_strong.tsv for --tune-frames, found none: add it "
+            "or leave the option out"
+        )
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
     detector = _build(spec, corpus)
     options = replace(options, pooling=detector.spec.pooling, features=detector.spec.features)
+    system = _system(options, detector, corpus)
     run = RunFolder(options.out)
     first = rank_zero_only.rank == 0
     if first:
@@ -82,14 +91,14 @@ def train(
         detector.front_end.fit_normalisation(
             tqdm(batches, "normalisation", unit="batch", disable=None, leave=False)
         )
-    system = _system(options, detector, corpus)
     trainer = fit(system, data, _trainer_options(options), run)
     unreadable = gather(list(data.unreadable.items()))
     if not trainer.is_global_zero:
         return {}
     data.unreadable.update(unreadable)
     detector = system.finish().to(trainer.strategy.root_device)
-    fit_thresholds(detector, data.held_out_dataloader())
+    strong = corpus.train_strong if options.tune_frames else None
+    fit_thresholds(detector, data.held_out_dataloader(), strong)
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {
         "model": options.model,
@@ -136,12 +145,8 @@ def _data(
             raise UserError(
                 f"{options.data}: shards do not say how many clips they hold: give --epoch-batches"
             )
-        for given, name in (
-            (options.cache_features, "--cache-features"),
-            (options.mean_teacher, "--mean-teacher"),
-        ):
-            if given:
-                raise UserError(f"{name}: expected a corpus that is not streamed from shards")
+        if options.cache_features:
+            raise UserError("--cache-features: expected a corpus that is not streamed from shards")
         return ShardData(corpus, preset, loading, options.epoch_batches)
     if cache is None and options.cache_features:
         cache = cache_features(corpus, preset, options.workers, options.strict)
@@ -151,16 +156,22 @@ def _data(
 def _system(options: TrainOptions, detector: Detector, corpus: Corpus) -> DetectorTraining:
     training = TrainingOptions(
         learning_rate=options.learning_rate,
+        factor=options.factor,
         patience=options.patience,
         seed=options.seed,
         augmentation=AugmentationOptions(options.time_shift, options.mixup, options.spec_augment),
     )
     if options.mean_teacher is None:
         return DetectorTraining(detector, training)
+    if is_sharded(corpus):
+        raise UserError("--mean-teacher: expected a corpus that is not streamed from shards")
+    if options.ema is not None:
+        raise UserError("--ema: expected none with --mean-teacher, whose teacher is an average")
     strong = corpus.train_strong
     weak = {clip.clip_id for clip in corpus.train if clip.clip_id not in strong}
     try:
-        return MeanTeacherTraining(detector, training, Supervision(strong, weak))
+        scheme = MeanTeacherOptions(consistency=options.consistency)
+        return MeanTeacherTraining(detector, training, Supervision(strong, weak), scheme)
     except ValueError as error:
         raise UserError(f"--mean-teacher: {error}") from error
 
@@ -178,6 +189,7 @@ def _trainer_options(options: TrainOptions) -> TrainerOptions:
         options.compile,
         options.save_every,
         options.log_every,
+        options.keep_epochs,
     )
 
 

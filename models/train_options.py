@@ -17,7 +17,7 @@ from models.features import PRESETS
 from models.trainer import PRECISIONS
 
 _PLACES = ("out", "devices", "nodes", "accelerator", "workers", "save_every", "log_every")
-_WAYS = ("cache_features", "strict", "compile")
+_WAYS = ("keep_epochs", "cache_features", "strict", "compile")
 """Options that say where and how a run is computed, and not what comes out."""
 
 
@@ -35,6 +35,7 @@ class TrainOptions:
     epoch_batches: int | None = None
     learning_rate: float = 1e-3
     patience: int = 3
+    factor: float = 0.5
     seed: int = 0
     held_out: float = 0.1
     normalisation_clips: int = 2000
@@ -44,6 +45,8 @@ class TrainOptions:
     mixup: float = 0.0
     spec_augment: bool = False
     mean_teacher: tuple[int, int, int] | None = None
+    consistency: float = 2.0
+    tune_frames: bool = False
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -54,6 +57,7 @@ class TrainOptions:
     compile: bool = False
     save_every: int = 1000
     log_every: int = 10
+    keep_epochs: int = 0
     cache_features: bool = False
     strict: bool = False
 
@@ -172,7 +176,14 @@ def _parser() -> CommandParser:
         type=_natural,
         default=3,
         metavar="N",
-        help="epochs without a lower held-out loss before the learning rate halves, default 3",
+        help="epochs without a lower held-out loss before the learning rate falls, default 3",
+    )
+    add(
+        "--factor",
+        type=_part,
+        default=0.5,
+        metavar="FACTOR",
+        help="what it is multiplied with then, default 0.5",
     )
     add("--seed", type=_natural, default=0, metavar="N", help="default 0")
     add(
@@ -212,6 +223,14 @@ def _parser() -> CommandParser:
         metavar=("STRONG", "WEAK", "UNLABELLED"),
         help="learn from so many strongly labelled, weakly labelled and unlabelled clips in a "
         "step, with a mean teacher (DCASE 2019 task 4)",
+    )
+    add(
+        "--consistency",
+        type=_rate,
+        default=2.0,
+        metavar="WEIGHT",
+        help="of the mean teacher's agreement with the network, from the middle of the training "
+        "on, default 2",
     )
     add(
         "--accumulate",
@@ -258,6 +277,19 @@ def _parser() -> CommandParser:
         default=10,
         metavar="N",
         help="steps between rows of steps.csv, default 10",
+    )
+    add(
+        "--tune-frames",
+        action="store_true",
+        help="tune thresholds of frames on the events of held-out clips (train_strong.tsv); "
+        "without, they are those of clips",
+    )
+    add(
+        "--keep-epochs",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="keep the detectors of the last N epochs, for models.fuse; default 0",
     )
     add("--cache-features", action="store_true", help="compute features once, hold them in memory")
     add(

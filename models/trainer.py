@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from models.errors import Terminated, UserError
+from models.kept_epochs import KeepEpochs
 from models.logs import StepLog, tensorboard_logger
 from models.run_checkpoints import AtomicCheckpointIO, RunCheckpoints
 from models.run_folder import RunFolder
@@ -51,6 +52,7 @@ class TrainerOptions:
         compile: compile the network.
         save_every: steps between checkpoints within an epoch.
         log_every: steps between rows of steps.csv and points of TensorBoard's curves.
+        keep_epochs: of how many last epochs the detector is kept.
     """
 
     epochs: int
@@ -64,6 +66,7 @@ class TrainerOptions:
     compile: bool = False
     save_every: int = 1000
     log_every: int = 10
+    keep_epochs: int = 0
 
 
 def fit(
@@ -142,6 +145,8 @@ def _trainer(options: TrainerOptions, run: RunFolder) -> Trainer:
 
 def _callbacks(options: TrainerOptions, run: RunFolder) -> list[Callback]:
     callbacks: list[Callback] = [
+        # First: an epoch that the checkpoint calls finished must be there.
+        KeepEpochs(run, options.keep_epochs),
         RunCheckpoints(run, options.epochs, options.save_every),
         StepLog(run.steps, options.log_every),
     ]

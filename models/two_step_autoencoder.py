@@ -134,7 +134,8 @@ class TwoStepAutoencoder(nn.Module):
         if self.training:
             penalty = self.alpha * squared_error(reconstruction, features, mask)
         frame = self._probability(first).transpose(1, 2)
-        return AutoencoderOutput(self._probability(second), frame, mask, penalty, reconstruction)
+        clip = self._probability(second)
+        return AutoencoderOutput(clip, frame, mask, penalty, reconstruction=reconstruction)
 
     def explain(self, features: Tensor, lengths: Tensor | None = None) -> Explanation:
         """What each step attended to and gave. Takes what `forward` takes, and some times the class

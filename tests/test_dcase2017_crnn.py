@@ -1,4 +1,7 @@
-"""The DCASE 2017 network: its size, its masks and its behaviour in a batch."""
+"""The DCASE 2017 network with every pooling: its masks and its behaviour in a batch.
+
+test_networks.py holds it, with the other systems, to what all promise.
+"""
 
 import math
 
@@ -15,24 +18,6 @@ NARROW = {"channels": [4, 6, 8], "gru_width": 6}
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def test_parameter_count_is_the_papers():
-    model = build_model("dcase2017_crnn", 17, "linear_softmax")
-    assert sum(parameter.numel() for parameter in model.parameters()) == 936_041
-
-
-def test_attention_adds_a_second_linear_layer():
-    model = build_model("dcase2017_crnn", 17, "attention")
-    assert sum(parameter.numel() for parameter in model.parameters()) == 939_458
-
-
-def test_ten_seconds_give_a_hundred_frames():
-    output = build_model("dcase2017_crnn", 5, **NARROW)(torch.randn(2, 400, 64))
-    assert output.clip.shape == (2, 5)
-    assert output.frame.shape == (2, 100, 5)
-    assert output.mask is None
-    assert bool(((output.frame >= 0) & (output.frame <= 1)).all())
 
 
 @pytest.mark.parametrize("pooling", list_poolings(probabilities=True))
@@ -77,14 +62,6 @@ def test_clip_and_loss_stay_in_float32_under_mixed_precision(pooling):
     assert math.isfinite(loss.item())
 
 
-def test_loss_is_finite_for_certain_and_wrong_clips():
-    clip = torch.tensor([[0.0, 1.0]], requires_grad=True)
-    loss = clip_loss(clip, torch.tensor([[1.0, 0.0]]))
-    loss.backward()
-    assert math.isfinite(loss.item())
-    assert bool(clip.grad.isfinite().all())
-
-
 def test_the_power_penalty_reaches_the_output():
     output = build_model("dcase2017_crnn", 3, "power", **NARROW)(torch.randn(1, 8, 64))
     assert output.penalty.item() == pytest.approx(3e-4)
@@ -96,8 +73,3 @@ def test_unknown_names_are_answered_with_the_choices():
         build_model("dcase2018_crnn", 3)
     with pytest.raises(ValueError, match="linear_softmax"):
         build_model("dcase2017_crnn", 3, "median")
-
-
-def test_a_pooling_that_gives_no_probability_is_refused():
-    with pytest.raises(ValueError, match=r"pooling: expected one of mean, .*, got 'max_mean'"):
-        build_model("dcase2017_crnn", 3, "max_mean", **NARROW)

@@ -39,6 +39,14 @@ def test_a_class_that_the_clip_does_not_hold_has_no_events():
     assert events == [Event(0.0, 2.0, 0, 0.6), Event(2.0, 3.0, 1, 0.6)]
 
 
+def test_clips_and_frames_may_have_thresholds_apart():
+    probability = np.array([[0.3], [0.2]])
+    low, high = np.array([0.25]), np.array([0.6])
+    found = find_events(probability, low, 1.0, clip=np.array([0.7]), clip_thresholds=high)
+    assert spans(found) == [(0.0, 1.0)]
+    assert find_events(probability, low, 1.0, clip=np.array([0.5]), clip_thresholds=high) == []
+
+
 def test_no_event_outlasts_its_clip():
     assert spans(find_events(frames(0.9, 0.9), HALF, 0.1, duration=0.13)) == [(0.0, 0.13)]
 

@@ -1,6 +1,9 @@
 """The mean teacher: what each part of a batch teaches, and how the teacher follows."""
 
 import copy
+import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +14,19 @@ from torch.utils.data import DataLoader
 from models.augmentation import AugmentationOptions
 from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
-from models.detector import Detector, DetectorSpec
+from models.data.corpus import open_corpus
+from models.data.mixing import MixOptions, mix_corpus
+from models.detector import Detector, DetectorSpec, load_detector
+from models.errors import UserError
 from models.feature_cache import FeatureBatch
+from models.features import PRESETS
 from models.frame_targets import frame_targets
 from models.losses import clip_loss, frame_loss, squared_error
 from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision
 from models.system import TrainingOptions
+from models.train import train
+from models.train_options import TrainOptions
+from models.training_data import cache_features
 
 CLASSES = ClassList(("/m/a", "/m/b", "/m/c"), ("A", "B", "C"))
 SUPERVISION = Supervision({"strong": [StrongLabel("strong", 0.2, 0.6, 1)]}, {"weak"})
@@ -57,7 +67,7 @@ def test_the_loss_is_that_of_each_part_and_a_growing_share_of_the_differences(st
     mask = student.mask
     expected = clip_loss(student.clip[:1], clips.target[:1])
     expected = expected + frame_loss(student.frame[1:2], target, mask[1:2])
-    weight = {0: 2 * 2.718281828**-5, 500: 2 * 2.718281828**-1.25, 2000: 2}[step]
+    weight = {0: 2 * math.exp(-5), 500: 2 * math.exp(-1.25), 2000: 2}[step]
     difference = squared_error(student.frame, teacher.frame, mask)
     difference = difference + squared_error(student.clip, teacher.clip)
     assert difference > 0
@@ -66,20 +76,16 @@ def test_the_loss_is_that_of_each_part_and_a_growing_share_of_the_differences(st
 
 @pytest.mark.parametrize("names", [("weak",), ("strong",), ("neither",), ("neither", "neither")])
 def test_a_part_may_be_missing(names):
-    loss, _ = training().batch_loss(batch(*names))
+    loss, _ = training(mean_teacher=MeanTeacherOptions(ramp_up_steps=1)).batch_loss(batch(*names))
     loss.backward()
     assert bool(loss.isfinite())
 
 
-def test_what_is_not_known_of_a_clip_does_not_teach():
-    system = training().eval()
-    losses = []
-    for value in (0.0, 1.0):
-        torch.manual_seed(0)
-        clips = batch("neither", "strong")
-        clips.target.fill_(value)
-        losses.append(system.batch_loss(clips)[0])
-    assert torch.equal(*losses)
+def test_consistency_has_its_full_weight_after_half_of_the_training(monkeypatch):
+    system = training()
+    halves = SimpleNamespace(estimated_stepping_batches=1000)
+    monkeypatch.setattr(MeanTeacherTraining, "trainer", halves)
+    assert system.ramp_up_steps == 500
 
 
 def test_the_student_learns_and_the_teacher_is_its_average():
@@ -164,3 +170,59 @@ def test_frames_are_true_where_an_event_covers_their_middle(onset, offset, frame
     assert target.shape == (2, 5, 3)
     assert target[0, :, 2].nonzero().squeeze(1).tolist() == frames
     assert target.sum() == len(frames)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Mixed clips: of every three one is strongly labelled, one weakly and one not at all."""
+    directory = tmp_path_factory.mktemp("corpus") / "mixed"
+    mix_corpus(MixOptions(directory, train=30, evaluation=4, seconds=1.0), progress=False)
+    mixed = open_corpus(directory)
+    labelled = mixed.train.select([index for index in range(30) if index % 3])
+    strong = {
+        clip.clip_id: [StrongLabel(clip.clip_id, 0.0, 0.5, label) for label in clip.labels]
+        for clip in labelled[::2]
+    }
+    unlabelled = mixed.train.select(range(0, 30, 3))
+    return replace(mixed, train=labelled, train_strong=strong, unlabelled=unlabelled)
+
+
+def test_a_run_with_a_mean_teacher_repeats_and_keeps_the_teacher(corpus, tmp_path):
+    options = TrainOptions(
+        corpus.directory,
+        tmp_path / "first",
+        model="power_crnn",
+        model_options=SMALL["power_crnn"],
+        epochs=2,
+        batch_size=12,
+        held_out=0.3,
+        time_shift=16.0,
+        mean_teacher=(3, 3, 6),
+        accelerator="cpu",
+        devices="1",
+        cache_features=True,
+    )
+    cache = cache_features(corpus, PRESETS["dcase2017"])
+    metrics = train(options, corpus, cache)
+    assert metrics["clips"] == 4
+    assert train(replace(options, out=tmp_path / "second"), corpus, cache) == metrics
+    state = torch.load(tmp_path / "first" / "last.ckpt", weights_only=True)["state_dict"]
+    kept = load_detector(tmp_path / "first" / "model.pt").network.state_dict()
+    for name, value in kept.items():
+        assert torch.equal(value, state[f"teacher.{name}"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mixup": 0.5}, "--mean-teacher: mixup: expected none"),
+        ({"ema": 0.9}, "--ema: expected none with --mean-teacher"),
+        ({"model": "gmap_cnn"}, "--mean-teacher: detector: expected a network with frame"),
+    ],
+)
+def test_what_does_not_go_with_a_mean_teacher_is_refused(changes, message, corpus, tmp_path):
+    options = TrainOptions(
+        corpus.directory, tmp_path / "run", held_out=0.3, mean_teacher=(8, 8, 16)
+    )
+    with pytest.raises(UserError, match=message):
+        train(replace(options, **changes), corpus)

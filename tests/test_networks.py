@@ -10,6 +10,8 @@ from networks import FRAMES, MELS, SMALL, VARIANTS
 from milkernels import functional
 from milkernels.nn import list_poolings
 from models import build_model, list_model_poolings, list_models, model_class
+from models.data.classes import ClassList
+from models.detector import Detector, DetectorSpec
 from models.layers.convolution import ConvolutionBlock, Pool
 from models.layers.padding import Padding, as_maps
 
@@ -231,6 +233,37 @@ def test_the_autoencoder_refuses_clips_longer_than_its_layers():
         build("two_step_autoencoder")(torch.randn(1, FRAMES + 1, MELS))
 
 
+def test_a_detectors_layers_have_the_frames_of_its_clips():
+    options = SMALL["two_step_autoencoder"]
+    classes = ClassList(("/m/a",), ("A",))
+    without = {name: value for name, value in options.items() if name != "num_frames"}
+    spec = DetectorSpec("two_step_autoencoder", None, None, without)
+    assert Detector(spec, classes).network.num_frames == 311
+    spec = DetectorSpec("two_step_autoencoder", None, "gated_crnn", without)
+    assert Detector(spec, classes).network.num_frames == 240
+    with pytest.raises(ValueError, match=r"num_frames: expected at least 311, .* 10 s, got 24"):
+        Detector(DetectorSpec("two_step_autoencoder", None, None, options), classes)
+
+
+@pytest.mark.parametrize("variant", ["gmap_cnn", "two_step_autoencoder"])
+def test_a_network_can_be_exported_for_any_number_of_clips(variant):
+    class Plain(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, features):
+            return self.network(features).clip
+
+    model = Plain(build(variant, reference_pooling=True).eval())
+    clips = torch.export.Dim("clips", min=1, max=64)
+    dynamic = torch.export.export(
+        model, (torch.randn(2, FRAMES, MELS),), dynamic_shapes=({0: clips},)
+    )
+    features = torch.randn(5, FRAMES, MELS)
+    torch.testing.assert_close(dynamic.module()(features), model(features))
+
+
 def test_the_autoencoders_loss_is_alpha_times_the_error_of_real_frames():
     model = build("two_step_autoencoder", alpha=0.5)
     features = torch.randn(len(LENGTHS), FRAMES, MELS)
@@ -289,3 +322,10 @@ def test_padding_counts_the_frames_that_are_left():
     assert padding.lengths.tolist() == [0, 1, 2, 3]
     assert padding.frames == 3
     assert padding.real.tolist() == [3, 6, 7, 9, 10, 11]
+
+
+def test_learning_from_clips_computes_no_frame_probabilities():
+    output = build("dcase2017_crnn")(torch.randn(1, FRAMES, MELS))
+    assert "frame" not in vars(output)
+    torch.testing.assert_close(output.frame, output.frame_values.sigmoid())
+    assert output.frame is output.frame

@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory):
     detector = Detector(SPEC, CLASSES)
     detector.front_end.mean.fill_(-4)
     detector.front_end.std.fill_(3)
-    detector.thresholds.copy_(torch.tensor([0.5, 0.0, 1.0]))
+    detector.set_thresholds(torch.tensor([0.5, 0.0, 1.0]))
     path = tmp_path_factory.mktemp("run") / "model.pt"
     save_detector(path, detector)
     return path
@@ -112,7 +112,7 @@ def test_only_tagged_classes_have_events(checkpoint):
     given = predict(detector, waveform)
     between = (given.clip + given.frame.max(axis=0)) / 2
     assert (between > given.clip).all()
-    detector.thresholds.copy_(torch.from_numpy(between))
+    detector.set_thresholds(torch.from_numpy(between))
     assert predict(detector, waveform).events == []
 
 

@@ -10,6 +10,7 @@ import torch
 import milkernels
 from benchmarks import results, summary
 from milkernels import functional, nn
+from models import list_models
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
@@ -74,6 +75,11 @@ def test_the_tables_name_every_function_and_module_and_nothing_else():
     assert set(nn.list_poolings()) <= named
 
 
+def test_the_table_of_systems_names_each_model_and_nothing_else():
+    table = README.partition("### The published systems")[2].partition("```")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list_models()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_python_command_is_a_module_that_takes_its_options(document):
     for module, options in commands((ROOT / document).read_text()):
@@ -81,8 +87,9 @@ def test_every_python_command_is_a_module_that_takes_its_options(document):
         assert spec is not None, module
         if module.partition(".")[0] in ("models", "benchmarks"):
             program = Path(spec.origin)
-            own = (program, program.with_name(f"{program.stem}_options.py"))
-            source = "".join(path.read_text() for path in own if path.exists())
+            source = "".join(
+                path.read_text() for path in program.parent.glob(f"{program.stem}*.py")
+            )
             # argparse makes the --no- form of a switch itself.
             taken = [name.replace("--no-", "--") for name in options]
             assert [name for name in taken if f'"{name}"' not in source] == []

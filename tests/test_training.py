@@ -97,6 +97,24 @@ def test_another_seed_gives_another_result(finished, data, corpus, tmp_path):
     assert train(options(data, tmp_path / "run", seed=1), corpus) != metrics
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"mixup": 1.0}, {"spec_augment": True}, {"time_shift": 16.0}, {"balancing": "ratio"}],
+)
+def test_changes_of_the_clips_and_their_balance_decide_the_result(
+    change, finished, data, corpus, tmp_path
+):
+    out, _ = finished
+    train(options(data, tmp_path / "run", **change), corpus)
+    losses = [
+        [row["train_loss"] for row in read_history(run / "history.csv")]
+        for run in (out, tmp_path / "run")
+    ]
+    assert losses[0] != losses[1]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {name: config[name] for name in change} == change
+
+
 def test_thresholds_do_not_depend_on_the_evaluation_clips(finished, data, corpus, tmp_path):
     out, _ = finished
     fewer = dataclasses.replace(corpus, evaluation=corpus.evaluation[:3])

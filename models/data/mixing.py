@@ -101,6 +101,7 @@ def _record(options: MixOptions, bank: EventBank) -> dict[str, Any]:
             "sample_rate": options.sample_rate,
             "seconds": options.seconds,
             "events_per_clip": list(options.events_per_clip),
+            "durations": list(options.durations),
             "format": options.format,
             "bank": bank.digest,
         },

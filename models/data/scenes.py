@@ -27,7 +27,10 @@ class MixOptions:
     `events` is a folder of recordings with an `events.csv`; None stands for synthetic sounds.
     `snr` holds the level of an event against the background under it, in dB: one value, the two
     ends of a range, or three values and more to draw from. `events_per_clip` is the least and
-    the largest number of different classes in a clip.
+    the largest number of different classes in a clip. `durations` holds the seconds, a fifth more
+    or less, that events of the first, second, … class last, from the start again where there are
+    more classes; recordings are cut or repeated to it. Without, each lasts as long as it does, at
+    most half a clip.
     """
 
     out: Path
@@ -39,6 +42,7 @@ class MixOptions:
     sample_rate: int = 16000
     seconds: float = 10.0
     events_per_clip: tuple[int, int] = (1, 3)
+    durations: tuple[float, ...] = ()
     format: str = "flac"
 
     def check(self) -> None:
@@ -68,6 +72,12 @@ class MixOptions:
             ),
             (1 <= self.seconds <= 600, "--seconds", "1 to 600", self.seconds),
             (1 <= low <= high, "--events-per-clip", "1 <= MIN <= MAX", self.events_per_clip),
+            (
+                all(0.05 <= value <= self.seconds / 1.25 for value in self.durations),
+                "--durations",
+                f"0.05 to {self.seconds / 1.25:g} s, four fifths of a clip",
+                self.durations,
+            ),
             (self.format in ("flac", "wav"), "--format", "flac or wav", self.format),
         )
         for good, option, expected, found in checks:
@@ -93,7 +103,14 @@ def plan_clip(bank: EventBank, options: MixOptions, split: str, index: int) -> l
     for label in _classes(bank, options, split, index):
         recordings = bank.by_class[label]
         event = recordings[rng.integers(len(recordings))]
-        waveform = _cut(bank.waveform(event), samples // 2, options.sample_rate, rng)
+        waveform = bank.waveform(event)
+        if options.durations:
+            seconds = options.durations[label % len(options.durations)] * rng.uniform(0.8, 1.2)
+            length = round(seconds * options.sample_rate)
+            waveform = _repeat(waveform, length)
+        else:
+            length = samples // 2
+        waveform = _cut(waveform, length, options.sample_rate, rng)
         snr = _snr(options.snr, rng)
         short = len(waveform) < SHORT_EVENT * options.sample_rate
         taken: list[int] = []
@@ -147,6 +164,11 @@ def _cut(
     cut = trim(waveform[start : start + longest], sample_rate)
     # A long pause may fill the whole stretch; the recording's beginning is never silent.
     return cut if len(cut) else trim(waveform[:longest], sample_rate)
+
+
+def _repeat(waveform: np.ndarray, length: int) -> np.ndarray:
+    """A recording at least `length` samples long, played as often as that takes."""
+    return np.tile(waveform, -(-length // len(waveform)))
 
 
 def _free_onset(

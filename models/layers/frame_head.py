@@ -51,13 +51,12 @@ class FrameHead(nn.Module):
         """Probabilities from (batch, frames, width)."""
         # The pooling's arithmetic and its result stay in float32 under autocast.
         logits = self.classifier(hidden).float()
-        frame = logits.sigmoid()
         mask = None if padding is None else padding.mask
         inputs = [logits]
         if isinstance(self.pool, AttentionPool):
-            inputs.append(hidden if self.scores_from == "embedding" else frame)
+            inputs.append(hidden if self.scores_from == "embedding" else logits.sigmoid())
         clip = self.pool(*inputs, mask=mask)
-        return DetectorOutput(clip, frame, mask, self.pool.penalty())
+        return DetectorOutput(clip, logits, mask, self.pool.penalty(), from_logits=True)
 
 
 def check_pooling(pooling: str, expected: Sequence[str]) -> None:

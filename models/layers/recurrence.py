@@ -79,11 +79,13 @@ class GatedBidirectionalGru(nn.Module):
             mask = padding.mask.t()[:, None, :, None].expand(-1, self.GROUPS, -1, 1)
             real = _flip_backwards(mask)
         states = []
-        for step in range(len(inputs)):
-            update, reset = torch.baddbmm(gates[step], state, to_gates).sigmoid().chunk(2, -1)
-            candidate = torch.baddbmm(candidates[step], reset * state, to_candidate)
-            linear, gate = candidate.chunk(2)
-            after = torch.lerp(torch.cat([linear, gate.sigmoid()]), state, update)
+        # Taken apart once: the gradient of taking one step at a time is as large as all steps.
+        for step, (gate, candidate) in enumerate(
+            zip(gates.unbind(), candidates.unbind(), strict=True)
+        ):
+            update, reset = torch.baddbmm(gate, state, to_gates).sigmoid().chunk(2, -1)
+            linear, gating = torch.baddbmm(candidate, reset * state, to_candidate).chunk(2)
+            after = torch.lerp(torch.cat([linear, gating.sigmoid()]), state, update)
             state = after if real is None else torch.where(real[step], after, state)
             states.append(state)
         return torch.stack(states)

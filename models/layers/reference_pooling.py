@@ -10,15 +10,19 @@ from torch import nn
 from milkernels import functional, reference
 
 
-def use_reference_pooling(network: nn.Module) -> None:
+def use_reference_pooling(network: nn.Module, functions: object = reference) -> None:
     """Let every pooling in `network` call `milkernels.reference` in place of `functional`.
 
     Parameters, state_dict and numbers, to rounding, stay. The functions are called as they are:
     PyTorch's own autograd follows their operations one by one.
+
+    Args:
+        network: changed in place.
+        functions: has the names of `functional` that the network uses, if not the reference.
     """
     for module in network.modules():
         if _calls_functional(type(module).forward):
-            module.__class__ = _twin(type(module))
+            module.__class__ = _twin(type(module), functions)
 
 
 def _calls_functional(forward: FunctionType) -> bool:
@@ -27,11 +31,11 @@ def _calls_functional(forward: FunctionType) -> bool:
 
 
 @cache
-def _twin(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass whose `forward` finds the oracle under the name `functional`: the contract is that
+def _twin(kind: type[nn.Module], functions: object) -> type[nn.Module]:
+    """A subclass whose `forward` finds others under the name `functional`: the contract is that
     both have the same functions."""
     forward = kind.forward
-    names = {**forward.__globals__, "functional": reference}
+    names = {**forward.__globals__, "functional": functions}
     twin = FunctionType(
         forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
     )

@@ -1,0 +1,191 @@
+"""Compare poolings over seeds and hold the papers' claims against the results:
+`python -m models.compare --data DIR --out DIR --poolings max linear_softmax power`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from models import list_model_poolings, list_models, model_class
+from models.checkpoint import write_text
+from models.comparison.claims import judge
+from models.comparison.pictures import draw_pictures
+from models.comparison.report import to_json, to_markdown
+from models.comparison.results import Results, System
+from models.comparison.runs import StudyCorpus, StudyOptions, run_all
+from models.demo_page import describe_machine
+from models.errors import CommandParser, UserError, run_command
+from models.features import PRESETS
+
+POOLINGS = ("max", "mean", "exp_softmax", "attention", "auto", "linear_softmax", "power")
+
+
+def main() -> None:
+    """Read the command line, run the study and say which claims hold."""
+    options = parse()
+    results = compare(options)
+    for claim, findings in judge(results):
+        for finding in findings:
+            print(f"{finding.verdict:14} {finding.corpus}: {claim.statement}")
+    print(f"report: {options.out / 'report.md'}")
+
+
+def compare(options: StudyOptions) -> Results:
+    """Train, measure, judge and draw, going on where an earlier study of it stopped.
+
+    `report.md` and `results.json` are written anew after each run, pictures at the end.
+
+    Raises:
+        UserError: for what the user can put right.
+    """
+    _check(options)
+    corpora = [StudyCorpus(path, options).facts() for path in options.data]
+    runs = []
+    results = Results(runs, corpora)
+    for _, result in run_all(options):
+        runs.append(result)
+        results = Results(list(runs), corpora)
+        _write(options, results)
+    draw_pictures(options, results)
+    return results
+
+
+def _write(options: StudyOptions, results: Results) -> None:
+    facts = {
+        "seeds": ", ".join(str(seed) for seed in options.seeds),
+        "epochs": options.epochs,
+        "batch size": options.batch_size,
+        "learning rate": options.learning_rate,
+        "model options": json.dumps(options.model_options),
+        "machine": describe_machine(),
+    }
+    content = to_json(results, facts)
+    write_text(options.out / "results.json", json.dumps(content, indent=2) + "\n")
+    write_text(options.out / "report.md", to_markdown(results, facts))
+
+
+def _check(options: StudyOptions) -> None:
+    out = options.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: expected a folder, found a file: choose another --out")
+    # Runs are what a study writes first.
+    if out.exists() and any(out.iterdir()) and not (out / "runs").is_dir():
+        raise UserError(
+            f"{out}: expected a new folder or one of an earlier study, found other files: choose "
+            "another --out"
+        )
+    for system in options.systems:
+        known = list_model_poolings(system.model)
+        if system.pooling not in known:
+            raise UserError(
+                f"{system.model}: expected one of its poolings {', '.join(known)}, "
+                f"got {system.pooling}"
+            )
+
+
+def parse() -> StudyOptions:
+    """The options on the command line."""
+    parser = CommandParser(prog="python -m models.compare", description=DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="corpus folders; one for each SNR, mixed by models.mix --snr, to compare over noise",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the study")
+    add("--model", choices=list_models(), default="dcase2017_crnn")
+    add(
+        "--poolings",
+        nargs="+",
+        metavar="NAME",
+        help=f"of the network; default {' '.join(POOLINGS)}, or none with --systems",
+    )
+    add(
+        "--systems",
+        nargs="+",
+        default=[],
+        metavar="MODEL[:POOLING]",
+        help="further networks, each with its own pooling or the one that is named",
+    )
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default 0 1 2")
+    add("--features", choices=list(PRESETS), help="of all systems; default: each one's own")
+    add("--epochs", type=int, default=20, metavar="N", help="default 20")
+    add("--batch-size", type=int, default=32, metavar="N", help="clips, default 32")
+    add("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default 0.001")
+    add(
+        "--model-option",
+        action="append",
+        default=[],
+        type=_model_option,
+        metavar="[MODEL:]NAME=VALUE",
+        help="an option of the network (of --model without a name), the value in JSON",
+    )
+    add(
+        "--cache-features",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compute features once and hold them in memory",
+    )
+    add("--workers", type=int, default=0, metavar="N", help="processes that read audio, default 0")
+    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
+    given = parser.parse_args()
+    for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 0)):
+        if getattr(given, name) < least:
+            option = name.replace("_", "-")
+            parser.error(f"--{option}: expected {least} or more, got {getattr(given, name)}")
+    if min(given.seeds) < 0 or len({*given.seeds}) < len(given.seeds):
+        parser.error("--seeds: expected different whole numbers from 0")
+    if not 0 < given.learning_rate < float("inf"):
+        parser.error(f"--learning-rate: expected a number above 0, got {given.learning_rate:g}")
+    chosen = given.poolings or ([] if given.systems else POOLINGS)
+    systems = [System(given.model, pooling) for pooling in chosen]
+    systems += [_system(text, parser) for text in given.systems]
+    options: dict[str, dict[str, object]] = {}
+    for model, name, value in given.model_option:
+        options.setdefault(model or given.model, {})[name] = value
+    return StudyOptions(
+        out=given.out,
+        data=tuple(given.data),
+        systems=tuple(dict.fromkeys(systems)),
+        seeds=tuple(given.seeds),
+        features=given.features,
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        learning_rate=given.learning_rate,
+        model_options=options,
+        cache_features=given.cache_features,
+        workers=given.workers,
+        accelerator=given.accelerator,
+    )
+
+
+def _system(text: str, parser: CommandParser) -> System:
+    model, _, pooling = text.partition(":")
+    if model not in list_models():
+        parser.error(f"--systems: expected one of {', '.join(list_models())}, got {model}")
+    return System(model, pooling or model_class(model).default_pooling)
+
+
+def _model_option(text: str) -> tuple[str, str, object]:
+    place, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text}")
+    model, _, name = place.rpartition(":")
+    try:
+        return model, name, json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a value in JSON, got {value}") from error
+
+
+DESCRIPTION = """Train a network with several poolings over several seeds, measure tagging and
+localisation, and say which claims of the papers hold on this corpus. Writes report.md, results.json
+and pictures. Finished runs are kept: an interrupted study goes on where it stopped when the same
+command is given again, and more poolings or seeds can be added."""
+
+
+if __name__ == "__main__":
+    run_command(main)

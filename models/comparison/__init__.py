@@ -1,0 +1,1 @@
+"""Comparing poolings and systems: runs over seeds, the papers' claims, pictures and a report."""

@@ -1,0 +1,222 @@
+"""The runs of a study: each trained once, measured once, and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tqdm import tqdm
+
+from milkernels.nn import PowerPool
+from models import model_class
+from models.checkpoint import write_text
+from models.comparison.results import CorpusFacts, RunResult, System
+from models.data.corpus import Corpus, open_corpus
+from models.data.mixing import RECORD
+from models.detection import mean_event_seconds
+from models.detector import Detector, load_detector
+from models.errors import UserError
+from models.evaluate import EvaluationOptions, detect_clips, judged_by, measure
+from models.features import PRESETS
+from models.metrics import LOCALISATION
+from models.run_folder import RunFolder
+from models.train import train
+from models.train_options import TrainOptions
+from models.training_data import CachedFeatures, LoadingOptions, TrainingData, cache_features
+
+OBSERVATIONS = "observations.json"
+"""Beside a run's metrics.json: what the study measures besides; written last."""
+
+UNGATED = "ungated_"
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """A study; `models.compare --help` describes each option.
+
+    `model_options` are by network.
+    """
+
+    out: Path
+    data: tuple[Path, ...]
+    systems: tuple[System, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    features: str | None = None
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    model_options: dict[str, dict[str, object]] = field(default_factory=dict)
+    cache_features: bool = True
+    workers: int = 0
+    accelerator: str = "auto"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a study."""
+
+    study: StudyOptions
+    data: Path
+    system: System
+    seed: int
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where it is kept."""
+        name = f"seed-{self.seed}"
+        system = self.system
+        return RunFolder(
+            self.study.out / "runs" / self.data.name / system.model / system.pooling / name
+        )
+
+    @property
+    def observations(self) -> Path:
+        """What the study measured of it."""
+        return self.folder.path / OBSERVATIONS
+
+    @property
+    def training(self) -> TrainOptions:
+        """How it is trained."""
+        study = self.study
+        return TrainOptions(
+            data=self.data,
+            out=self.folder.path,
+            model=self.system.model,
+            pooling=self.system.pooling,
+            features=features_of(study, self.system),
+            epochs=study.epochs,
+            batch_size=study.batch_size,
+            learning_rate=study.learning_rate,
+            seed=self.seed,
+            model_options=study.model_options.get(self.system.model, {}),
+            accelerator=study.accelerator,
+            devices="1",
+            workers=study.workers,
+        )
+
+
+class StudyCorpus:
+    """A corpus, opened when it is first needed, and its features by preset."""
+
+    def __init__(self, path: Path, study: StudyOptions) -> None:
+        self.path = path
+        self.study = study
+        self._features: dict[str, CachedFeatures] = {}
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus."""
+        return open_corpus(self.path)
+
+    def features(self, preset: str) -> CachedFeatures | None:
+        """The features of every clip, where the study holds them in memory."""
+        if not self.study.cache_features:
+            return None
+        if preset not in self._features:
+            self._features[preset] = cache_features(
+                self.corpus, PRESETS[preset], self.study.workers
+            )
+        return self._features[preset]
+
+    def facts(self) -> CorpusFacts:
+        """What the report says of it."""
+        corpus = self.corpus
+        events = [event for clip in corpus.strong.values() for event in clip]
+        seconds = mean_event_seconds(events, len(corpus.classes)).tolist() if events else None
+        return CorpusFacts(
+            self.path.name,
+            list(corpus.classes.names),
+            seconds,
+            _single_snr(self.path / RECORD),
+            len(corpus.train),
+            len(corpus.evaluation),
+        )
+
+
+def features_of(study: StudyOptions, system: System) -> str:
+    """Name of the features that a system is trained on."""
+    return study.features or model_class(system.model).features
+
+
+def list_runs(study: StudyOptions) -> list[Run]:
+    """All runs of a study, seed by seed, so that an early look compares all systems."""
+    names = [path.name for path in study.data]
+    if len({*names}) < len(names):
+        raise UserError(f"--data: expected folders of different names, got {' '.join(names)}")
+    return [
+        Run(study, data, system, seed)
+        for data in study.data
+        for seed in study.seeds
+        for system in study.systems
+    ]
+
+
+def run_all(study: StudyOptions) -> Iterator[tuple[Run, RunResult]]:
+    """Train and measure what is not finished, and read what is."""
+    corpora = {path: StudyCorpus(path, study) for path in study.data}
+    runs = list_runs(study)
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(runs, "runs", unit="run", disable=None))
+        for run in bar:
+            bar.set_postfix_str(f"{run.data.name}, {run.system}, seed {run.seed}")
+            yield run, _finish(run, corpora[run.data])
+
+
+def _finish(run: Run, corpus: StudyCorpus) -> RunResult:
+    finished = run.folder.is_finished() and run.observations.exists()
+    cache = None if finished else corpus.features(run.training.features)
+    # Also checks that a finished run is of these options.
+    metrics = train(run.training, corpus.corpus, cache)
+    if not finished:
+        content = _observe(run, corpus, cache)
+        write_text(run.observations, json.dumps(content, indent=2) + "\n")
+    observed = json.loads(run.observations.read_text(encoding="utf-8"))
+    numbers = {
+        name: value
+        for name, value in metrics.items()
+        if value is None or (isinstance(value, float) and name != "epochs")
+    }
+    return RunResult(
+        run.data.name,
+        run.system,
+        run.seed,
+        {**numbers, **{f"{UNGATED}{name}": observed["ungated"][name] for name in LOCALISATION}},
+        observed["powers"],
+    )
+
+
+def _observe(run: Run, corpus: StudyCorpus, cache: CachedFeatures | None) -> dict[str, object]:
+    """Localisation without regard to the clip's tags, as the pooling papers have it, and what the
+    pooling learned."""
+    detector = load_detector(run.folder.model)
+    training = run.training
+    data = TrainingData(
+        corpus.corpus,
+        detector.preset,
+        LoadingOptions(training.batch_size, training.held_out, training.seed, training.workers),
+        cache,
+    )
+    judged = judged_by(detector, corpus.corpus.strong)
+    ungated = measure(
+        detect_clips(detector, data.evaluation_dataloader(), "frames"),
+        judged,
+        EvaluationOptions(gated=False, psds=False),
+    )
+    return {"ungated": {name: ungated[name] for name in LOCALISATION}, "powers": powers(detector)}
+
+
+def powers(detector: Detector) -> list[float] | None:
+    """Learned exponent of each class; None of another pooling than power."""
+    pool = getattr(detector.network, "pool", None)
+    return pool.constrained_power().tolist() if isinstance(pool, PowerPool) else None
+
+
+def _single_snr(record: Path) -> float | None:
+    if not record.exists():
+        return None
+    snr = json.loads(record.read_text(encoding="utf-8"))["options"]["snr"]
+    return snr[0] if len({*snr}) == 1 else None

@@ -1,0 +1,273 @@
+"""Average the posteriors of several runs, or of a run's epochs, and measure what comes out:
+`python -m models.fuse --runs RUN RUN --data DIR --out DIR`. One run alone is measured again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from models.checkpoint import write_text
+from models.data.audioset import StrongLabel
+from models.data.corpus import Corpus, open_corpus
+from models.detector import Detector, load_detector
+from models.errors import CommandParser, UserError, run_command
+from models.evaluate import ClipResult, EvaluationOptions, Judged, detect_clips, measure, tune_on
+from models.kept_epochs import kept_epochs
+from models.median import add_median_options, check_median_options, median_widths
+from models.run_folder import RunFolder
+from models.train import MEASURES
+from models.training_data import LoadingOptions, TrainingData
+
+Strong = Mapping[str, Sequence[StrongLabel]]
+
+_SPLIT = ("data", "seed", "held_out")
+"""What decides which clips a run held out."""
+
+
+@dataclass(frozen=True)
+class FuseOptions:
+    """A fusion; `models.fuse --help` describes each option."""
+
+    runs: tuple[Path, ...]
+    data: Path
+    out: Path
+    over_epochs: bool = False
+    weights: tuple[float, ...] | None = None
+    batch_size: int = 32
+    workers: int = 0
+    tune_frames: bool = False
+    median: float = 0.0
+    median_share: float | None = None
+    event_lengths: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class FusedRun:
+    """One run: its detectors, whose mean counts as one system, and how its clips were held out."""
+
+    folder: RunFolder
+    detectors: list[Detector]
+    config: dict[str, object]
+    data: TrainingData
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Runs with their weights; `frame_seconds` is from one frame of the mean to the next."""
+
+    runs: list[FusedRun]
+    weights: tuple[float, ...]
+
+    @property
+    def frame_seconds(self) -> float:
+        """The finest of the runs'."""
+        return min(run.detectors[0].frame_seconds for run in self.runs)
+
+    def results(self, held_out: bool) -> Iterator[ClipResult]:
+        """Evaluation or held-out clips, one after the other, through all detectors side by side: no
+        set of frames is held in memory."""
+        streams, shares, seconds = [], [], []
+        for run, weight in zip(self.runs, self.weights, strict=True):
+            for detector in run.detectors:
+                data = run.data
+                batches = data.held_out_dataloader() if held_out else data.evaluation_dataloader()
+                streams.append(detect_clips(detector, batches, run.folder.path.name))
+                shares.append(weight / len(run.detectors))
+                seconds.append(detector.frame_seconds)
+        for results in zip(*streams, strict=True):
+            yield mean_result(results, shares, seconds, self.frame_seconds)
+
+    def thresholds(self, data: Path, strong: Strong | None) -> tuple[np.ndarray, np.ndarray, str]:
+        """Thresholds (classes,) of clips and of frames for a corpus, and where they come from."""
+        splits = {json.dumps([run.config.get(key) for key in _SPLIT]) for run in self.runs}
+        if len(splits) == 1 and self.runs[0].config.get("data") == str(data.resolve()):
+            tuned = tune_on(self.results(held_out=True), self.frame_seconds, strong)
+            return *tuned, "tuned on the clips that the runs held out"
+        own = [load_detector(run.folder.model) for run in self.runs]
+        clip, frame = (
+            np.average([one.numpy() for one in each], axis=0, weights=self.weights)
+            for each in zip(*((one.thresholds, one.frame_thresholds) for one in own), strict=True)
+        )
+        return clip, frame, "means of the runs' own"
+
+
+def main() -> None:
+    """Read the command line, fuse and print the measures of each run and of the fusion."""
+    options = parse()
+    metrics = fuse(options)
+    shown = {
+        **{row["run"]: row["measures"] for row in metrics["runs"]},
+        f"fusion of {len(options.runs)}": metrics,
+    }
+    width = max(len(name) for name in shown)
+    print(f"{'':{width}} " + "".join(f"{name:>14}" for name in MEASURES))
+    for name, row in shown.items():
+        print(f"{name:{width}} " + "".join(f"{_cell(row.get(key)):>14}" for key in MEASURES))
+
+
+def fuse(options: FuseOptions) -> dict[str, object]:
+    """Average posteriors, tune thresholds, measure, and write `metrics.json` into a folder.
+
+    The thresholds are tuned on the clips that the runs held out, where all of them held out the
+    same clips of this corpus; otherwise they are the means of the runs' own.
+
+    Returns:
+        The contents of metrics.json.
+
+    Raises:
+        UserError: for what the user can put right.
+    """
+    corpus = open_corpus(options.data)
+    runs = [_open(path, options, corpus) for path in options.runs]
+    path = options.out / "metrics.json"
+    if options.out.exists() and any(entry != path for entry in options.out.iterdir()):
+        raise UserError(f"{options.out}: expected a new folder, found other files in it")
+    fusion = Fusion(runs, options.weights or (1.0,) * len(runs))
+    median = median_widths(
+        options.median, options.median_share, options.event_lengths, corpus.classes
+    )
+    strong = corpus.train_strong if options.tune_frames else None
+    *thresholds, origin = fusion.thresholds(options.data, strong)
+    judged = Judged(corpus.classes, *thresholds, fusion.frame_seconds, corpus.strong)
+    metrics = {
+        "runs": [
+            {
+                "run": str(run.folder.path),
+                "weight": weight,
+                "detectors": len(run.detectors),
+                "measures": _measures(run.folder),
+            }
+            for run, weight in zip(runs, fusion.weights, strict=True)
+        ],
+        "thresholds": origin,
+        **measure(fusion.results(held_out=False), judged, EvaluationOptions(median)),
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def mean_result(
+    results: Sequence[ClipResult],
+    weights: Sequence[float],
+    frame_seconds: Sequence[float],
+    out_seconds: float,
+) -> ClipResult:
+    """The weighted mean of several systems' posteriors of one clip.
+
+    Frames are brought to `out_seconds` apart: each takes the value of the system's frame at its
+    middle. Systems without frame probabilities count for the clip's alone.
+    """
+    names = {result.clip_id for result in results}
+    if len(names) > 1:
+        raise UserError(
+            f"{' and '.join(sorted(names))}: expected the same clips of every run, found different "
+            "ones"
+        )
+    total = sum(weights)
+    clip = sum(weight * result.clip for weight, result in zip(weights, results, strict=True))
+    framed = [
+        (weight, _resampled(result.frame, seconds, out_seconds))
+        for weight, result, seconds in zip(weights, results, frame_seconds, strict=True)
+        if result.frame is not None
+    ]
+    frame = None
+    if framed:
+        count = min(len(one) for _, one in framed)
+        frame = sum(weight * one[:count] for weight, one in framed)
+        frame = (frame / sum(weight for weight, _ in framed)).astype(np.float32)
+    return replace(results[0], clip=(clip / total).astype(np.float32), frame=frame)
+
+
+def _resampled(frame: np.ndarray, seconds: float, out_seconds: float) -> np.ndarray:
+    count = round(len(frame) * seconds / out_seconds)
+    places = ((np.arange(count) + 0.5) * out_seconds / seconds).astype(int)
+    return frame[np.minimum(places, len(frame) - 1)]
+
+
+def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
+    run = RunFolder(path)
+    if not run.model.exists():
+        raise UserError(f"{path}: expected the folder of a finished run, found no {run.model.name}")
+    files = kept_epochs(run) if options.over_epochs else [run.model]
+    if not files:
+        raise UserError(
+            f"{path}: expected detectors of several epochs, found none: train it with --keep-epochs"
+        )
+    detectors = [load_detector(file, options.device) for file in files]
+    if detectors[0].classes != corpus.classes:
+        raise UserError(
+            f"{path}: expected a run of this corpus's {len(corpus.classes)} classes, found "
+            f"{len(detectors[0].classes)} others or in another order: use the class list that it "
+            "was trained with"
+        )
+    config = json.loads(run.config.read_text(encoding="utf-8"))
+    held_out, seed = (config[key] for key in ("held_out", "seed"))
+    loading = LoadingOptions(options.batch_size, held_out, seed, options.workers)
+    data = TrainingData(corpus, detectors[0].preset, loading)
+    return FusedRun(run, detectors, config, data)
+
+
+def _measures(run: RunFolder) -> dict[str, object]:
+    if not run.is_finished():
+        return {}
+    metrics = run.read_metrics()
+    return {name: metrics.get(name) for name in MEASURES}
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def parse() -> FuseOptions:
+    """The options on the command line."""
+    parser = CommandParser(prog="python -m models.fuse", description=DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "--runs", type=Path, required=True, nargs="+", metavar="RUN", help="folders of models.train"
+    )
+    add("--data", type=Path, required=True, metavar="DIR", help="corpus folder")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for metrics.json")
+    add(
+        "--over-epochs",
+        action="store_true",
+        help="of each run the mean of the epochs that train --keep-epochs kept",
+    )
+    add("--weights", type=float, nargs="+", metavar="W", help="one for each run, default equal")
+    add("--batch-size", type=int, default=32, metavar="N", help="clips, default 32")
+    add("--workers", type=int, default=0, metavar="N", help="processes that read audio, default 0")
+    add(
+        "--tune-frames",
+        action="store_true",
+        help="tune thresholds of frames on the events of held-out clips, as models.train does",
+    )
+    add_median_options(parser)
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    given = parser.parse_args()
+    check_median_options(parser, given)
+    if given.batch_size < 1 or given.workers < 0:
+        parser.error("--batch-size, --workers: expected at least 1 clip and 0 processes")
+    if given.weights is not None and (
+        len(given.weights) != len(given.runs) or not all(w > 0 for w in given.weights)
+    ):
+        parser.error(
+            f"--weights: expected {len(given.runs)} numbers above 0, one for each run, got "
+            f"{' '.join(f'{weight:g}' for weight in given.weights)}"
+        )
+    options = {**vars(given), "runs": tuple(given.runs)}
+    options["weights"] = None if given.weights is None else tuple(given.weights)
+    return FuseOptions(**options)
+
+
+DESCRIPTION = """Average the clip and frame posteriors of several runs, of any systems and poolings,
+and measure the result on the evaluation clips. With --over-epochs each run is first averaged over
+its last epochs."""
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,74 @@
+"""Median filters in proportion to event length, as an option of several commands.
+
+Lin et al., "Guided learning convolution system for DCASE 2019 Task 4", 2019: a window of a third of
+the class's mean event; Liu et al. 2021 do the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from models.data.audioset import read_strong_labels
+from models.data.classes import ClassList
+from models.detection import mean_event_seconds
+from models.errors import CommandParser, UserError
+
+
+def add_median_options(parser: CommandParser) -> None:
+    """`--median`, `--median-share` and `--event-lengths`."""
+    add = parser.add_argument
+    add(
+        "--median",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="width of a median filter over frame decisions, default none",
+    )
+    add(
+        "--median-share",
+        type=float,
+        metavar="PART",
+        help="width as a part of the class's mean event length, 0.333 for instance; needs "
+        "--event-lengths",
+    )
+    add(
+        "--event-lengths",
+        type=Path,
+        metavar="TSV",
+        help="strong labels, as eval_strong.tsv, that mean event lengths are taken from: not those "
+        "that the result is measured by",
+    )
+
+
+def check_median_options(parser: CommandParser, given: argparse.Namespace) -> None:
+    """Complain of what cannot be used."""
+    if not 0 <= given.median < float("inf"):
+        parser.error(f"--median: expected seconds, 0 or more, got {given.median:g}")
+    share = given.median_share
+    if share is not None and not 0 < share <= 2:
+        parser.error(f"--median-share: expected a number above 0, at most 2, got {share:g}")
+    if (share is None) != (given.event_lengths is None):
+        parser.error("--median-share, --event-lengths: expected both or neither")
+    if share is not None and given.median:
+        parser.error("--median, --median-share: expected one of them")
+
+
+def median_widths(
+    median: float, share: float | None, event_lengths: Path | None, classes: ClassList
+) -> float | np.ndarray:
+    """Seconds, one for all classes or (classes,).
+
+    Raises:
+        UserError: for strong labels that cannot be read or hold no event of the classes.
+    """
+    if share is None or event_lengths is None:
+        return median
+    events = [
+        event for clip in read_strong_labels(event_lengths, classes).values() for event in clip
+    ]
+    if not events:
+        raise UserError(f"{event_lengths}: expected events of the detector's classes, found none")
+    return share * mean_event_seconds(events, len(classes))
