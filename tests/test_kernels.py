@@ -4,6 +4,7 @@ import eager
 import pytest
 import torch
 from cases import ACTIVATIONS, POOLINGS, SCORED, Case, assert_close, make_case
+from combinations import every_pair
 
 from milkernels import functional, reference
 
@@ -41,9 +42,9 @@ def naive_form(name: str, dim: int, from_logits: bool, **keywords):
     return pool
 
 
-@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
-@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "from_logits", "dtype"), every_pair([-1, 1], [False, True], HALF_AND_SINGLE), ids=str
+)
 @pytest.mark.parametrize("name", POOLINGS)
 def test_errors_stay_within_twice_eager_pytorchs(
     kernel_backend, device, name, dim, from_logits, dtype
@@ -70,9 +71,9 @@ def test_score_activations_are_fused(kernel_backend, device, name, dim, score_ac
     assert_within_budget(case, naive)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "from_logits", "masked"), every_pair([-1, 1], [False, True], [False, True])
+)
 @pytest.mark.parametrize("name", POOLINGS)
 def test_float64_equals_the_oracle(kernel_backend, device, name, dim, from_logits, masked):
     case = make_case(
@@ -89,9 +90,10 @@ def test_masked_frames_count_for_nothing(kernel_backend, device, name, dim, dtyp
     assert_close(case.run(functional), truth_of(case), relative=4 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("frames", [1, 3, 16, 17, 64, 65, 130])
-@pytest.mark.parametrize("classes", [1, 7, 16, 33])
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "classes", "frames"),
+    every_pair([-1, 1], [1, 7, 16, 33], [1, 3, 16, 17, 64, 65, 130]),
+)
 def test_every_remainder_of_the_vectors_is_right(kernel_backend, device, dim, classes, frames):
     for name in (
         "power_exp",

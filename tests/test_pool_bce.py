@@ -327,8 +327,9 @@ def test_gradients_of_gradients_exist(kernel_backend, device, name, reduction):
         return functional.pool_bce(pooling, x, target, *params, reduction=reduction, **keywords)
 
     tensors = [tensor.requires_grad_() for tensor in case.tensors]
-    assert torch.autograd.gradcheck(loss, tensors)
-    assert torch.autograd.gradgradcheck(loss, tensors)
+    fast = kernel_backend == "triton"
+    assert torch.autograd.gradcheck(loss, tensors, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(loss, tensors, fast_mode=fast)
 
 
 @LAYOUTS
@@ -349,8 +350,7 @@ def test_any_number_of_threads_gives_the_same_bits(name, dim):
         assert all(torch.equal(tensors[0], other) for other in tensors[1:])
 
 
-@pytest.mark.parametrize("gradients", [False, True])
-@LAYOUTS
+@pytest.mark.parametrize(("dim", "gradients"), [(-1, True), (1, False)])
 @EVERY_POOLING
 def test_opcheck_passes(kernel_backend, device, name, dim, gradients):
     case = make_case(name, 2, 3, 8, dim=dim, masked=True, from_logits=True, device=device)

@@ -8,6 +8,7 @@ import eager
 import pytest
 import torch
 from cases import Case, assert_close
+from combinations import every_pair
 from test_kernels import HALF_AND_SINGLE, assert_within_budget
 
 import milkernels
@@ -72,9 +73,9 @@ def truth_of(case):
     return case.to(torch.float64).run(reference)
 
 
-@pytest.mark.parametrize("heads", [1, 4, 16], ids="heads={}".format)
-@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "dtype", "heads"), every_pair([-1, 1], HALF_AND_SINGLE, [1, 4, 16]), ids=str
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, dim, dtype, heads):
     case = stats_case(name, 4, 16, heads=heads, dim=dim, dtype=dtype, device=device)
@@ -91,9 +92,7 @@ def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, dim, fram
     assert_within_budget(case, naive_form(name, dim))
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("heads", [1, 3, 12], ids="heads={}".format)
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(("dim", "heads", "masked"), every_pair([-1, 1], [1, 3, 12], [False, True]))
 @pytest.mark.parametrize("name", NAMES)
 def test_float64_equals_the_oracle(kernel_backend, device, name, dim, heads, masked):
     options = {"dim": dim, "masked": masked, "dtype": torch.float64, "device": device}
@@ -101,9 +100,9 @@ def test_float64_equals_the_oracle(kernel_backend, device, name, dim, heads, mas
     assert_close(case.run(functional), case.run(reference), relative=1e-13)
 
 
-@pytest.mark.parametrize("frames", [1, 3, 16, 17, 65, 130])
-@pytest.mark.parametrize("channels", [1, 7, 16, 33])
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "channels", "frames"), every_pair([-1, 1], [1, 7, 16, 33], [1, 3, 16, 17, 65, 130])
+)
 def test_every_remainder_of_the_vectors_is_right(kernel_backend, device, dim, channels, frames):
     for name, heads in (("attention_stats", 1), ("weighted_stats", channels)):
         case = stats_case(

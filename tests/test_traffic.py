@@ -9,6 +9,7 @@ if torch.cuda.is_available():
     pytestmark = pytest.mark.skip(reason="the interpreter counts; here kernels are compiled")
 
 from cases import POOLINGS, PROBABILITIES, make_case
+from combinations import every_pair
 from test_statistics import stats_case
 
 import milkernels
@@ -88,10 +89,11 @@ def usual_launches(case, backward: bool) -> int:
     return 2 if case.name == "class_attention" and not backward else 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "from_logits", "masked", "dtype"),
+    every_pair([-1, 1], [False, True], [False, True], [torch.float32, torch.bfloat16]),
+    ids=str,
+)
 @pytest.mark.parametrize("name", POOLINGS)
 def test_each_direction_is_one_launch_that_moves_each_byte_once(
     meter, name, dim, from_logits, masked, dtype
@@ -174,9 +176,11 @@ def test_evaluation_does_not_gather_what_only_learning_needs(meter):
     assert evaluation < meter.bytes
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize(
+    ("dim", "masked", "dtype"),
+    every_pair([-1, 1], [False, True], [torch.float32, torch.bfloat16]),
+    ids=str,
+)
 @pytest.mark.parametrize("name", ["attention_stats", "weighted_stats"])
 def test_statistics_read_the_embeddings_once_in_each_direction(meter, name, dim, masked, dtype):
     channels, heads = 32, 2
