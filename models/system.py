@@ -70,7 +70,7 @@ class DetectorTraining(LightningModule):
             return sum(parameter.sum() * 0 for parameter in self.parameters())
         loss, output = self.batch_loss(batch)
         self.train_loss.update(loss.detach(), weight=len(batch))
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         # Each clip counts the same, in whichever process and piece of a step it is.
         kept = len(batch) / (len(batch) + len(batch.unreadable))
         return loss * kept + output.penalty
@@ -126,6 +126,8 @@ class DetectorTraining(LightningModule):
                 "seconds": time.perf_counter() - self._epoch_start,
             }
         )
+        names = ("train_loss", "held_out_loss", "held_out_mAP", "learning_rate")
+        self.log_dict({name: self.history[-1][name] for name in names})
         self.train_loss.reset()
         # Stepped here and not by the trainer, whose own step comes after the epoch's checkpoint.
         self._plateau.step(held_out_loss)

@@ -93,6 +93,8 @@ def fit(
             f"that {trainer.world_size} processes and --accumulate {options.accumulate} cut it into"
         )
     if options.compile:
+        # It goes on uncompiled where it looks at a number, and says so at length.
+        logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
         system.detector.network.compile()
     try:
         with warnings.catch_warnings():

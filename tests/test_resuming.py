@@ -87,11 +87,14 @@ def assert_same_to_rounding(run, expected):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"ema": 0.9}, {"mean_teacher": (0, 4, 0), "time_shift": 2.0}, {"accumulate": 2, "workers": 1}],
+    ("step", "changes"),
+    [
+        (2, {"ema": 0.9}),
+        (9, {"mean_teacher": (0, 4, 0), "time_shift": 2.0}),
+        (6, {"accumulate": 2, "workers": 1}),
+    ],
     ids=["averaged weights", "mean teacher", "pieces"],
 )
-@pytest.mark.parametrize("step", [2, 6, 9])
 def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(
     step, changes, sigterm_after, data, tmp_path, capsys
 ):

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import train as program
 from models.checkpoint import write_atomically, write_text
@@ -313,6 +314,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensorboard_has_the_curves(finished):
+    out, _ = finished
+    curves = EventAccumulator(str(out / "tensorboard")).Reload()
+    history = read_history(out / "history.csv")
+    for name in ("train_loss", "held_out_loss", "held_out_mAP", "learning_rate"):
+        values = [point.value for point in curves.Scalars(name)]
+        assert values == pytest.approx([row[name] for row in history])
 
 
 def test_the_history_is_a_table(finished):
