@@ -3,9 +3,9 @@
 import csv
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -20,7 +20,7 @@ from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.segments import SegmentList
 from models.detector import load_detector
-from models.errors import UserError
+from models.errors import UserError, run_command
 from models.feature_cache import FeatureClips, collate_features
 from models.features import PRESETS, FrontEnd
 from models.run_folder import read_history
@@ -133,15 +133,13 @@ def test_a_run_stopped_in_its_evaluation_goes_on(finished, data, corpus, tmp_pat
 
 def test_a_run_interrupted_and_killed_ends_as_if_it_had_not_been(data, corpus, tmp_path):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    command = [
-        *(sys.executable, "-W", "ignore", "-m", "models.train"),
-        *arguments(data, stopped, "--epochs", "8", "--learning-rate", "0.05", "--patience", "0"),
-    ]
-    status, message = _stop(command, stopped / "history.csv", 1, signal.SIGINT)
+    given = ("--epochs", "8", "--learning-rate", "0.05", "--patience", "0")
+    command = arguments(data, stopped, *given)
+    status, message = _stop(command, stopped, 1, signal.SIGINT)
     assert status == 130
     assert f"of 8 epochs are in {stopped}" in message
     assert message.splitlines()[-1].startswith("interrupted: run the same command again")
-    status, _ = _stop(command, stopped / "history.csv", 4, signal.SIGKILL)
+    status, _ = _stop(command, stopped, 4, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert not (stopped / "metrics.json").exists()
     decaying = {"epochs": 8, "learning_rate": 0.05, "patience": 0}
@@ -153,17 +151,24 @@ def test_a_run_interrupted_and_killed_ends_as_if_it_had_not_been(data, corpus, t
     assert histories[0][-1]["learning_rate"] < 0.05
 
 
-def _stop(command, history, epochs, number):
-    """Run a command and send it a signal after so many epochs; exit status and stderr."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    while process.poll() is None:
+def _stop(command, out, epochs, number):
+    """Run the program and send it a signal after so many epochs; exit status and stderr."""
+    messages, history = out.with_name("messages.txt"), out / "history.csv"
+    process = multiprocessing.get_context("fork").Process(target=_main, args=(command, messages))
+    process.start()
+    while process.is_alive():
         if history.exists() and len(history.read_text().splitlines()) > epochs:
-            process.send_signal(number)
+            os.kill(process.pid, number)
             break
         time.sleep(0.01)
-    _, message = process.communicate(timeout=60)
-    return process.returncode, message
+    process.join()
+    return process.exitcode, messages.read_text()
+
+
+def _main(command, messages):
+    sys.argv = ["train", *command]
+    with messages.open("w", buffering=1) as sys.stderr:
+        run_command(program.main)
 
 
 def test_a_finished_run_says_so(finished, data, monkeypatch, capsys):
