@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import assert_close
+from combinations import every_pair
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -61,9 +62,9 @@ def rows_for(width: int, backend: str) -> tuple[int, ...]:
     return (3, 7) if width > 64 else (4, 20)
 
 
-@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "width", "dtype"), every_pair(VARIANTS, WIDTHS, HALF_AND_SINGLE), ids=str
+)
 def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, variant, width, dtype):
     tensors = make_inputs(width, *rows_for(width, kernel_backend), dtype=dtype, device=device)
     rounding = torch.finfo(dtype).eps
