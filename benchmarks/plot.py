@@ -28,19 +28,19 @@ _COLOURS = {
     ("compile", "classes_first"): "#b5651d",
     ("compile", "frames_first"): "#e3b58a",
 }
+_TABLES = [Path(__file__).parent / "results" / f"{device}.csv" for device in ("cpu", "cuda")]
 _BAR = 0.2
 _NAMES_SIDE_BY_SIDE = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Draw the pictures. Returns the process's exit code."""
-    folder = Path(__file__).parent / "results"
     matplotlib.use("Agg")
     parser = argparse.ArgumentParser(prog="benchmarks.plot", description=__doc__)
-    parser.add_argument("tables", nargs="*", type=Path, help="CSV files (those in results/)")
+    parser.add_argument("tables", nargs="*", type=Path, help="CSV files (cpu.csv and cuda.csv of results/)")
     parser.add_argument("--out", type=Path, help="folder of the pictures (the CSV's own)")
     options = parser.parse_args(arguments)
-    tables = options.tables or sorted(folder.glob("*.csv"))
+    tables = options.tables or [path for path in _TABLES if path.exists()]
     drawn: list[Path] = []
     try:
         for table in tables:
