@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Draw the pictures. Returns the process's exit code."""
     matplotlib.use("Agg")
     parser = argparse.ArgumentParser(prog="benchmarks.plot", description=__doc__)
-    parser.add_argument("tables", nargs="*", type=Path, help="CSV files (cpu.csv and cuda.csv of results/)")
+    parser.add_argument("tables", nargs="*", type=Path, help="CSV files (results/'s own)")
     parser.add_argument("--out", type=Path, help="folder of the pictures (the CSV's own)")
     options = parser.parse_args(arguments)
     tables = options.tables or [path for path in _TABLES if path.exists()]
