@@ -65,6 +65,13 @@ def test_the_changed_head_computes_what_the_old_one_did():
     assert torch.allclose(before(hidden), after(hidden), atol=1e-6)
 
 
+def test_the_tests_that_it_names_are_there():
+    named = re.findall(r"\]\((tests/\w+\.py)\) `(test_\w+)`", README)
+    assert named
+    for path, test in named:
+        assert f"def {test}(" in (ROOT / path).read_text(), test
+
+
 def test_the_tables_name_every_function_and_module_and_nothing_else():
     rows = re.findall(
         r"^\| (?:`(\w+)\(.*?\)` )?\| (?:`(\w+)(?:\(.*?\))?` )?\|", README, re.MULTILINE
