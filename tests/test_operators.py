@@ -179,3 +179,36 @@ def test_vmap_hands_gradients_out(kernel_backend, device):
     assert torch.equal(mapped, whole)
     ours, theirs = (torch.autograd.grad(y.sum(), (x, power)) for y in (mapped, whole))
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["linear_softmax", "max", "noisy_or"])
+def test_pulling_gradients_back_later_gives_autograds(name):
+    """`torch.func.vjp` asks for gradients when its transform is over, under vmap too."""
+    x, gradient = torch.rand(3, 2, 4, 8, requires_grad=True), torch.rand(3, 2, 4)
+    pool = getattr(functional, f"{name}_pool")
+    expected = torch.stack(
+        [
+            torch.autograd.grad(pool(one), x, g)[0][i]
+            for i, (one, g) in enumerate(zip(x, gradient, strict=True))
+        ]
+    )
+    pulled = [
+        torch.func.vjp(pool, one)[1](g)[0] for one, g in zip(x.detach(), gradient, strict=True)
+    ]
+    assert torch.equal(torch.stack(pulled), expected)
+    mapped = torch.func.vmap(lambda one, g: torch.func.vjp(pool, one)[1](g)[0])
+    assert torch.equal(mapped(x.detach(), gradient), expected)
+
+
+def test_gradients_of_gradients_inside_torch_func():
+    x = torch.rand(2, 3, 8)
+
+    def norm(x):
+        first = torch.func.grad(lambda x: functional.linear_softmax_pool(x).square().sum())
+        return first(x).square().sum()
+
+    leaf = x.clone().requires_grad_()
+    y = functional.linear_softmax_pool(leaf).square().sum()
+    (first,) = torch.autograd.grad(y, leaf, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), leaf)
+    torch.testing.assert_close(torch.func.grad(norm)(x), second)

@@ -176,10 +176,11 @@ def _input_gradients(
     needs = list(ctx.needs_input_grad[2:])
     if gradient is None:
         return None, None, *(None for _ in needs)
+    gradients = None
     if torch.is_grad_enabled():
         inputs = ctx.saved_tensors[: ctx.inputs]
         gradients = _differentiable_gradients(family, inputs, ctx.options, needs, gradient)
-    else:
+    if gradients is None:
         gradients = backward(gradient, *ctx.saved_tensors, needs, *ctx.options)
     remaining = iter(gradients)
     return None, None, *[next(remaining) if needed else None for needed in needs]
@@ -191,9 +192,12 @@ def _differentiable_gradients(
     options: tuple[Any, ...],
     needs: list[bool],
     gradient: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of the inputs in need that can be differentiated again."""
+) -> tuple[Tensor, ...] | None:
+    """Gradients of the inputs in need that can be differentiated again; None where nothing is
+    recorded, as in `torch.func.vjp`, which is over when it asks for gradients."""
     y = family.reference(*inputs, *options)
+    if not y.requires_grad:
+        return None
     needed = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
     return torch.autograd.grad(y, needed, gradient, create_graph=True)
 
