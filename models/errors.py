@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -35,6 +36,10 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         _exit(f"error: {error}", 1)
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as `head` does. Nothing is left to be flushed there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _exit(f"error: {_describe(error)}", 1)
     except KeyboardInterrupt:
