@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -17,11 +16,11 @@ from models.data.corpus import Corpus
 from models.data.shards import ClipStream, Shards, ShuffledClips, StreamOptions
 from models.errors import UserError
 from models.features import FeaturePreset, FrontEnd
-from models.system import Batch, move_batch
-from models.training_data import LoadingOptions, NamingLoader
+from models.system import Batch
+from models.training_data import ClipData, LoadingOptions, NamingLoader
 
 
-class ShardData(LightningDataModule):
+class ShardData(ClipData):
     """Loaders over shards: `TrainingData` without classes in turns, which a stream cannot have.
 
     The last training shards are held out. An epoch has as many steps as `--epoch-batches` says.
@@ -38,8 +37,6 @@ class ShardData(LightningDataModule):
     Raises:
         UserError: for a single training shard, which leaves none to hold out.
     """
-
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self, corpus: Corpus, preset: FeaturePreset, options: LoadingOptions, steps: int
@@ -93,24 +90,9 @@ class ShardData(LightningDataModule):
             **self._how(),
         )
 
-    def val_dataloader(self) -> DataLoader:
-        """This process's share of the held-out shards."""
-        trainer = self.trainer
-        return self._in_order(self._held_out[trainer.global_rank :: trainer.world_size])
-
-    def held_out_dataloader(self) -> DataLoader:
-        """The clips of the held-out shards, all of them."""
-        return self._in_order(self._held_out)
-
     def evaluation_dataloader(self) -> DataLoader:
         """The evaluation clips."""
         return self._in_order(self.corpus.evaluation.paths)
-
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Move all but the lengths."""
-        return move_batch(batch, device)
 
     def normalisation_batches(
         self, front_end: FrontEnd, limit: int
@@ -120,16 +102,8 @@ class ShardData(LightningDataModule):
         Raises:
             UserError: where none of them can be read.
         """
-        found = False
         batches = math.ceil(limit / self.options.batch_size)
-        for batch in islice(self._in_order(self._training), batches):
-            if len(batch):
-                found = True
-                yield front_end.extract(batch.waveform, batch.lengths)
-        if not found:
-            raise UserError(
-                f"{self.corpus.directory}: none of its training clips can be read: replace them"
-            )
+        return self.features_of(islice(self._in_order(self._training), batches), front_end)
 
     def _in_order(self, shards: Sequence[Path]) -> DataLoader:
         clips = ClipStream(shards, self.corpus.classes, self._stream)

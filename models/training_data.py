@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from models.data.part_batches import PartBatches
 from models.data.sampling import BalancedBatchSampler, held_out_split
 from models.data.segments import ClipSource
 from models.errors import UserError
-from models.feature_cache import FeatureClips, collate_features
+from models.feature_cache import FeatureBatch, FeatureClips, collate_features
 from models.features import FeaturePreset, FrontEnd
 from models.step_batches import StepBatches, part_sizes
 from models.system import Batch, move_batch
@@ -76,7 +76,54 @@ def cache_features(
     return CachedFeatures(train, evaluation, unlabelled)
 
 
-class TrainingData(LightningDataModule):
+class ClipData(LightningDataModule):
+    """What loaders over clips of any kind have in common.
+
+    A kind has `corpus`, `_held_out`, what can be cut into every so many-th, and `_in_order`, a
+    loader over such a part.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def val_dataloader(self) -> DataLoader:
+        """This process's share of the held-out clips."""
+        trainer = self.trainer
+        return self._in_order(self._held_out[trainer.global_rank :: trainer.world_size])
+
+    def held_out_dataloader(self) -> DataLoader:
+        """The held-out clips, all of them."""
+        return self._in_order(self._held_out)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """Move all but the lengths."""
+        return move_batch(batch, device)
+
+    def features_of(
+        self, batches: Iterable[Batch], front_end: FrontEnd
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features before normalisation and real frames of training batches.
+
+        Raises:
+            UserError: where no clip of them can be read.
+        """
+        found = False
+        for batch in batches:
+            if not len(batch):
+                continue
+            found = True
+            if isinstance(batch, FeatureBatch):
+                yield batch.features, batch.lengths
+            else:
+                yield front_end.extract(batch.waveform, batch.lengths)
+        if not found:
+            raise UserError(
+                f"{self.corpus.directory}: none of its training clips can be read: replace them"
+            )
+
+
+class TrainingData(ClipData):
     """Loaders over a corpus, of waveforms or of cached features.
 
     Attributes:
@@ -85,8 +132,6 @@ class TrainingData(LightningDataModule):
     Raises:
         UserError: where the training clips are too few to hold any out.
     """
-
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -138,24 +183,9 @@ class TrainingData(LightningDataModule):
             persistent_workers=self._workers > 0,
         )
 
-    def val_dataloader(self) -> DataLoader:
-        """This process's share of the held-out clips: every so many-th."""
-        trainer = self.trainer
-        return self._in_order(self._held_out[trainer.global_rank :: trainer.world_size])
-
-    def held_out_dataloader(self) -> DataLoader:
-        """The held-out clips, all of them."""
-        return self._in_order(self._held_out)
-
     def evaluation_dataloader(self) -> DataLoader:
         """The evaluation clips."""
         return self._loader(self._evaluation, batch_size=self.options.batch_size)
-
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """Move all but the lengths."""
-        return move_batch(batch, device)
 
     def normalisation_batches(
         self, front_end: FrontEnd, limit: int
@@ -167,19 +197,7 @@ class TrainingData(LightningDataModule):
         """
         generator = torch.Generator().manual_seed(self.options.seed)
         chosen = torch.randperm(len(self._training), generator=generator)[:limit].sort().values
-        found = False
-        for batch in self._in_order(self._training[chosen.numpy()]):
-            if not len(batch):
-                continue
-            found = True
-            if self.cache:
-                yield batch.features, batch.lengths
-            else:
-                yield front_end.extract(batch.waveform, batch.lengths)
-        if not found:
-            raise UserError(
-                f"{self.corpus.directory}: none of its training clips can be read: replace them"
-            )
+        return self.features_of(self._in_order(self._training[chosen.numpy()]), front_end)
 
     def _sampler(self, training: np.ndarray, size: int | None = None) -> BalancedBatchSampler:
         options = self.options
