@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from milkernels.reference.frames import Frames
+from milkernels.reference.frames import Frames, sigmoid
 
 
 def noisy_or_pool(
@@ -17,7 +17,7 @@ def noisy_or_pool(
     a product with zeros, to any order.
     """
     values = Frames(x, dim, mask, from_logits)
-    inactive = (-values.raw).sigmoid() if from_logits else 1 - values.x
+    inactive = sigmoid(-values.raw) if from_logits else 1 - values.x
     return values.restore(1 - inactive.masked_fill(~values.valid, 1).prod(-1))
 
 
