@@ -60,7 +60,7 @@ MASKS = {
 
 #: An error is luck where few numbers have one: cases of a situation are repeated up to so many
 #: elements, or so often.
-ENOUGH_ELEMENTS, ENOUGH_CASES = 300, 8
+ENOUGH_ELEMENTS, ENOUGH_CASES = 500, 16
 
 
 def sprinkle(x: Tensor, values: tuple[float, ...], share: float) -> Tensor:
@@ -123,7 +123,7 @@ class OfFrameValues(Situation):
         x, *rest = tensors
         real = self.name in REAL_VALUED and self.name != "noisy_or" and not self.from_logits
         if real and self.embeddings:
-            x = self.hostile(10 * torch.randn_like(x), EMBEDDINGS)
+            x = self.hostile(3 * torch.randn_like(x), EMBEDDINGS)
         else:
             x = self.hostile(x, LOGITS if self.from_logits else PROBABILITIES)
         values = [PARAMETERS[parameter] for parameter in LEARNED.get(self.name, ())]
@@ -142,14 +142,14 @@ class Padded(Situation):
     poison: float
 
     def masked(self, case: Case, device: str) -> Case:
+        case.tensors = [self.laid_out(tensor, 3, device) for tensor in case.tensors]
         real = MASKS[self.mask](self.bags, self.frames)
         if real is not None:
-            case.keywords["mask"] = real.to(device)
+            case.keywords["mask"] = real = real.to(device)
             hidden = ~(real[:, None] if case.dim == 2 else real[..., None])
-            case.tensors = [
-                t.masked_fill(hidden, self.poison) if t.dim() == 3 else t for t in case.tensors
-            ]
-        case.tensors = [self.laid_out(tensor, 3, device) for tensor in case.tensors]
+            for tensor in case.tensors:
+                if tensor.dim() == 3 and not self.strides.endswith("of all"):
+                    tensor.masked_fill_(hidden, self.poison)
         return case
 
 
