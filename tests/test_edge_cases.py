@@ -1,5 +1,7 @@
 """What happens at the edges: each test is one promise, kept by every backend."""
 
+from itertools import product
+
 import pytest
 import torch
 from cases import BETWEEN_FRAMES, POOLINGS, PROBABILITIES, make_case
@@ -65,6 +67,21 @@ def test_nothing_in_gives_nothing_out_and_is_differentiable(any_backend, device,
     y, *gradients = make_case(name, *sizes, dim=dim, device=device).run(functional)
     assert y.shape == sizes[:2]
     assert all((gradient == 0).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_nothing_in_any_strides_is_not_read(any_backend, device, name, dim):
+    """Empty tensors have no memory, whichever axis their strides call contiguous."""
+    for sizes, contiguous in product([(1, 0, 4), (0, 2, 4), (1, 2, 0)], [1, 2]):
+        case = make_case(name, *sizes, dim=dim, device=device)
+        case.tensors = [
+            t.transpose(contiguous, 2).contiguous().transpose(contiguous, 2) if t.dim() == 3 else t
+            for t in case.tensors
+        ]
+        y, *gradients = case.run(functional)
+        assert (y == 0).all()
+        assert all((gradient == 0).all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -85,7 +85,7 @@ def naive_packed(pooling: str, from_logits: bool):
     pool = naive_form(pooling, 1, from_logits)
 
     def run(_, x, offsets, *rest, **keywords):
-        values = []
+        values = [x[:0] + sum(tensor[:0].sum() for tensor in rest)]
         for first, last in pairwise(offsets.tolist()):
             bag = [
                 tensor[None, first:last] if tensor.dim() == 2 else tensor for tensor in (x, *rest)
