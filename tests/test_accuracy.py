@@ -26,7 +26,8 @@ def test_each_backend_and_eager_have_a_row_for_each_direction_and_dtype(tmp_path
     backends = {implementation for *_, implementation in of}
     assert accuracy.EAGER in backends and len(backends) >= 2
     assert len(of) == len(set(of)) == 2 * 3 * 2 * len(backends)
-    assert all(0 <= float(row["mean_ulp"]) <= float(row["largest_ulp"]) < 2 for row in rows)
+    ours = [row for row in rows if row["implementation"] != accuracy.EAGER]
+    assert all(0 <= float(row["mean_ulp"]) <= float(row["largest_ulp"]) < 2 for row in ours)
 
 
 def test_the_page_shows_the_committed_measurement():
