@@ -26,7 +26,7 @@ struct Sigmoid {
 template <class T>
 MILKERNELS_INLINE Sigmoid<T> sigmoid(Vector<T> raw) {
   const Vector<T> zero{};
-  const Vector<T> decay = exp2(minus_magnitude<T>(raw) * T(kLog2E));
+  const Vector<T> decay = exp(minus_magnitude<T>(raw));
   const Vector<T> larger = reciprocal(T(1) + decay);
   const Vector<T> smaller = decay * larger;
   const auto positive = raw >= zero;

@@ -286,13 +286,14 @@ MILKERNELS_INLINE Vector<float> times_power_of_two(Vector<float> value, Vector<f
 #endif
 }
 
-// 2^(x + exponent) for a whole exponent and a sum up to 1: relative error below 1.2e-7, exact where
-// x is whole, 0 below -126. The polynomial is the best of its degree on [-1/2, 1/2].
+// 2^x on [-1/2, 1/2]: the best polynomial of its degree.
 MILKERNELS_INLINE Vector<float> exp2_of_fraction(Vector<float> x) {
   return polynomial(x, 1.53533605e-4f, 1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f,
                     2.40226477e-1f, 6.93147182e-1f, 1.0f);
 }
 
+// 2^(x + exponent) for a whole exponent and a sum up to 1: relative error below 1.2e-7, exact where
+// x is whole, 0 below -126.
 MILKERNELS_INLINE Vector<float> exp2(Vector<float> x, Vector<float> exponent) {
   const Vector<float> whole = nearest(x);
   return times_power_of_two(exp2_of_fraction(x - whole), whole + exponent);
@@ -313,6 +314,33 @@ MILKERNELS_INLINE Vector<double> exp2(Vector<double> x) { return exp2(x, Vector<
 
 constexpr double kLog2E = 1.44269504088896340736;
 constexpr double kLn2 = 0.69314718055994530942;
+
+// x · log2 e as a whole number and what is left, which the product alone would round by |x| units.
+template <class V>
+struct Exponent {
+  V whole;
+  V rest;
+};
+
+template <class T>
+MILKERNELS_INLINE Exponent<Vector<T>> exponent_of_two(Vector<T> x) {
+  constexpr T kHigh = T(kLog2E);
+  constexpr T kLow = sizeof(T) == 4 ? T(kLog2E - double(kHigh)) : T(2.0355273740931033e-17);
+  const Vector<T> whole = nearest(x * kHigh);
+  const Vector<T> rest = multiply_add(x, broadcast(kHigh), -whole);
+  return {whole, multiply_add(x, broadcast(kLow), rest)};
+}
+
+// e^x for x up to 0, with the error of exp2; 0 below 2^-126.
+MILKERNELS_INLINE Vector<float> exp(Vector<float> x) {
+  const Exponent<Vector<float>> exponent = exponent_of_two<float>(x);
+  return times_power_of_two(exp2_of_fraction(exponent.rest), exponent.whole);
+}
+
+MILKERNELS_INLINE Vector<double> exp(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
+  return x;
+}
 
 // The smallest whole number at least x.
 MILKERNELS_INLINE Vector<float> ceiling(Vector<float> x) {
