@@ -50,10 +50,7 @@ inline void set_problem(Problem& problem, const Layout& layout, const Mask& mask
   problem.mask_stride_frame = stride_frame;
 }
 
-inline const Kernels& kernels(int element) {
-  static const std::string instruction_set = chosen_instruction_set();
-  return kernels_for(instruction_set, static_cast<Element>(element));
-}
+inline const Kernels& kernels(int element) { return kernels_for(static_cast<Element>(element)); }
 
 // Functions of their own files.
 void define_packed(py::module_& module);
