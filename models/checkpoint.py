@@ -1,8 +1,7 @@
-"""Files that are there whole or not at all, whatever kills the program; reading them runs no code."""
+"""Files that are there whole or not at all, whatever kills the program, and read without code."""
 
 from __future__ import annotations
 
-import errno
 import os
 import zipfile
 from collections.abc import Callable

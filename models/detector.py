@@ -122,7 +122,14 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
         classes = ClassList(tuple(content["mids"]), tuple(content["names"]))
         detector = Detector(spec, classes)
         detector.load_state_dict(content["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise UserError(
             f"{path}: {advice}, but its contents do not fit together: train it again with this "
             "version"

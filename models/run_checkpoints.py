@@ -94,7 +94,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, object]:
         try:
             content = load_saved(Path(path))
-            if not isinstance(content, dict) or not _PARTS <= content.keys():
+            if not isinstance(content, dict) or _PARTS - content.keys():
                 raise ValueError("parts of it are missing")
         except ValueError as error:
             raise UserError(

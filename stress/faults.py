@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,8 +93,9 @@ def kill_at_random(data: Path, whole: Path, kills: int, rng: random.Random) -> N
             moments.append(step)
         assert begin(data, run).end().status == 0
         assert_same(run, whole)
-        assert logged_steps(run) == list(range(1, EPOCHS * 9 + 1))
-        found.append(f"checkpoints at steps {moments} of {EPOCHS * 9}, the same bits in the end")
+        steps = logged_steps(run)
+        assert steps == list(range(1, len(steps) + 1))
+        found.append(f"checkpoints at steps {moments} of {len(steps)}, the same bits in the end")
 
 
 def kill_a_training_worker(data: Path, whole: Path) -> None:
@@ -103,9 +104,7 @@ def kill_a_training_worker(data: Path, whole: Path) -> None:
         running = begin(data, run, "--workers", 2)
         _wait_for(running, lambda: saved_step(run) > SAVE_EVERY and running.children())
         _kill(running.children()[0])
-        ended = running.end()
-        assert ended.is_one_line, ended
-        found.append(ended.message.splitlines()[-1])
+        found.append(running.end().error)
         assert train(data, run, "--workers", 2).status == 0
         assert_same(run, whole)
         found.append("the same bits in the end")
@@ -118,9 +117,7 @@ def kill_packing_workers(data: Path) -> None:
         running = begin_packing(data, out, "--workers", 1)
         _wait_for(running, lambda: bool(running.children()))
         _kill(running.children()[0])
-        ended = running.end()
-        assert ended.is_one_line, ended
-        found.append(ended.message.splitlines()[-1])
+        found.append(running.end().error)
         assert begin_packing(data, out, "--workers", 1).end().status == 0
         assert_same_pack(out, whole)
         found.append("the same pack in the end")
@@ -136,10 +133,8 @@ def fill_the_disk_while_checkpointing(data: Path, whole: Path) -> None:
         _wait_for(running, lambda: saved_step(run) > SAVE_EVERY)
         ballast = disk / "ballast"
         _fill(ballast)
-        ended = running.end()
-        assert ended.is_one_line, ended
-        step = saved_step(run)
-        found.append(f"{ended.message.splitlines()[-1]}; the checkpoint is of step {step}")
+        found.append(running.end().error)
+        found.append(f"the checkpoint is of step {saved_step(run)}")
         assert not list(run.glob("*.part"))
         ballast.unlink()
         assert train(data, run).status == 0
@@ -154,11 +149,9 @@ def fill_the_disk_while_packing(data: Path) -> None:
             return
         out, ballast = disk / "train.h5", disk / "ballast"
         running = begin_packing(data, out)
-        _wait_for(running, lambda: (disk / "train.h5.part").exists())
+        _wait_for(running, (disk / "train.h5.part").exists)
         _fill(ballast)
-        ended = running.end()
-        assert ended.is_one_line, ended
-        found.append(ended.message.splitlines()[-1])
+        found.append(running.end().error)
         ballast.unlink()
         assert begin_packing(data, out).end().status == 0
         assert_same_pack(out, data.with_name("whole.h5"))
@@ -192,7 +185,7 @@ def _fill(path: Path) -> None:
             return
 
 
-def _wait_for(running: Running, condition) -> None:
+def _wait_for(running: Running, condition: Callable[[], object]) -> None:
     while running.is_alive() and not condition():
         time.sleep(0.01)
 

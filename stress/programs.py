@@ -29,11 +29,13 @@ class Ended:
     message: str
 
     @property
-    def is_one_line(self) -> bool:
-        """Whether it ended with an error that its user is told in one line."""
+    def error(self) -> str:
+        """The line with which it told its user what is wrong; AssertionError if it did not."""
         last = self.message.splitlines()[-1:]
-        said = bool(last) and last[0].startswith("error: ")
-        return self.status == 1 and said and "Traceback" not in self.message
+        # PyTorch raises at the loss of a worker wherever Python is, in a finalizer too: what is
+        # ignored there comes before.
+        assert self.status == 1 and last and last[0].startswith("error: "), self
+        return last[0]
 
 
 class Running:
@@ -65,7 +67,7 @@ class Running:
 
     def memory(self) -> float:
         """MB that it and its processes hold for themselves."""
-        return sum(map(_private_memory, [self.pid, *self.children()]))
+        return sum(map(private_memory, [self.pid, *self.children()]))
 
     def kill(self, number: int) -> None:
         if self.is_alive():
@@ -84,9 +86,10 @@ def _main(main: Callable[[], None], arguments: Sequence[object], messages: Path)
         run_command(main)
 
 
-def _private_memory(pid: int) -> float:
+def private_memory(pid: int) -> float:
+    """MB that a process, or with 0 this one, shares with no other; 0 of one that has ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(f"/proc/{pid or 'self'}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024

@@ -75,9 +75,7 @@ class Bounds:
         for value in launch.arguments.values():
             if isinstance(value, Tensor) and value.numel():
                 by_size.setdefault(value.element_size(), []).append(addresses(value))
-        self._elements = {
-            size: np.unique(np.concatenate(parts)) for size, parts in by_size.items()
-        }
+        self._elements = {size: np.unique(np.concatenate(parts)) for size, parts in by_size.items()}
 
     def access(self, pointers: Any, mask: Any) -> None:
         touched = np.atleast_1d(pointers.data)[np.atleast_1d(mask.data).astype(bool)]
