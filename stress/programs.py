@@ -100,13 +100,17 @@ def begin_training(data: Path, out: Path, *more: object) -> Running:
     network = (f"--model-option={name}={json.dumps(value)}" for name, value in NETWORK.items())
     common = ("--data", data, "--out", out, "--accelerator", "cpu", "--devices", 1)
     sizes = ("--batch-size", 4, "--held-out", 0.25, "--log-every", 1)
-    messages = out.with_name(f"{out.name}.txt")
-    return Running(training.main, [*common, *sizes, *network, *more], messages)
+    return Running(training.main, [*common, *sizes, *network, *more], _messages(data, out))
 
 
 def begin_packing(data: Path, out: Path, *more: object) -> Running:
     """`models.pack`."""
-    return Running(packing.main, ["--data", data, "--out", out, *more], out.with_suffix(".txt"))
+    return Running(packing.main, ["--data", data, "--out", out, *more], _messages(data, out))
+
+
+def _messages(data: Path, out: Path) -> Path:
+    """Beside the corpus: the disk of the results may be full."""
+    return data.with_name(f"{out.name}.txt")
 
 
 def mix(folder: Path, train: int = 48, seconds: float = 1.0) -> Path:
