@@ -68,11 +68,12 @@ def soak_poolings(calls: int) -> bool:
 
 
 def _watch(running: Running, history: Path, epochs: int) -> dict[float, list[float]]:
-    """MB held, by the share of the epochs that are done."""
+    """MB held, by the share of the epochs that are done. What is measured after them is more."""
     samples: dict[float, list[float]] = {}
     while running.is_alive():
         lines = history.read_text().count("\n") - 1 if history.exists() else 0
-        samples.setdefault(max(lines, 0) / epochs, []).append(running.memory())
+        if lines < epochs:
+            samples.setdefault(max(lines, 0) / epochs, []).append(running.memory())
         time.sleep(0.1)
     return samples
 
