@@ -1,11 +1,11 @@
-# make install, demo, test, bench, lint: each sets up what it needs.
+# make install, demo, test, bench, lint, sanitize: each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 BUILT := $(VENV)/built
 
-.PHONY: install demo test bench lint clean
+.PHONY: install demo test bench lint sanitize clean
 
 install: $(BUILT)
 
@@ -33,6 +33,11 @@ bench: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Half an hour on two cores.
+sanitize: install
+	$(BIN)/python -m stress.sanitize address
+	$(BIN)/python -m stress.sanitize thread
 
 clean:
 	rm -rf $(VENV) build *.egg-info milkernels/_C.*.so
