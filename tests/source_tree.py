@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "csrc", "milkernels", "models", "tests")
+FOLDERS = ("benchmarks", "csrc", "docs", "milkernels", "models", "tests")
 FILES = ("*.md", "*.py", "*.toml", "*.txt", "LICENSE", "MANIFEST.in", "Makefile")
 _BUILT = shutil.ignore_patterns("__pycache__", "*.so", ".gitignore")
 
@@ -23,6 +23,4 @@ def copy_sources(target: Path) -> Path:
 
 def files_of(folder: Path) -> set[str]:
     """Paths of all files in it, relative to it."""
-    return {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-    }
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}

@@ -12,7 +12,10 @@ from milkernels.compat.head import Head, wide
 
 
 class GatedAttention(Head):
-    """Bag embedding z = Σ a_k h_k with a = softmax of w·(tanh(V h_k) ⊙ σ(U h_k)) over instances.
+    r"""Bag embedding z of instances h_k.
+
+    $$z = \sum_k a_k h_k, \quad
+    a = \mathrm{softmax}_k(w^\top (\tanh(V h_k) \odot \sigma(U h_k)))$$
 
     V and U share one matrix product, so the instances are read once for both.
 
@@ -20,6 +23,10 @@ class GatedAttention(Head):
         in_features: width of an instance's embedding (M in the authors' program).
         hidden: width of the attention's layer (L).
         branches: attentions side by side (ATTENTION_BRANCHES).
+
+    >>> embedding, weights = GatedAttention(in_features=512)(torch.randn(1000, 512))
+    >>> embedding.shape, weights.shape
+    (torch.Size([1, 512]), torch.Size([1, 1000]))
     """
 
     parts = ("attention_V", "attention_U", "attention_w")

@@ -50,6 +50,9 @@ class AttentiveStatisticsPooling(Head):
         channels: of the input.
         attention_channels: width of the layer that scores.
         global_context: score each frame beside the bag's mean and deviation.
+
+    >>> AttentiveStatisticsPooling(64)(torch.randn(4, 64, 50)).shape
+    torch.Size([4, 128, 1])
     """
 
     parts = ("tdnn", "conv")

@@ -40,6 +40,9 @@ def frame_weights(
 
     Raises:
         ValueError, TypeError: for an unknown name, and what the function itself refuses.
+
+    >>> frame_weights("linear_softmax", torch.tensor([[[0.2, 0.6]]]))
+    tensor([[[0.2500, 0.7500]]])
     """
     if name not in reference.FRAME_WEIGHTS:
         expected = ", ".join(reference.FRAME_WEIGHTS)

@@ -47,6 +47,11 @@ def pool_packed(
 
     Raises:
         ValueError, TypeError: for an unknown name, wrong offsets, and what the function refuses.
+
+    >>> values = torch.tensor([[0.2], [0.6], [0.9]])  # three instances of one class
+    >>> pool_packed("mean", values, offsets=torch.tensor([0, 2, 3]))
+    tensor([[0.4000],
+            [0.9000]])
     """
     validation.one_of("name", name, tuple(POOLING_PARAMETERS))
     arguments = pooling_arguments.named(name, parameters, options)
