@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pdoc
+import torch
 from pdoc import render, render_helpers
 
 MODULES = ("milkernels", r"!milkernels\.(functional|reference|nn|compat)\..+")
@@ -17,8 +18,13 @@ MODULES = ("milkernels", r"!milkernels\.(functional|reference|nn|compat)\..+")
 def build(folder: Path) -> None:
     """Write the pages of the public modules into `folder`, index.html first."""
     render_helpers.markdown_extensions["latex"] = None
+    # PyTorch's word on its own constructor would stand under each module's.
+    torch.nn.Module.__init__.__doc__ = None
     render.configure(
-        docformat="google", show_source=False, template_directory=Path(__file__).parent
+        docformat="google",
+        include_undocumented=False,
+        show_source=False,
+        template_directory=Path(__file__).parent,
     )
     pdoc.pdoc(*MODULES, output_directory=folder)
 

@@ -6,7 +6,6 @@ Every frame-level module takes `(x, mask=None)` and is built with `dim` and `fro
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -51,11 +50,11 @@ class _OfFrames(FramePool):
     """A pooling that needs nothing beside the frame values and its own parameters."""
 
     #: The function that the module calls.
-    function: Callable[..., Tensor]
+    _function: Callable[..., Tensor]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Bag values (batch, classes) of the frames of `x` where `mask` (batch, frames) is True."""
-        return self.function(x, *self._parameters_used(), **self._layout(mask))
+        return self._function(x, *self._parameters_used(), **self._layout(mask))
 
     def _parameters_used(self) -> tuple[Tensor | float, ...]:
         """What the function takes after x."""
@@ -69,7 +68,7 @@ class MeanPool(_OfFrames):
     tensor([[0.3000]])
     """
 
-    function = staticmethod(functional.mean_pool)
+    _function = staticmethod(functional.mean_pool)
 
 
 class MaxPool(_OfFrames):
@@ -79,7 +78,7 @@ class MaxPool(_OfFrames):
     tensor([[0.4000]])
     """
 
-    function = staticmethod(functional.max_pool)
+    _function = staticmethod(functional.max_pool)
 
 
 class MaxMeanPool(_OfFrames):
@@ -90,7 +89,7 @@ class MaxMeanPool(_OfFrames):
     """
 
     gives_probabilities = False
-    function = staticmethod(functional.max_mean_pool)
+    _function = staticmethod(functional.max_mean_pool)
 
 
 class NoisyOrPool(_OfFrames):
@@ -100,7 +99,7 @@ class NoisyOrPool(_OfFrames):
     tensor([[0.7500]])
     """
 
-    function = staticmethod(functional.noisy_or_pool)
+    _function = staticmethod(functional.noisy_or_pool)
 
 
 class RankPool(_OfFrames):
@@ -114,7 +113,7 @@ class RankPool(_OfFrames):
     tensor([[0.7000]])
     """
 
-    function = staticmethod(functional.rank_pool)
+    _function = staticmethod(functional.rank_pool)
 
     def __init__(self, decay: float = 0.99, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
@@ -140,7 +139,7 @@ class LogMeanExpPool(_OfFrames):
     tensor([[0.6711]])
     """
 
-    function = staticmethod(functional.log_mean_exp_pool)
+    _function = staticmethod(functional.log_mean_exp_pool)
 
     def __init__(
         self,
@@ -166,7 +165,7 @@ class LinearSoftmaxPool(_OfFrames):
     tensor([[0.5000]])
     """
 
-    function = staticmethod(functional.linear_softmax_pool)
+    _function = staticmethod(functional.linear_softmax_pool)
 
 
 class ExpSoftmaxPool(_OfFrames):
@@ -176,7 +175,7 @@ class ExpSoftmaxPool(_OfFrames):
     tensor([[0.4395]])
     """
 
-    function = staticmethod(functional.exp_softmax_pool)
+    _function = staticmethod(functional.exp_softmax_pool)
 
 
 class AutoPool(_OfFrames):
@@ -195,7 +194,7 @@ class AutoPool(_OfFrames):
     1.2
     """
 
-    function = staticmethod(functional.auto_pool)
+    _function = staticmethod(functional.auto_pool)
 
     def __init__(
         self,
@@ -238,7 +237,7 @@ class PowerPool(_OfFrames):
     torch.Size([4, 3])
     """
 
-    function = staticmethod(functional.power_pool)
+    _function = staticmethod(functional.power_pool)
 
     def __init__(
         self,
@@ -275,7 +274,7 @@ class PowerExpPool(_OfFrames):
     tensor([[0.5000]])
     """
 
-    function = staticmethod(functional.power_exp_pool)
+    _function = staticmethod(functional.power_exp_pool)
 
     def __init__(self, num_classes: int, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
@@ -343,51 +342,3 @@ class _NonNegative(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (parameter,) = ctx.saved_tensors
         return torch.where((parameter > 0) | (gradient < 0), gradient, 0)
-
-
-_POOLINGS: dict[str, type[FramePool]] = {
-    "mean": MeanPool,
-    "max": MaxPool,
-    "max_mean": MaxMeanPool,
-    "linear_softmax": LinearSoftmaxPool,
-    "exp_softmax": ExpSoftmaxPool,
-    "auto": AutoPool,
-    "power": PowerPool,
-    "power_exp": PowerExpPool,
-    "attention": AttentionPool,
-    "noisy_or": NoisyOrPool,
-    "rank": RankPool,
-    "log_mean_exp": LogMeanExpPool,
-}
-
-
-def list_poolings(probabilities: bool = False) -> list[str]:
-    """Names that `build_pooling` takes; with `probabilities` those that give a probability.
-
-    >>> set(list_poolings()) - set(list_poolings(probabilities=True))
-    {'max_mean'}
-    """
-    return [
-        name for name, kind in _POOLINGS.items() if kind.gives_probabilities or not probabilities
-    ]
-
-
-def build_pooling(name: str, num_classes: int, **options: Any) -> FramePool:
-    """Build a frame-level pooling by its function's name without `_pool`.
-
-    `options` go to the module: `dim`, `from_logits`, and its own (`in_features` for "attention").
-    A module that learns something for each class gets `num_classes`.
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for an option that the module does not take.
-
-    >>> build_pooling("power", num_classes=17, dim=1)
-    PowerPool(dim=1, from_logits=False)
-    """
-    if name not in _POOLINGS:
-        raise ValueError(f"pooling: expected one of {', '.join(_POOLINGS)}, got {name!r}")
-    module = _POOLINGS[name]
-    if "num_classes" in inspect.signature(module).parameters:
-        options["num_classes"] = num_classes
-    return module(**options)
