@@ -43,6 +43,7 @@ def _methods(kind: type) -> dict[str, object]:
         name: function
         for name, function in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_")
+        and function.__module__.startswith("milkernels")
         and (name == "forward" or not any(hasattr(base, name) for base in bases))
     }
 

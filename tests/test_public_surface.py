@@ -6,8 +6,8 @@ import difflib
 import inspect
 from pathlib import Path
 
-import pytest
 import public_surface
+import pytest
 
 from milkernels import functional, reference
 
