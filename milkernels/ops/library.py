@@ -84,7 +84,7 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
     direct = _nobody_watches(tensors)
     if differentiates(*tensors):
         if direct:
-            return _Direct.apply(_families[name], options, *tensors)
+            return _record(_families[name], options, *tensors)
         return _Fused.apply(name, options, *tensors)[0]
     # Where autograd records nothing, its bookkeeping is left out.
     if direct:
@@ -93,6 +93,10 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
+_profiles = torch.autograd._profiler_enabled
 
 
 def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
@@ -103,10 +107,10 @@ def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
             return False
     return (
         not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._get_tracing_state() is None
-        and not torch.autograd._profiler_enabled()
+        and _dispatch_modes() == 0
+        and not _transforms_are_active()
+        and _tracing_state() is None
+        and not _profiles()
     )
 
 
@@ -119,7 +123,7 @@ def differentiates(*tensors: Tensor | None) -> bool:
     """Whether autograd may record a call with these tensors."""
     if torch.is_grad_enabled():
         # Inside a transform of torch.func a tensor does not tell what is recorded outside of it.
-        hidden = torch._C._are_functorch_transforms_active()
+        hidden = _transforms_are_active()
         for tensor in tensors:
             if tensor is not None and (hidden or tensor.requires_grad):
                 return True
@@ -143,6 +147,10 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         family = ctx.family
         return _input_gradients(ctx, family, gradient, family.backward)
+
+
+# Function.apply without its preparations for transforms of torch.func: none is active here.
+_record = super(torch.autograd.Function, _Direct).apply
 
 
 class _Fused(torch.autograd.Function):

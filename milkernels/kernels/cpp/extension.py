@@ -1,4 +1,4 @@
-"""The C++ extension, and how tensors are handed to it: addresses, sizes and strides.
+"""The C++ extension, and what its functions expect of tensors.
 
 Frame tensors are (bags, classes, frames) views of any strides; those contiguous along neither
 classes nor frames are copied.
@@ -23,14 +23,6 @@ except ImportError as error:
 
 #: The extension's functions; there only while `LOAD_ERROR` is None.
 functions: Any = _loaded
-
-ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
-
-#: Below this, PyTorch's allocator hands out memory that was in use before.
-_MANY_BYTES = 8 * 2**20
-
-_NO_MASK = (0, 0, 0)
-_NO_FRAMES = (0, 0, 0, 0)
 
 
 def describe() -> dict[str, Any]:
@@ -104,35 +96,6 @@ def hand_over(filled: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...
             target.copy_(source)
 
 
-def layout(x: Tensor, axis: int) -> tuple[tuple[int, ...], bool, int]:
-    """Sizes, whether frames are the lanes, and how many threads there are."""
-    return tuple(x.shape), axis == 2, torch.get_num_threads()
-
-
-def frames_argument(tensor: Tensor | None) -> tuple[int, ...]:
-    return _NO_FRAMES if tensor is None else (tensor.data_ptr(), *tensor.stride())
-
-
-def mask_argument(mask: Tensor | None) -> tuple[int, ...]:
-    return _NO_MASK if mask is None else (mask.data_ptr(), *mask.stride())
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def frames_to_fill(tensor: Tensor | None) -> tuple[int, ...]:
-    """`frames_argument` of a tensor that the kernel is the first to write."""
-    _prefer_huge_pages(tensor)
-    return frames_argument(tensor)
-
-
-def address_to_fill(tensor: Tensor | None) -> int:
-    """`address` of a tensor that the kernel is the first to write."""
-    _prefer_huge_pages(tensor)
-    return address(tensor)
-
-
-def _prefer_huge_pages(tensor: Tensor | None) -> None:
-    if tensor is not None and tensor.nbytes >= _MANY_BYTES:
-        functions.prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
+def walk(axis: int) -> tuple[int, int]:
+    """The axis that vectors run along, and how many threads there are."""
+    return axis, torch.get_num_threads()

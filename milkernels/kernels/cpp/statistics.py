@@ -26,7 +26,7 @@ def forward(
     h, scores = extension.along(h, axis), extension.along(scores, axis)
     query = extension.in_arithmetic(query, h)
     extension.functions.statistics_forward(
-        *_arguments(h, axis, query, scores, mask, eps, normaliser, moments), y.data_ptr()
+        extension.walk(axis), mask, eps, h, query, scores, normaliser, moments, y
     )
     return y, normaliser, moments
 
@@ -56,35 +56,15 @@ def backward(
     query = extension.in_arithmetic(query, h)
     gradient = gradient.contiguous()
     extension.functions.statistics_backward(
-        *_arguments(h, axis, query, scores, mask, eps, normaliser, moments),
-        gradient.data_ptr(),
-        extension.frames_to_fill(filled[0]),
-        extension.address(filled[1]),
-        extension.frames_to_fill(filled[2]),
+        extension.walk(axis),
+        mask,
+        eps,
+        h,
+        query,
+        scores,
+        normaliser,
+        moments,
+        gradient,
+        *filled,
     )
     extension.hand_over(filled, given)
-
-
-def _arguments(
-    h: Tensor,
-    axis: int,
-    query: Tensor | None,
-    scores: Tensor | None,
-    mask: Tensor | None,
-    eps: float,
-    normaliser: Tensor,
-    moments: Tensor,
-) -> tuple[object, ...]:
-    """What both directions are called with."""
-    return (
-        extension.ELEMENTS[h.dtype],
-        extension.layout(h, axis),
-        extension.mask_argument(mask),
-        normaliser.shape[2],
-        eps,
-        extension.frames_argument(h),
-        extension.address(query),
-        extension.frames_argument(scores),
-        normaliser.data_ptr(),
-        moments.data_ptr(),
-    )
