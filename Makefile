@@ -29,8 +29,8 @@ test: install
 
 # The milkernels that PYTHON has installed, from outside of these sources, with what needs these alone.
 test-installed:
-	folder=$$(mktemp -d) && cp tests/*.py $$folder && cd $$folder && $(PYTHON) -m pytest -q \
-		-k "not triton" $$(grep -LE "benchmarks|(from|import) models|setup\.py" test_*.py)
+	folder=$$(mktemp -d) && cp tests/*.* $$folder && cd $$folder && $(PYTHON) -m pytest -q \
+		-k "not triton" $$(grep -LE "benchmarks|(from|import) models|parents|source_tree" test_*.py)
 
 bench: install
 	$(BIN)/python -m benchmarks.run --quick

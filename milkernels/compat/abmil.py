@@ -62,7 +62,7 @@ class GatedAttention(Head):
         return all(_is_branch(getattr(module, name), kind) for name, kind in branches.items())
 
     @classmethod
-    def example(cls, module: nn.Module) -> tuple[Any, ...]:
+    def example(cls, module: Any) -> tuple[Any, ...]:
         return (wide(7, module.attention_V[0].in_features),)
 
 

@@ -58,7 +58,7 @@ class _AttentionBlock(Head):
         return all(is_pointwise(layer) for layer in layers) and hasattr(module, "activation")
 
     @classmethod
-    def example(cls, module: nn.Module) -> tuple[Any, ...]:
+    def example(cls, module: Any) -> tuple[Any, ...]:
         # Scores beyond any clamp's bound, and within it.
         channels = module.att.in_channels
         scale = torch.cat([torch.full((20,), 0.5), torch.full((3,), 100.0)])

@@ -108,7 +108,7 @@ def take_over(module: nn.Module) -> None:
 
 
 @cache
-def _fused(original: type[nn.Module]) -> type[nn.Module]:
+def _fused(original: Any) -> type[nn.Module]:
     """The module's class with our head in it; instances are copied and pickled by `original`."""
 
     def one_head(self: Any, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ def frame_weights(
     if name not in reference.FRAME_WEIGHTS:
         expected = ", ".join(reference.FRAME_WEIGHTS)
         raise ValueError(f"name: expected one of {expected}, got {name!r}")
-    layout = {"dim": dim, "mask": mask, "from_logits": from_logits}
+    layout: dict[str, Any] = {"dim": dim, "mask": mask, "from_logits": from_logits}
     # On tensors without memory: the function's checks and none of its work.
     without_memory = [_on_meta(value) for value in (x, *parameters)]
     keywords = {key: _on_meta(value) for key, value in {**layout, **options}.items()}

@@ -62,7 +62,7 @@ def pool_packed(
         if "scores" in arguments:
             arguments["scores"] = _nested_scores(arguments["scores"], offsets)
     _, classes = validation.packed_values(x)
-    validation.bag_offsets(offsets, x.device)
+    offsets = validation.bag_offsets(offsets, x.device)
     pooling_arguments.check(arguments, x, classes)
     chosen = resolve(x.device)
     if chosen == "reference":
