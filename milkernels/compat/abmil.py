@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class GatedAttention(Head):
         """Bag embeddings (branches, in_features) and weights (branches, instances) of one bag h
         (instances, in_features); with (batch, instances, in_features) both have a batch axis, and
         `mask` (batch, instances) is True for a real instance. A bag without any gives 0."""
-        value, gate = self.attention_V[0], self.attention_U[0]
+        value, gate = cast(nn.Linear, self.attention_V[0]), cast(nn.Linear, self.attention_U[0])
         weight = torch.cat([value.weight, gate.weight])
         bias = torch.cat([value.bias, gate.bias])
         hidden, gates = linear(h, weight, bias).chunk(2, -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class _AttentionBlock(Head):
         self.cla = nn.Conv1d(in_features, out_features, kernel_size=1)
         for layer in (self.att, self.cla):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None

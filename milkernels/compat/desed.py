@@ -104,7 +104,8 @@ def problem(module: nn.Module) -> str | None:
 
 def take_over(module: nn.Module) -> None:
     """Let the module compute its head by `head`."""
-    module.__class__ = _fused(type(module))
+    original: Any = type(module)
+    module.__class__ = _fused(original)
 
 
 @cache
@@ -121,6 +122,6 @@ def _fused(original: Any) -> type[nn.Module]:
     return type(original.__name__, (original,), members)
 
 
-def _empty(original: type[nn.Module]) -> nn.Module:
+def _empty(original: Any) -> nn.Module:
     fused = _fused(original)
     return fused.__new__(fused)

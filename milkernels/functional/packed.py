@@ -11,6 +11,7 @@ from milkernels import ops, reference, validation
 from milkernels.backends import resolve
 from milkernels.family import POOLING_PARAMETERS
 from milkernels.functional import pooling_arguments
+from milkernels.functional.log_mean_exp import sharpness_per_class
 from milkernels.packing import pack
 
 
@@ -70,10 +71,8 @@ def pool_packed(
         return reference.pool_packed(name, x, offsets, from_logits=from_logits, **arguments)
     if name == "attention" and arguments.pop("normalize", "frames") == "classes":
         name = "class_attention"
-    sharpness = arguments.get("sharpness")
-    if name == "log_mean_exp" and not isinstance(sharpness, Tensor):
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        arguments["sharpness"] = x.new_full((x.shape[1],), sharpness, dtype=dtype)
+    if name == "log_mean_exp":
+        arguments["sharpness"] = sharpness_per_class(arguments["sharpness"], x, classes)
     return ops.packed(name, x, offsets, from_logits=from_logits, backend=chosen, **arguments)
 
 

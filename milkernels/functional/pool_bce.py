@@ -12,8 +12,6 @@ from milkernels.family import POOLING_PARAMETERS
 from milkernels.functional import pooling_arguments
 from milkernels.functional.log_mean_exp import sharpness_per_class
 
-_LEARNED = ("alpha", "power", "sharpness")
-
 #: Poolings whose values are probabilities: the sum of maximum and mean is none.
 _PROBABILITIES = tuple(name for name in POOLING_PARAMETERS if name != "max_mean")
 
@@ -110,7 +108,9 @@ def pool_bce(
         "class_attention" if over_classes else name,
         x,
         given.get("scores"),
-        *(given.get(parameter) for parameter in _LEARNED),
+        given.get("alpha"),
+        given.get("power"),
+        given.get("sharpness"),
         target,
         weight,
         label_mask,

@@ -9,7 +9,7 @@ the embeddings a second time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
@@ -118,7 +118,7 @@ def forward(
     (bags, 2 · channels), then what the backward pass needs: peak and total of the weights (2, bags,
     heads), mean, what rounding took off it, and variance (3, bags, channels)."""
     bags, channels, _ = h.shape
-    heads = scores.shape[1] if query is None else query.shape[0]
+    heads = cast(Tensor, scores).shape[1] if query is None else query.shape[0]
     tiling = _Tiling.of(h, heads)
     compute = tiles.arithmetic_dtype(h)
     y = h.new_empty((bags, 2 * channels))

@@ -207,9 +207,7 @@ def _differentiable_gradients(
     if not y.requires_grad:
         return None
     needed = [
-        tensor
-        for tensor, need in zip(inputs, needs, strict=True)
-        if need and tensor is not None
+        tensor for tensor, need in zip(inputs, needs, strict=True) if need and tensor is not None
     ]
     return torch.autograd.grad(y, needed, gradient, create_graph=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def _forward_fake(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     bags, channels = h.shape[0], h.shape[3 - dim]
-    heads = scores.shape[3 - dim] if query is None else query.shape[0]
+    heads = cast(Tensor, scores).shape[3 - dim] if query is None else query.shape[0]
     compute = torch.float64 if h.dtype == torch.float64 else torch.float32
     return (
         h.new_empty((bags, 2 * channels)),
@@ -122,9 +124,9 @@ def _reference(
     dim: int,
     _: str,
 ) -> Tensor:
-    if scores is None:
+    if query is not None:
         return reference.attention_stats_pool(h, query, mask, dim, eps)
-    return reference.weighted_stats_pool(h, scores, mask, dim, eps)
+    return reference.weighted_stats_pool(h, cast(Tensor, scores), mask, dim, eps)
 
 
 register(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def pool_packed(
     `functional.pool_packed`."""
     if x.is_nested:
         x, offsets = pack("x", x)
-    bags = list(pairwise(offsets.tolist()))
+    bags = list(pairwise(cast(Tensor, offsets).tolist()))
     values = [
         _pool_bag(name, x, first, last, parameters, from_logits, options)
         # Without bags, one of no instances ties the empty result to its inputs.
