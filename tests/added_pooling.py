@@ -87,7 +87,7 @@ def linear_exp_pool(
     ),
     Addition(
         "milkernels/nn/frame_level.py",
-        "    _function = staticmethod(functional.exp_softmax_pool)",
+        "    _function = "exp_softmax_pool"",
         '''
 
 class LinearExpPool(_OfFrames):
@@ -97,7 +97,7 @@ class LinearExpPool(_OfFrames):
     tensor([[0.5269]])
     """
 
-    _function = staticmethod(functional.linear_exp_pool)''',
+    _function = "linear_exp_pool"''',
     ),
     Addition(
         "milkernels/nn/by_name.py",

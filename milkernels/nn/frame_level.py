@@ -6,7 +6,6 @@ Every frame-level module takes `(x, mask=None)` and is built with `dim` and `fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypedDict
 
 import torch
@@ -49,12 +48,13 @@ class FramePool(nn.Module):
 class _OfFrames(FramePool):
     """A pooling that needs nothing beside the frame values and its own parameters."""
 
-    #: The function that the module calls.
-    _function: Callable[..., Tensor]
+    #: The function that the module calls, by its name.
+    _function: str
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Bag values (batch, classes) of the frames of `x` where `mask` (batch, frames) is True."""
-        return self._function(x, *self._parameters_used(), **self._layout(mask))
+        function = getattr(functional, self._function)
+        return function(x, *self._parameters_used(), **self._layout(mask))
 
     def _parameters_used(self) -> tuple[Tensor | float, ...]:
         """What the function takes after x."""
@@ -68,7 +68,7 @@ class MeanPool(_OfFrames):
     tensor([[0.3000]])
     """
 
-    _function = staticmethod(functional.mean_pool)
+    _function = "mean_pool"
 
 
 class MaxPool(_OfFrames):
@@ -78,7 +78,7 @@ class MaxPool(_OfFrames):
     tensor([[0.4000]])
     """
 
-    _function = staticmethod(functional.max_pool)
+    _function = "max_pool"
 
 
 class MaxMeanPool(_OfFrames):
@@ -89,7 +89,7 @@ class MaxMeanPool(_OfFrames):
     """
 
     gives_probabilities = False
-    _function = staticmethod(functional.max_mean_pool)
+    _function = "max_mean_pool"
 
 
 class NoisyOrPool(_OfFrames):
@@ -99,7 +99,7 @@ class NoisyOrPool(_OfFrames):
     tensor([[0.7500]])
     """
 
-    _function = staticmethod(functional.noisy_or_pool)
+    _function = "noisy_or_pool"
 
 
 class RankPool(_OfFrames):
@@ -113,7 +113,7 @@ class RankPool(_OfFrames):
     tensor([[0.7000]])
     """
 
-    _function = staticmethod(functional.rank_pool)
+    _function = "rank_pool"
 
     def __init__(self, decay: float = 0.99, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
@@ -139,7 +139,7 @@ class LogMeanExpPool(_OfFrames):
     tensor([[0.6711]])
     """
 
-    _function = staticmethod(functional.log_mean_exp_pool)
+    _function = "log_mean_exp_pool"
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class LinearSoftmaxPool(_OfFrames):
     tensor([[0.5000]])
     """
 
-    _function = staticmethod(functional.linear_softmax_pool)
+    _function = "linear_softmax_pool"
 
 
 class ExpSoftmaxPool(_OfFrames):
@@ -175,7 +175,7 @@ class ExpSoftmaxPool(_OfFrames):
     tensor([[0.4395]])
     """
 
-    _function = staticmethod(functional.exp_softmax_pool)
+    _function = "exp_softmax_pool"
 
 
 class AutoPool(_OfFrames):
@@ -194,7 +194,7 @@ class AutoPool(_OfFrames):
     1.2
     """
 
-    _function = staticmethod(functional.auto_pool)
+    _function = "auto_pool"
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class PowerPool(_OfFrames):
     torch.Size([4, 3])
     """
 
-    _function = staticmethod(functional.power_pool)
+    _function = "power_pool"
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ class PowerExpPool(_OfFrames):
     tensor([[0.5000]])
     """
 
-    _function = staticmethod(functional.power_exp_pool)
+    _function = "power_exp_pool"
 
     def __init__(self, num_classes: int, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
