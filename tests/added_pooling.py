@@ -87,7 +87,7 @@ def linear_exp_pool(
     ),
     Addition(
         "milkernels/nn/frame_level.py",
-        "    _function = "exp_softmax_pool"",
+        '    _function = "exp_softmax_pool"',
         '''
 
 class LinearExpPool(_OfFrames):
