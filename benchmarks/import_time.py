@@ -1,6 +1,6 @@
 """What `import milkernels` takes beyond `import torch`: fresh interpreters, in turns.
 
-    python -m benchmarks.import_time --rounds 20
+python -m benchmarks.import_time --rounds 20
 """
 
 from __future__ import annotations
