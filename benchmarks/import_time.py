@@ -1,15 +1,12 @@
-"""What `import milkernels` takes beyond `import torch`: fresh interpreters, in turns.
-
-python -m benchmarks.import_time --rounds 20
-"""
+"""What `import milkernels` takes beyond `import torch`, in new interpreters."""
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 
+_IMPORTS = 20
 _TIMED = """
 import time
 import torch
@@ -20,24 +17,20 @@ print(time.perf_counter() - began)
 
 
 def seconds_of_an_import() -> float:
-    """Seconds that the import takes in a new interpreter that has imported torch."""
+    """Seconds that the import takes in an interpreter that has imported PyTorch."""
     result = subprocess.run(
         [sys.executable, "-c", _TIMED], capture_output=True, text=True, check=True
     )
     return float(result.stdout)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=20, help="interpreters started (20)")
-    options = parser.parse_args(arguments)
-    seconds = sorted(seconds_of_an_import() for _ in range(options.rounds))
+def main() -> None:
+    seconds = sorted(seconds_of_an_import() for _ in range(_IMPORTS))
     print(
-        f"import milkernels beyond torch, seconds of {options.rounds} imports: "
-        f"least {seconds[0]:.3f}, median {statistics.median(seconds):.3f}, most {seconds[-1]:.3f}"
+        f"import milkernels after torch, seconds of {_IMPORTS} imports: least {seconds[0]:.3f}, "
+        f"median {statistics.median(seconds):.3f}, most {seconds[-1]:.3f}"
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

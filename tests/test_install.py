@@ -26,6 +26,13 @@ print(milkernels.build_info()["serves"]["cpu"]["backend"])
 print(milkernels.functional.mean_pool(torch.ones(1, 2, 3)).sum().item())
 """
 
+LOADED = """
+import pathlib, re, milkernels, torch
+milkernels.functional.mean_pool(torch.rand(64, 64, 64))
+mapped = pathlib.Path("/proc/self/maps").read_text()
+print(*set(re.findall(r"/\\S*lib(?:gomp|i?omp)\\S*", mapped)))
+"""
+
 
 def run(
     *command: str | Path, folder: Path | None = None, **environment: str
@@ -95,3 +102,9 @@ def test_a_build_that_requires_the_kernels_fails_without_a_compiler(sources):
     result = run("setup.py", "-q", "build_ext", folder=sources, **environment)
     assert result.returncode != 0
     assert "command '" in result.stderr.splitlines()[-1]
+
+
+def test_the_kernels_run_on_the_threads_of_pytorchs_own_openmp_runtime():
+    result = run("-c", LOADED)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.split()) == 1, result.stdout
