@@ -55,6 +55,10 @@ constexpr int kMomentRows = 5;
 constexpr int64_t kSegmentFrames = 16384;
 constexpr int64_t kSegmentElements = 262144;
 
+// Frames up to which a forward pass may read rows transposed: a vector of them, and of their scores, is
+// half of a processor's first cache.
+constexpr int64_t kShortRow = 256;
+
 struct AverageProblem : Problem {
   Member member = Member::kMean;
   Activation activation = Activation::kNone;
@@ -72,6 +76,9 @@ struct AverageProblem : Problem {
   FrameTensor scores_gradient;
   void* power_gradient = nullptr;
   void* alpha_gradient = nullptr;
+  // Whether the forward pass leaves exp(-|x|) of logits where x's gradient is to be, and the backward
+  // pass takes it from there. Of float32 alone.
+  bool keeps_decays = false;
   // forward_scratch or backward_scratch values in the arithmetic type.
   void* scratch = nullptr;
 };

@@ -24,13 +24,23 @@ struct Sigmoid {
 };
 
 template <class T>
-MILKERNELS_INLINE Sigmoid<T> sigmoid(Vector<T> raw) {
+MILKERNELS_INLINE Vector<T> decay_of(Vector<T> raw) {
+  return exp(minus_magnitude<T>(raw));
+}
+
+// `decay` is decay_of(raw).
+template <class T>
+MILKERNELS_INLINE Sigmoid<T> sigmoid(Vector<T> raw, Vector<T> decay) {
   const Vector<T> zero{};
-  const Vector<T> decay = exp(minus_magnitude<T>(raw));
   const Vector<T> larger = reciprocal(T(1) + decay);
   const Vector<T> smaller = decay * larger;
   const auto positive = raw >= zero;
   return {positive ? larger : smaller, positive ? smaller : larger, decay, larger};
+}
+
+template <class T>
+MILKERNELS_INLINE Sigmoid<T> sigmoid(Vector<T> raw) {
+  return sigmoid<T>(raw, decay_of<T>(raw));
 }
 
 // log(1 + decay), with what the sum loses put back.
@@ -115,12 +125,21 @@ struct Formula {
   static constexpr bool kCounts = kMember == Member::kMean;
   static constexpr bool kReadsValues = kMember != Member::kMean || kFromLogits;
 
+  static constexpr bool kDecays = kFromLogits;
+
+  // Of logits, what the sigmoid begins with; nothing else needs it.
   template <class T>
-  static MILKERNELS_INLINE Frame<T> read(Vector<T> raw, Vector<T> score, Activation activation) {
+  static MILKERNELS_INLINE Vector<T> decay(Vector<T> raw) {
+    return kDecays ? decay_of<T>(raw) : raw;
+  }
+
+  template <class T>
+  static MILKERNELS_INLINE Frame<T> read(Vector<T> raw, Vector<T> decay, Vector<T> score,
+                                         Activation activation) {
     const Vector<T> zero{};
     Frame<T> frame{raw, zero, zero, zero, zero, broadcast(T(1))};
     if constexpr (kFromLogits) {
-      const Sigmoid<T> at = sigmoid<T>(raw);
+      const Sigmoid<T> at = sigmoid<T>(raw, decay);
       frame.x = at.value;
       frame.complement = at.complement;
       // log σ(raw) = min(raw, 0) - log(1 + exp(-|raw|)).

@@ -4,10 +4,11 @@
 // A family F for elements E has
 //   kRows, the vectors of a part's sums; kScores, whether it reads scores beside x;
 //   kFewInstructions, whether a frame takes hardly more time than to be read;
+//   kDecays, whether decay(raw) is what its passes over logits begin with, and may be kept;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
 //   spread(coefficients, lane): one lane's in every lane;
-//   Gatherer: gather<kCount, kAll>(raw, score, real, coefficients) takes kCount frames in each lane,
-//     with kAll all of them real; rows() are its sums;
+//   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in each
+//     lane, with kAll all of them real; rows() are its sums;
 //   merge(a, b, coefficients): the sums of two parts together;
 //   write(problem, cell, count, rows, coefficients): the bag values, and what the backward pass needs.
 #pragma once
@@ -41,24 +42,49 @@ MILKERNELS_INLINE void write_part(const Problem& problem, int64_t segments, int6
   for (int row = 0; row < F::kRows; ++row) store_lanes(part + row * cells, rows.row[row], count);
 }
 
+// Where the decays of a line of frames are kept; null if they are not.
+template <class E, class F, class Problem>
+MILKERNELS_INLINE E* decays_at(const Problem& problem, int64_t bag, int64_t class_index,
+                               int64_t frame) {
+  if constexpr (F::kDecays && std::is_same_v<E, float>)
+    if (problem.keeps_decays) return at_mutable<E>(problem.x_gradient, bag, class_index, frame);
+  return nullptr;
+}
+
+// The decay of some frames, kept if there is a place for it.
+template <class E, class F>
+MILKERNELS_INLINE Vector<Arithmetic<E>> kept_decay(Vector<Arithmetic<E>> raw, E* kept,
+                                                 int64_t lanes) {
+  if constexpr (!F::kDecays) {
+    return raw;
+  } else {
+    const Vector<Arithmetic<E>> decay = F::decay(raw);
+    if constexpr (std::is_same_v<E, float>)
+      if (kept != nullptr) store_lanes(kept, decay, lanes);
+    return decay;
+  }
+}
+
 // Takes kVectors vectors of frames of one row.
 template <class E, class F, int kVectors, bool kAll, class Lanes>
 MILKERNELS_INLINE void gather_vectors(typename F::Gatherer& gatherer, const E* x, const E* scores,
-                                      const Lanes& lanes_of,
+                                      E* decays, const Lanes& lanes_of,
                                       const typename F::Coefficients& coefficients) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   Vector<T> raw[kVectors];
+  Vector<T> decay[kVectors];
   Vector<T> score[kVectors];
   Integer<T> real[kVectors];
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     const PresentLanes<T> lanes = lanes_of(k);
     raw[k] = load_lanes(x + k * kStep, lanes.count);
+    decay[k] = kept_decay<E, F>(raw[k], decays == nullptr ? nullptr : decays + k * kStep, lanes.count);
     score[k] = F::kScores ? load_lanes(scores + k * kStep, lanes.count) : raw[k];
     real[k] = lanes.real;
   }
-  gatherer.template gather<kVectors, kAll>(raw, score, real, coefficients);
+  gatherer.template gather<kVectors, kAll>(raw, decay, score, real, coefficients);
 }
 
 // One row of contiguous frames: sums of each lane's frames.
@@ -68,11 +94,13 @@ Rows<Arithmetic<E>, F::kRows> gather_row(const Problem& problem, int64_t bag, in
                                          const typename F::Coefficients& coefficients) {
   const E* x = at<E>(problem.x, bag, class_index, 0);
   const E* scores = at<E>(scores_or_x<F::kScores>(problem), bag, class_index, 0);
+  E* decays = decays_at<E, F>(problem, bag, class_index, 0);
   typename F::Gatherer gatherer;
   walk_row<Arithmetic<E>>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-        gather_vectors<E, F, vectors, all>(gatherer, x + frame, scores + frame, lanes_of,
+        gather_vectors<E, F, vectors, all>(gatherer, x + frame, scores + frame,
+                                           decays == nullptr ? nullptr : decays + frame, lanes_of,
                                            coefficients);
       });
   return gatherer.rows();
@@ -142,11 +170,13 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     // Masked frames are passed over whole: in this layout a frame is real for every class.
     const E* x[kFramesAtOnce];
     const E* scores[kFramesAtOnce];
+    E* decays[kFramesAtOnce];
     int count = 0;
     for (; frame < task.last && count < kFramesAtOnce; ++frame) {
       if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
       x[count] = at<E>(source.x, source.bag, source.class_start, frame);
       scores[count] = at<E>(source.scores, source.bag, source.class_start, frame);
+      decays[count] = decays_at<E, F>(problem, task.bag, task.class_start, frame);
       ++count;
     }
     for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
@@ -154,22 +184,25 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
       const typename F::Coefficients of_block = coefficients[block];
       typename F::Gatherer gatherer = gatherers[block];
       Vector<T> raw[kGroup<T>];
+      Vector<T> decay[kGroup<T>];
       Vector<T> score[kGroup<T>];
       const auto read = [&](int k, int from) MILKERNELS_INLINE_LAMBDA {
         prefetch(x[from] + index + next_frames);
         if constexpr (F::kScores) prefetch(scores[from] + index + next_scores);
         raw[k] = load_lanes(x[from] + index, lanes);
+        E* const kept = decays[from] == nullptr ? nullptr : decays[from] + index;
+        decay[k] = kept_decay<E, F>(raw[k], kept, lanes);
         score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
       };
       int taken = 0;
       for (; taken + kGroup<T> <= count; taken += kGroup<T>) {
         MILKERNELS_UNROLL
         for (int k = 0; k < kGroup<T>; ++k) read(k, taken + k);
-        gatherer.template gather<kGroup<T>, true>(raw, score, nullptr, of_block);
+        gatherer.template gather<kGroup<T>, true>(raw, decay, score, nullptr, of_block);
       }
       for (; taken < count; ++taken) {
         read(0, taken);
-        gatherer.template gather<1, true>(raw, score, nullptr, of_block);
+        gatherer.template gather<1, true>(raw, decay, score, nullptr, of_block);
       }
       gatherers[block] = gatherer;
     }
@@ -179,10 +212,6 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     write_part<E, F>(problem, segments, task.segment, cell + index, lanes_from(index),
                      gatherers[block].rows(), coefficients[block]);
 }
-
-// Frames up to which rows are transposed: a vector of them, and of their scores, is half of a
-// processor's first cache.
-constexpr int64_t kShortRow = 256;
 
 // Whether rows of contiguous frames are transposed, a vector of classes at a time, and then walked as
 // contiguous classes are: nothing is left over at the end of each row, and no lanes are merged.

@@ -127,6 +127,7 @@ struct LogMeanExp {
 
   static constexpr bool kScores = false;
   static constexpr bool kFewInstructions = false;
+  static constexpr bool kDecays = false;
 
   using Coefficients = Sharpness<T>;
   static Coefficients coefficients(const LogMeanExpProblem& problem, int64_t class_index,
@@ -148,8 +149,8 @@ struct LogMeanExp {
     Vector<T> high = broadcast(T(-__builtin_inf()));
 
     template <int kFrames, bool kAll>
-    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>*, const Integer<T>* real,
-                                  const Sharpness<T>& sharpness) {
+    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>*, const Vector<T>*,
+                                  const Integer<T>* real, const Sharpness<T>& sharpness) {
       const Vector<T> zero{};
       Vector<T> x[kFrames];
       Vector<T> top = reference;

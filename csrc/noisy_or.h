@@ -85,6 +85,7 @@ struct NoisyOr {
 
   static constexpr bool kScores = false;
   static constexpr bool kFewInstructions = false;
+  static constexpr bool kDecays = false;
 
   struct Coefficients {};
   static Coefficients coefficients(const NoisyOrProblem&, int64_t, int64_t) { return {}; }
@@ -115,8 +116,8 @@ struct NoisyOr {
     Sums sums{{broadcast(T(1)), {}, {}, {}}};
 
     template <int kCount, bool kAll>
-    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>*, const Integer<T>* real,
-                                  const Coefficients&) {
+    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>*, const Vector<T>*,
+                                  const Integer<T>* real, const Coefficients&) {
       const Vector<T> zero{};
       const Vector<T> one = broadcast(T(1));
       Product<T> factors[kCount];

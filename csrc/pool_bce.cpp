@@ -195,7 +195,9 @@ struct Cut {
 
 template <class P>
 Cut cut(const P& problem, const Bytes& bytes) {
-  const int64_t cached = kCacheBytes / (bytes.element * tensors_of(problem));
+  // Pieces of a frame's classes lie far apart: they are cut later, at a cache's whole size.
+  const int64_t room = problem.frames_contiguous ? kCacheBytes : 2 * kCacheBytes;
+  const int64_t cached = room / (bytes.element * tensors_of(problem));
   const int64_t elements = cells_of(problem) * problem.frames;
   const int64_t share = std::min(cached, std::max(elements / kTasks, kFewestElements));
   const int64_t frames = std::max<int64_t>(problem.frames, 1);
@@ -213,9 +215,18 @@ Cut cut(const P& problem, const Bytes& bytes) {
   return result;
 }
 
+// Whether the forward pass keeps what the backward pass would compute again: where it stays in a cache,
+// and lies in the frames' order.
+void keep_decays(Problem&, Element, bool) {}
+void keep_decays(AverageProblem& part, Element element, bool cached) {
+  part.keeps_decays = cached && element == Element::kFloat32 && part.from_logits &&
+                      part.x_gradient.data != nullptr &&
+                      (!part.frames_contiguous || part.frames > kShortRow);
+}
+
 template <class P>
 void run_slice(const P& problem, const CrossEntropyProblem& loss, const Slice& slice, int threads,
-               const Kernels& kernels, Element element) {
+               bool cached, const Kernels& kernels, Element element) {
   const Bytes bytes = bytes_of(element);
   // Of bags without frames x's gradient has no address, and learned parameters' is still asked for.
   const bool backward = problem.x_gradient.data != nullptr || learns(problem);
@@ -226,6 +237,7 @@ void run_slice(const P& problem, const CrossEntropyProblem& loss, const Slice& s
   const int64_t cell_bytes = cells_of(part) * bytes.arithmetic;
   part.y = memory.take(cell_bytes);
   give_memory(part, learns(problem), bytes, memory);
+  keep_decays(part, element, cached);
   CrossEntropyProblem own = loss;
   own.y_is_logit = pool(kernels, part, bytes);
   own.bags = part.bags;
@@ -275,7 +287,7 @@ void pool_bce(const P& problem, const CrossEntropyProblem& loss, const Kernels& 
                  const Slice slice{{bag, std::min(size.bags, problem.bags - bag)},
                                    {index, std::min(size.classes, problem.classes - index)},
                                    {0, problem.frames}};
-                 run_slice(problem, loss, slice, threads, kernels, element);
+                 run_slice(problem, loss, slice, threads, !size.alone, kernels, element);
                });
 }
 

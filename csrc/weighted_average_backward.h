@@ -55,11 +55,11 @@ struct ParameterSums {
 // The gradient of one vector of frames; the scores' goes to scores_gradient.
 template <class T, class F, bool kLearn>
 MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T> raw,
-                                            Vector<T> score, Integer<T> real,
+                                            Vector<T> decay, Vector<T> score, Integer<T> real,
                                             Vector<T>& scores_gradient, ParameterSums<T>& sums) {
   const Vector<T> zero{};
   const Activation activation = bag.coefficients.activation;
-  const Frame<T> frame = F::template read<T>(raw, score, activation);
+  const Frame<T> frame = F::template read<T>(raw, decay, score, activation);
   const Vector<T> weight =
       bag.scale * F::template weight<T>(frame, bag.coefficients, bag.minus_peak);
   const Vector<T> residual = frame.x - bag.y;
@@ -108,13 +108,15 @@ MILKERNELS_INLINE Places<E> places_of(const AverageProblem& problem, int64_t bag
 
 // The gradients of kVectors vectors of frames, for the lanes that there are. All are read before one
 // is written, so that the processor may work on all of them at once.
-template <class E, class F, bool kLearn, int kVectors, class Bags, class Lanes, class Sums>
+template <class E, class F, bool kLearn, bool kKept, int kVectors, class Bags, class Lanes,
+          class Sums>
 MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
                                        const Lanes& lanes_of, const Sums& sums_of) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   PresentLanes<T> lanes[kVectors];
   Vector<T> raw[kVectors];
+  Vector<T> decay[kVectors];
   Vector<T> score[kVectors];
   Vector<T> to_x[kVectors];
   Vector<T> to_scores[kVectors];
@@ -122,12 +124,14 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
   for (int k = 0; k < kVectors; ++k) {
     lanes[k] = lanes_of(k);
     raw[k] = F::kReadsValues ? load_lanes(at.x + k * kStep, lanes[k].count) : Vector<T>{};
+    decay[k] = kKept ? load_lanes(at.x_gradient + k * kStep, lanes[k].count)
+                     : F::template decay<T>(raw[k]);
     score[k] = F::kScores ? load_lanes(at.scores + k * kStep, lanes[k].count) : raw[k];
   }
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     if constexpr (F::kReadsValues)
-      to_x[k] = vector_gradient<T, F, kLearn>(bag_of(k), raw[k], score[k], lanes[k].real,
+      to_x[k] = vector_gradient<T, F, kLearn>(bag_of(k), raw[k], decay[k], score[k], lanes[k].real,
                                               to_scores[k], sums_of(k));
     else
       to_x[k] = lanes[k].real ? bag_of(k).scale : Vector<T>{};
@@ -140,7 +144,7 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
   }
 }
 
-template <class E, class F, bool kLearn>
+template <class E, class F, bool kLearn, bool kKept>
 MILKERNELS_INLINE ParameterSums<Arithmetic<E>> scatter_row(
     const AverageProblem& problem, const Stretch& task, int64_t class_index,
     const BagConstants<Arithmetic<E>>& constants) {
@@ -153,13 +157,13 @@ MILKERNELS_INLINE ParameterSums<Arithmetic<E>> scatter_row(
   walk_row<T>(problem, mask, task.first, task.last, [&](auto vectors, auto, int64_t frame,
                                                        const auto& lanes_of)
                                                        MILKERNELS_INLINE_LAMBDA {
-    scatter_vectors<E, F, kLearn, vectors>(bag_of, row.from(frame), lanes_of, sums_of);
+    scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame), lanes_of, sums_of);
   });
   return sums;
 }
 
 // Up to a vector of classes, each a row of contiguous frames.
-template <class E, class F, bool kLearn>
+template <class E, class F, bool kLearn, bool kKept>
 void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   const int64_t count = task.class_end - task.class_start;
@@ -167,7 +171,7 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
       bag_constants<E, kLearn && F::kPower>(problem, task.bag, task.class_start, count);
   ParameterSums<T> sums[kLanes<T>];
   for (int64_t lane = 0; lane < count; ++lane)
-    sums[lane] = scatter_row<E, F, kLearn>(problem, task, task.class_start + lane,
+    sums[lane] = scatter_row<E, F, kLearn, kKept>(problem, task, task.class_start + lane,
                                            spread(constants, lane));
   if constexpr (kLearn) {
     const int64_t cell = task.bag * problem.classes + task.class_start;
@@ -179,7 +183,7 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
 }
 
 // A block of contiguous classes.
-template <class E, class F, bool kLearn>
+template <class E, class F, bool kLearn, bool kKept>
 void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
@@ -208,7 +212,7 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
     walk_classes<T>(classes, [&](auto vectors, auto, int64_t index, const auto& lanes_of)
                                  MILKERNELS_INLINE_LAMBDA {
       block = index / kStep;
-      scatter_vectors<E, F, kLearn, vectors>(bag_of, row.from(index), lanes_of, sums_of);
+      scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(index), lanes_of, sums_of);
     });
   }
   if constexpr (kLearn) {
@@ -240,26 +244,33 @@ void sum_parts(const AverageProblem& problem, int64_t parameter, void* result) {
   }
 }
 
-template <class E, class F, bool kLearn>
+template <class E, class F, bool kLearn, bool kKept>
 void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const Stretches stretches(problem, parts_of(problem), kLanes<T>);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
     if (problem.frames_contiguous)
-      scatter_rows<E, F, kLearn>(problem, stretches.at(task));
+      scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
     else
-      scatter_classes<E, F, kLearn>(problem, stretches.at(task));
+      scatter_classes<E, F, kLearn, kKept>(problem, stretches.at(task));
   });
   if (problem.alpha_gradient != nullptr) sum_parts<T>(problem, 0, problem.alpha_gradient);
   if (problem.power_gradient != nullptr) sum_parts<T>(problem, 1, problem.power_gradient);
 }
 
+template <class E, class F, bool kLearn>
+void scatter_learning(const AverageProblem& problem) {
+  if constexpr (F::kDecays && std::is_same_v<E, float>)
+    if (problem.keeps_decays) return scatter_all<E, F, kLearn, true>(problem);
+  scatter_all<E, F, kLearn, false>(problem);
+}
+
 template <class E, class F>
 void scatter_gradients(const AverageProblem& problem) {
   if (problem.power_gradient != nullptr || problem.alpha_gradient != nullptr)
-    scatter_all<E, F, F::kAlpha || F::kPower>(problem);
+    scatter_learning<E, F, F::kAlpha || F::kPower>(problem);
   else
-    scatter_all<E, F, false>(problem);
+    scatter_learning<E, F, false>(problem);
 }
 
 }  // namespace MILKERNELS_INSTRUCTION_SET

@@ -16,6 +16,7 @@ struct WeightedAverage {
   static constexpr int kRows = kMomentRows;
   static constexpr bool kScores = F::kScores;
   static constexpr bool kFewInstructions = F::kDirect;
+  static constexpr bool kDecays = F::kDecays;
   enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow };
   using Sums = Rows<T, kRows>;
 
@@ -26,6 +27,7 @@ struct WeightedAverage {
   static MILKERNELS_INLINE Coefficients spread(const Coefficients& coefficients, int64_t lane) {
     return spread_coefficients(coefficients, lane);
   }
+  static MILKERNELS_INLINE Vector<T> decay(Vector<T> raw) { return F::template decay<T>(raw); }
 
   // The sums over the frames seen so far.
   struct Gatherer {
@@ -36,14 +38,15 @@ struct WeightedAverage {
     Vector<T> high = broadcast(T(-__builtin_inf()));
 
     template <int kCount, bool kAll>
-    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>* score,
-                                  const Integer<T>* real, const Coefficients& coefficients) {
+    MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>* decay,
+                                  const Vector<T>* score, const Integer<T>* real,
+                                  const Coefficients& coefficients) {
       const Vector<T> zero{};
       Frame<T> frames[kCount];
       Vector<T> top = peak;
       MILKERNELS_UNROLL
       for (int k = 0; k < kCount; ++k) {
-        frames[k] = F::template read<T>(raw[k], score[k], coefficients.activation);
+        frames[k] = F::template read<T>(raw[k], decay[k], score[k], coefficients.activation);
         if constexpr (!F::kDirect) {
           Vector<T> log2_weight = F::template log2_weight<T>(frames[k], coefficients, zero);
           if constexpr (!kAll) log2_weight = real[k] ? log2_weight : peak;
