@@ -30,7 +30,7 @@ QUERIES = (0.0, 1e-40, 10.0, -10.0)
 #: Learned numbers of a class, at their bounds and far out.
 PARAMETERS = {
     "power": (1.0, 0.0, 0.5, 2.0, 1e-8, 30.0),
-    "alpha": (1.0, 0.0, -1.0, 1e-8, 100.0, -100.0),
+    "alpha": (1.0, 0.0, -1.0, 1e-8, 30.0, -30.0),
     "sharpness": (1.0, -1.0, 0.0, 1e-8, 1e-3, 100.0, -100.0),
 }
 LEARNED = {
