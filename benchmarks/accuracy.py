@@ -93,10 +93,13 @@ def measure(operation: Operation) -> Iterator[Row]:
 
 
 def errors_in_units(result: Tensor, truth: Tensor) -> Tensor:
-    """Each element's error in roundings of the tensor's largest value; 0 where all of it is 0."""
-    unit = torch.finfo(result.dtype).eps * truth.abs().max()
-    error = (result.detach().double() - truth.detach()).abs().flatten()
-    return torch.where(error == 0, 0, error / unit)
+    """Each element's error in roundings of the tensor's largest value; 0 where all of it is 0.
+    Elements beyond the dtype's range are left out."""
+    limits = torch.finfo(result.dtype)
+    within = truth.abs() <= limits.max
+    result, truth = result.detach().double()[within], truth.detach()[within]
+    unit = limits.eps * max(truth.abs().max().item(), limits.tiny) if truth.numel() else 1.0
+    return (result - truth).abs() / unit
 
 
 def _implementations(case: Case, inputs: Inputs) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
