@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -119,7 +120,8 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
     for row in rows:
         errors = found[row["dtype"], row["operation"], row["direction"], row["implementation"]]
         for index, column in enumerate(("largest_ulp", "mean_ulp")):
-            errors[index] = max(errors[index], float(row[column]))
+            error = float(row[column])
+            errors[index] = error if math.isnan(error) else max(error, errors[index])
     columns = [name for name in (*BACKENDS, EAGER) if any(key[3] == name for key in found)]
     for dtype in dict.fromkeys(key[0] for key in found):
         yield f"## {dtype}"

@@ -1,5 +1,6 @@
 """The measured errors: their unit, their table, and the page that shows it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,8 @@ def test_the_committed_errors_are_within_the_budget(direction):
         if row["implementation"] == accuracy.EAGER
     }
     for row in rows:
-        assert float(row["largest_ulp"]) <= 2 * eager[tuple(row[key] for key in setting)] + 1, row
+        allowed = 2 * eager[tuple(row[key] for key in setting)] + 1
+        # Where eager PyTorch gives NaN, ours has to be a number.
+        assert float(row["largest_ulp"]) <= (math.inf if math.isnan(allowed) else allowed) or (
+            row["implementation"] == accuracy.EAGER
+        ), row
