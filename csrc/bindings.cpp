@@ -1,299 +1,299 @@
-// The Python module: turns addresses, sizes and strides into a problem and runs its kernel. The
-// caller has checked them.
+// The Python module: turns tensors into a problem and runs its kernel. The caller has checked them.
 #include "bindings.h"
 
 #include <memory>
 
-#include "pages.h"
-
 namespace milkernels {
 namespace {
 
-void weighted_average_forward(int element, int member, int activation, bool from_logits,
-                              const Layout& layout, const Frames& x, const Frames& scores,
-                              const Mask& mask, Address power, Address alpha, Address y,
-                              Address statistics) {
+void weighted_average_forward(int member, int activation, bool from_logits, const Walk& walk,
+                              const Tensor& x, const Tensor& scores, const Tensor& mask,
+                              const Tensor& power, const Tensor& alpha, const Tensor& y,
+                              const Tensor& statistics) {
   AverageProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.member = static_cast<Member>(member);
   problem.activation = static_cast<Activation>(activation);
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
-  problem.power = pointer(power);
-  problem.alpha = pointer(alpha);
-  problem.y = pointer(y);
-  problem.statistics = pointer(statistics);
+  problem.power = power.data;
+  problem.alpha = alpha.data;
+  problem.y = y.data;
+  problem.statistics = statistics.data;
   const auto scratch = std::make_unique<double[]>(size(forward_scratch(problem)));
   problem.scratch = scratch.get();
-  kernels(element).average_forward(problem);
+  kernels(x).average_forward(problem);
 }
 
-void weighted_average_backward(int element, int member, int activation, bool from_logits,
-                               const Layout& layout, const Frames& x, const Frames& scores,
-                               const Mask& mask, Address power, Address alpha, Address gradient,
-                               Address statistics, const Frames& x_gradient,
-                               const Frames& scores_gradient, Address power_gradient,
-                               Address alpha_gradient) {
+void weighted_average_backward(int member, int activation, bool from_logits, const Walk& walk,
+                               const Tensor& x, const Tensor& scores, const Tensor& mask,
+                               const Tensor& power, const Tensor& alpha, const Tensor& gradient,
+                               const Tensor& statistics, const Tensor& x_gradient,
+                               const Tensor& scores_gradient, const Tensor& power_gradient,
+                               const Tensor& alpha_gradient) {
   AverageProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.member = static_cast<Member>(member);
   problem.activation = static_cast<Activation>(activation);
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
-  problem.power = pointer(power);
-  problem.alpha = pointer(alpha);
-  problem.gradient = pointer(gradient);
-  problem.statistics = pointer(statistics);
-  problem.x_gradient = frame_tensor(x_gradient);
-  problem.scores_gradient = frame_tensor(scores_gradient);
-  problem.power_gradient = pointer(power_gradient);
-  problem.alpha_gradient = pointer(alpha_gradient);
-  const bool learns = power_gradient != 0 || alpha_gradient != 0;
+  problem.power = power.data;
+  problem.alpha = alpha.data;
+  problem.gradient = gradient.data;
+  problem.statistics = statistics.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.power_gradient = power_gradient.data;
+  problem.alpha_gradient = alpha_gradient.data;
+  const bool learns = power_gradient.data != nullptr || alpha_gradient.data != nullptr;
   const auto scratch = std::make_unique<double[]>(size(learns ? backward_scratch(problem) : 0));
   problem.scratch = scratch.get();
-  kernels(element).average_backward(problem);
+  kernels(x).average_backward(problem);
 }
 
-void maximum_forward(int element, bool from_logits, bool plus_mean, const Layout& layout,
-                     const Frames& x, const Mask& mask, Address y, Address index, Address count) {
+// Each maximum's frame and, with the mean, how many frames are real: one or two rows (bags,
+// classes).
+void set_places(MaximumProblem& problem, const Tensor& places) {
+  problem.index = static_cast<int64_t*>(places.data);
+  problem.count = problem.index + (problem.plus_mean ? problem.bags * problem.classes : 0);
+}
+
+void maximum_forward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
+                     const Tensor& mask, const Tensor& y, const Tensor& places) {
   MaximumProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.plus_mean = plus_mean;
   problem.x = frame_tensor(x);
-  problem.y = pointer(y);
-  problem.index = pointer<int64_t>(index);
-  problem.count = pointer<int64_t>(count);
-  kernels(element).maximum_forward(problem);
+  problem.y = y.data;
+  set_places(problem, places);
+  kernels(x).maximum_forward(problem);
 }
 
-void maximum_backward(int element, bool from_logits, bool plus_mean, const Layout& layout,
-                      const Frames& x, const Mask& mask, Address gradient, Address index,
-                      Address count, const Frames& x_gradient) {
+void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
+                      const Tensor& mask, const Tensor& gradient, const Tensor& places,
+                      const Tensor& x_gradient) {
   MaximumProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.plus_mean = plus_mean;
   problem.x = frame_tensor(x);
-  problem.gradient = pointer(gradient);
-  problem.index = pointer<int64_t>(index);
-  problem.count = pointer<int64_t>(count);
-  problem.x_gradient = frame_tensor(x_gradient);
-  kernels(element).maximum_backward(problem);
+  problem.gradient = gradient.data;
+  set_places(problem, places);
+  problem.x_gradient = frames_to_fill(x_gradient);
+  kernels(x).maximum_backward(problem);
 }
 
-void noisy_or_forward(int element, bool from_logits, const Layout& layout, const Frames& x,
-                      const Mask& mask, Address y, Address statistics) {
+void noisy_or_forward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
+                      const Tensor& y, const Tensor& statistics) {
   NoisyOrProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.x = frame_tensor(x);
-  problem.y = pointer(y);
-  problem.statistics = pointer(statistics);
+  problem.y = y.data;
+  problem.statistics = statistics.data;
   const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kNoisyOrRows)));
   problem.scratch = scratch.get();
-  kernels(element).noisy_or_forward(problem);
+  kernels(x).noisy_or_forward(problem);
 }
 
-void noisy_or_backward(int element, bool from_logits, const Layout& layout, const Frames& x,
-                       const Mask& mask, Address gradient, Address statistics,
-                       const Frames& x_gradient) {
+void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
+                       const Tensor& gradient, const Tensor& statistics, const Tensor& x_gradient) {
   NoisyOrProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.x = frame_tensor(x);
-  problem.gradient = pointer(gradient);
-  problem.statistics = pointer(statistics);
-  problem.x_gradient = frame_tensor(x_gradient);
-  kernels(element).noisy_or_backward(problem);
+  problem.gradient = gradient.data;
+  problem.statistics = statistics.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  kernels(x).noisy_or_backward(problem);
 }
 
-void log_mean_exp_forward(int element, bool from_logits, bool learn, const Layout& layout,
-                          const Frames& x, const Mask& mask, Address sharpness, Address y,
-                          Address statistics) {
+void log_mean_exp_forward(bool from_logits, bool learn, const Walk& walk, const Tensor& x,
+                          const Tensor& mask, const Tensor& sharpness, const Tensor& y,
+                          const Tensor& statistics) {
   LogMeanExpProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.learn = learn;
   problem.x = frame_tensor(x);
-  problem.sharpness = pointer(sharpness);
-  problem.y = pointer(y);
-  problem.statistics = pointer(statistics);
+  problem.sharpness = sharpness.data;
+  problem.y = y.data;
+  problem.statistics = statistics.data;
   const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kLogMeanExpRows)));
   problem.scratch = scratch.get();
-  kernels(element).log_mean_exp_forward(problem);
+  kernels(x).log_mean_exp_forward(problem);
 }
 
-void log_mean_exp_backward(int element, bool from_logits, const Layout& layout, const Frames& x,
-                           const Mask& mask, Address sharpness, Address gradient,
-                           Address statistics, const Frames& x_gradient,
-                           Address sharpness_gradient) {
+void log_mean_exp_backward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
+                           const Tensor& sharpness, const Tensor& gradient,
+                           const Tensor& statistics, const Tensor& x_gradient,
+                           const Tensor& sharpness_gradient) {
   LogMeanExpProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.x = frame_tensor(x);
-  problem.sharpness = pointer(sharpness);
-  problem.gradient = pointer(gradient);
-  problem.statistics = pointer(statistics);
-  problem.x_gradient = frame_tensor(x_gradient);
-  problem.sharpness_gradient = pointer(sharpness_gradient);
-  kernels(element).log_mean_exp_backward(problem);
+  problem.sharpness = sharpness.data;
+  problem.gradient = gradient.data;
+  problem.statistics = statistics.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.sharpness_gradient = sharpness_gradient.data;
+  kernels(x).log_mean_exp_backward(problem);
 }
 
-void set_statistics(StatisticsProblem& problem, const Layout& layout, const Mask& mask,
-                    int64_t heads, double eps, const Frames& h, Address query, const Frames& scores,
-                    Address normaliser, Address moments) {
-  set_problem(problem, layout, mask, false);
-  problem.heads = heads;
+void set_statistics(StatisticsProblem& problem, const Walk& walk, const Tensor& mask, double eps,
+                    const Tensor& h, const Tensor& query, const Tensor& scores,
+                    const Tensor& normaliser, const Tensor& moments) {
+  set_problem(problem, walk, h, mask, false);
+  problem.heads = normaliser.sizes[2];
   problem.eps = eps;
   problem.h = frame_tensor(h);
-  problem.query = pointer(query);
+  problem.query = query.data;
   problem.scores = frame_tensor(scores);
-  problem.normaliser = pointer(normaliser);
-  problem.moments = pointer(moments);
+  problem.normaliser = normaliser.data;
+  problem.moments = moments.data;
 }
 
-void statistics_forward(int element, const Layout& layout, const Mask& mask, int64_t heads,
-                        double eps, const Frames& h, Address query, const Frames& scores,
-                        Address normaliser, Address moments, Address y) {
+void statistics_forward(const Walk& walk, const Tensor& mask, double eps, const Tensor& h,
+                        const Tensor& query, const Tensor& scores, const Tensor& normaliser,
+                        const Tensor& moments, const Tensor& y) {
   StatisticsProblem problem;
-  set_statistics(problem, layout, mask, heads, eps, h, query, scores, normaliser, moments);
-  problem.y = pointer(y);
+  set_statistics(problem, walk, mask, eps, h, query, scores, normaliser, moments);
+  problem.y = y.data;
   const auto scratch = std::make_unique<double[]>(size(statistics_forward_scratch(problem)));
   problem.scratch = scratch.get();
-  kernels(element).statistics_forward(problem);
+  kernels(h).statistics_forward(problem);
 }
 
-void statistics_backward(int element, const Layout& layout, const Mask& mask, int64_t heads,
-                         double eps, const Frames& h, Address query, const Frames& scores,
-                         Address normaliser, Address moments, Address gradient,
-                         const Frames& h_gradient, Address query_gradient,
-                         const Frames& scores_gradient) {
+void statistics_backward(const Walk& walk, const Tensor& mask, double eps, const Tensor& h,
+                         const Tensor& query, const Tensor& scores, const Tensor& normaliser,
+                         const Tensor& moments, const Tensor& gradient, const Tensor& h_gradient,
+                         const Tensor& query_gradient, const Tensor& scores_gradient) {
   StatisticsProblem problem;
-  set_statistics(problem, layout, mask, heads, eps, h, query, scores, normaliser, moments);
-  problem.gradient = pointer(gradient);
-  problem.h_gradient = frame_tensor(h_gradient);
-  problem.query_gradient = pointer(query_gradient);
-  problem.scores_gradient = frame_tensor(scores_gradient);
+  set_statistics(problem, walk, mask, eps, h, query, scores, normaliser, moments);
+  problem.gradient = gradient.data;
+  problem.h_gradient = frames_to_fill(h_gradient);
+  problem.query_gradient = query_gradient.data;
+  problem.scores_gradient = frames_to_fill(scores_gradient);
   const auto scratch = std::make_unique<double[]>(size(statistics_backward_scratch(problem)));
   problem.scratch = scratch.get();
-  kernels(element).statistics_backward(problem);
+  kernels(h).statistics_backward(problem);
 }
 
-void gated_fusion_forward(int element, int64_t elements, int threads, Address c, Address gate,
-                          Address y) {
+void gated_fusion_forward(int threads, const Tensor& c, const Tensor& gate, const Tensor& y) {
   GatedFusionProblem problem;
-  problem.elements = elements;
+  problem.elements = c.count();
   problem.threads = threads;
-  problem.c = pointer(c);
-  problem.gate = pointer(gate);
-  problem.y = pointer(y);
-  kernels(element).gated_fusion_forward(problem);
+  problem.c = c.data;
+  problem.gate = gate.data;
+  problem.y = y.data;
+  kernels(c).gated_fusion_forward(problem);
 }
 
-void gated_fusion_backward(int element, int64_t elements, int threads, Address c, Address gate,
-                           Address gradient, Address c_gradient, Address gate_gradient) {
+void gated_fusion_backward(int threads, const Tensor& c, const Tensor& gate, const Tensor& gradient,
+                           const Tensor& c_gradient, const Tensor& gate_gradient) {
   GatedFusionProblem problem;
-  problem.elements = elements;
+  problem.elements = c.count();
   problem.threads = threads;
-  problem.c = pointer(c);
-  problem.gate = pointer(gate);
-  problem.gradient = pointer(gradient);
-  problem.c_gradient = pointer(c_gradient);
-  problem.gate_gradient = pointer(gate_gradient);
-  kernels(element).gated_fusion_backward(problem);
+  problem.c = c.data;
+  problem.gate = gate.data;
+  problem.gradient = gradient.data;
+  problem.c_gradient = c_gradient.data;
+  problem.gate_gradient = gate_gradient.data;
+  kernels(c).gated_fusion_backward(problem);
 }
-
-// Rows, their width, the stride from row to row, whether as in the authors' program, threads.
-using Rows = std::tuple<int64_t, int64_t, int64_t, bool, int>;
 
 // Weight and bias of the attention layer, then of the class layer.
-using Layers = std::array<Address, 4>;
+using Layers = std::array<Tensor, 4>;
 
-LinearAttentionProblem linear_attention_problem(const Rows& rows, Address z, const Layers& layers,
-                                                Address statistics) {
+LinearAttentionProblem linear_attention_problem(bool as_in_code, int threads, const Tensor& z,
+                                                const Layers& layers, const Tensor& statistics) {
   LinearAttentionProblem problem;
-  std::tie(problem.rows, problem.width, problem.stride_row, problem.as_in_code, problem.threads) =
-      rows;
-  problem.z = pointer(z);
-  problem.attention_weight = pointer(layers[0]);
-  problem.attention_bias = pointer(layers[1]);
-  problem.class_weight = pointer(layers[2]);
-  problem.class_bias = pointer(layers[3]);
-  problem.statistics = pointer(statistics);
+  problem.rows = z.sizes[0];
+  problem.width = z.sizes[1];
+  problem.stride_row = z.strides[0];
+  problem.as_in_code = as_in_code;
+  problem.threads = threads;
+  problem.z = z.data;
+  problem.attention_weight = layers[0].data;
+  problem.attention_bias = layers[1].data;
+  problem.class_weight = layers[2].data;
+  problem.class_bias = layers[3].data;
+  problem.statistics = statistics.data;
   return problem;
 }
 
-void linear_attention_forward(int element, const Rows& rows, Address z, const Layers& layers,
-                              Address y, Address statistics) {
-  LinearAttentionProblem problem = linear_attention_problem(rows, z, layers, statistics);
-  problem.y = pointer(y);
-  kernels(element).linear_attention_forward(problem);
+void linear_attention_forward(bool as_in_code, int threads, const Tensor& z, const Layers& layers,
+                              const Tensor& y, const Tensor& statistics) {
+  LinearAttentionProblem problem =
+      linear_attention_problem(as_in_code, threads, z, layers, statistics);
+  problem.y = y.data;
+  kernels(z).linear_attention_forward(problem);
 }
 
-void linear_attention_backward(int element, const Rows& rows, Address gradient, Address z,
-                               const Layers& layers, Address statistics, Address z_gradient,
-                               const Layers& layer_gradients) {
-  LinearAttentionProblem problem = linear_attention_problem(rows, z, layers, statistics);
-  problem.gradient = pointer(gradient);
-  problem.z_gradient = pointer(z_gradient);
-  problem.attention_weight_gradient = pointer(layer_gradients[0]);
-  problem.attention_bias_gradient = pointer(layer_gradients[1]);
-  problem.class_weight_gradient = pointer(layer_gradients[2]);
-  problem.class_bias_gradient = pointer(layer_gradients[3]);
-  kernels(element).linear_attention_backward(problem);
+void linear_attention_backward(bool as_in_code, int threads, const Tensor& gradient,
+                               const Tensor& z, const Layers& layers, const Tensor& statistics,
+                               const Tensor& z_gradient, const Layers& layer_gradients) {
+  LinearAttentionProblem problem =
+      linear_attention_problem(as_in_code, threads, z, layers, statistics);
+  problem.gradient = gradient.data;
+  problem.z_gradient = to_fill(z_gradient);
+  problem.attention_weight_gradient = layer_gradients[0].data;
+  problem.attention_bias_gradient = layer_gradients[1].data;
+  problem.class_weight_gradient = layer_gradients[2].data;
+  problem.class_bias_gradient = layer_gradients[3].data;
+  kernels(z).linear_attention_backward(problem);
 }
 
-void class_attention_forward(int element, int activation, bool from_logits, const Layout& layout,
-                             const Frames& x, const Frames& scores, const Mask& mask, Address y,
-                             Address statistics) {
+void class_attention_forward(int activation, bool from_logits, const Walk& walk, const Tensor& x,
+                             const Tensor& scores, const Tensor& mask, const Tensor& y,
+                             const Tensor& statistics) {
   ClassAttentionProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.activation = static_cast<Activation>(activation);
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
-  problem.y = pointer(y);
-  problem.statistics = pointer(statistics);
-  kernels(element).class_attention_forward(problem);
+  problem.y = y.data;
+  problem.statistics = statistics.data;
+  kernels(x).class_attention_forward(problem);
 }
 
-void class_attention_backward(int element, int activation, bool from_logits, const Layout& layout,
-                              const Frames& x, const Frames& scores, const Mask& mask,
-                              Address gradient, Address statistics, const Frames& x_gradient,
-                              const Frames& scores_gradient) {
+void class_attention_backward(int activation, bool from_logits, const Walk& walk, const Tensor& x,
+                              const Tensor& scores, const Tensor& mask, const Tensor& gradient,
+                              const Tensor& statistics, const Tensor& x_gradient,
+                              const Tensor& scores_gradient) {
   ClassAttentionProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.activation = static_cast<Activation>(activation);
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
-  problem.gradient = pointer(gradient);
-  problem.statistics = pointer(statistics);
-  problem.x_gradient = frame_tensor(x_gradient);
-  problem.scores_gradient = frame_tensor(scores_gradient);
-  kernels(element).class_attention_backward(problem);
+  problem.gradient = gradient.data;
+  problem.statistics = statistics.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.scores_gradient = frames_to_fill(scores_gradient);
+  kernels(x).class_attention_backward(problem);
 }
 
-void rank_forward(int element, double decay, bool from_logits, const Layout& layout,
-                  const Frames& x, const Mask& mask, Address y, Address total, const Frames& ranks,
-                  bool wide_ranks) {
+void rank_forward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
+                  const Tensor& mask, const Tensor& y, const Tensor& total, const Tensor& ranks) {
   RankProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.decay = decay;
   problem.x = frame_tensor(x);
-  problem.y = pointer(y);
-  problem.total = pointer(total);
-  problem.ranks = frame_tensor(ranks);
-  problem.wide_ranks = wide_ranks;
-  kernels(element).rank_forward(problem);
+  problem.y = y.data;
+  problem.total = total.data;
+  problem.ranks = frames_to_fill(ranks);
+  problem.wide_ranks = is_wide(ranks);
+  kernels(x).rank_forward(problem);
 }
 
-void rank_backward(int element, double decay, bool from_logits, const Layout& layout,
-                   const Frames& x, Address gradient, Address total, const Frames& ranks,
-                   bool wide_ranks, const Frames& x_gradient) {
+void rank_backward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
+                   const Tensor& gradient, const Tensor& total, const Tensor& ranks,
+                   const Tensor& x_gradient) {
   RankProblem problem;
-  set_problem(problem, layout, Mask{}, from_logits);
+  set_problem(problem, walk, x, Tensor{}, from_logits);
   problem.decay = decay;
   problem.x = frame_tensor(x);
-  problem.gradient = pointer(gradient);
-  problem.total = pointer(total);
+  problem.gradient = gradient.data;
+  problem.total = total.data;
   problem.ranks = frame_tensor(ranks);
-  problem.wide_ranks = wide_ranks;
-  problem.x_gradient = frame_tensor(x_gradient);
-  kernels(element).rank_backward(problem);
+  problem.wide_ranks = is_wide(ranks);
+  problem.x_gradient = frames_to_fill(x_gradient);
+  kernels(x).rank_backward(problem);
 }
 
 }  // namespace
@@ -321,9 +321,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("class_attention_backward", &class_attention_backward, released);
   module.def("rank_forward", &rank_forward, released);
   module.def("rank_backward", &rank_backward, released);
-  module.def("prefer_huge_pages", [](Address memory, size_t bytes) {
-    prefer_huge_pages(pointer(memory), bytes);
-  });
+  module.def("prefer_huge_pages",
+             [](const Tensor& memory, size_t bytes) { prefer_huge_pages(memory.data, bytes); });
+  exchange_table();  // without it the module cannot serve, and is not imported
   define_pool_bce(module);
   define_packed(module);
   module.def("usable_instruction_sets", &usable_instruction_sets);

@@ -8,52 +8,65 @@
 #include <tuple>
 
 #include "dispatch.h"
+#include "pages.h"
+#include "tensors.h"
 
 namespace milkernels {
 
 namespace py = pybind11;
 
-using Address = std::uintptr_t;
-using Size3 = std::array<int64_t, 3>;
-
-// An address and its strides.
-using Frames = std::tuple<Address, int64_t, int64_t, int64_t>;
-using Mask = std::tuple<Address, int64_t, int64_t>;
-
-// How frame tensors lie in memory: sizes, whether frames are contiguous (else classes are), threads.
-using Layout = std::tuple<Size3, bool, int>;
-
-template <class T = void>
-inline T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
+// How frame tensors (bags, classes, frames) are walked: along frames (2) or classes (1), one of
+// which they are contiguous along, and on how many threads.
+using Walk = std::tuple<int, int>;
 
 inline size_t size(int64_t count) { return static_cast<size_t>(count); }
 
-inline FrameTensor frame_tensor(const Frames& frames) {
-  const auto& [address, stride_bag, stride_class, stride_frame] = frames;
-  return {pointer(address), stride_bag, stride_class, stride_frame};
+inline FrameTensor frame_tensor(const Tensor& tensor) {
+  return {tensor.data, tensor.strides[0], tensor.strides[1], tensor.strides[2]};
 }
 
-inline void set_problem(Problem& problem, const Layout& layout, const Mask& mask,
-                        bool from_logits) {
-  const auto& [sizes, frames_contiguous, threads] = layout;
-  problem.bags = sizes[0];
-  problem.classes = sizes[1];
-  problem.frames = sizes[2];
-  problem.frames_contiguous = frames_contiguous;
-  problem.threads = threads;
+// A tensor's memory that the kernel is the first to write.
+inline void* to_fill(const Tensor& tensor) {
+  // Below this, PyTorch's allocator hands out memory that was in use before.
+  constexpr int64_t kManyBytes = int64_t{8} << 20;
+  if (tensor.bytes() >= kManyBytes) prefer_huge_pages(tensor.data, size(tensor.bytes()));
+  return tensor.data;
+}
+
+inline FrameTensor frames_to_fill(const Tensor& tensor) {
+  to_fill(tensor);
+  return frame_tensor(tensor);
+}
+
+inline void set_problem(Problem& problem, const Walk& walk, const Tensor& frames,
+                        const Tensor& mask, bool from_logits) {
+  problem.bags = frames.sizes[0];
+  problem.classes = frames.sizes[1];
+  problem.frames = frames.sizes[2];
+  problem.frames_contiguous = std::get<0>(walk) == 2;
+  problem.threads = std::get<1>(walk);
   problem.from_logits = from_logits;
-  const auto& [address, stride_bag, stride_frame] = mask;
-  problem.mask = pointer<const uint8_t>(address);
-  problem.mask_stride_bag = stride_bag;
-  problem.mask_stride_frame = stride_frame;
+  problem.mask = static_cast<const uint8_t*>(mask.data);
+  problem.mask_stride_bag = mask.strides[0];
+  problem.mask_stride_frame = mask.strides[1];
 }
 
-inline const Kernels& kernels(int element) {
-  static const std::string instruction_set = chosen_instruction_set();
-  return kernels_for(instruction_set, static_cast<Element>(element));
+inline Element element_of(const Tensor& tensor) {
+  const auto& [code, bits, lanes] = tensor.dtype;
+  if (lanes == 1) {
+    if (code == dlpack::kFloat && bits == 64) return Element::kFloat64;
+    if (code == dlpack::kFloat && bits == 32) return Element::kFloat32;
+    if (code == dlpack::kFloat && bits == 16) return Element::kFloat16;
+    if (code == dlpack::kBFloat && bits == 16) return Element::kBFloat16;
+  }
+  throw py::type_error("expected a float64, float32, bfloat16 or float16 tensor");
 }
+
+// The kernels for a tensor's dtype.
+inline const Kernels& kernels(const Tensor& tensor) { return kernels_for(element_of(tensor)); }
+
+// Whether ranks are 32-bit integers, and not 16-bit ones.
+inline bool is_wide(const Tensor& ranks) { return ranks.dtype.bits == 32; }
 
 // Functions of their own files.
 void define_packed(py::module_& module);

@@ -64,7 +64,7 @@ MILKERNELS_INLINE Product<T> one_minus_sigmoid(Vector<T> raw, Vector<T>& exponen
   const Vector<T> one = broadcast(T(1));
   // Beyond this 1 - σ(raw) is 0 in any type.
   const Vector<T> limit = broadcast(T(-1e6));
-  Vector<T> minus = raw < zero ? raw : -raw;
+  Vector<T> minus = minus_magnitude<T>(raw);
   minus = minus < limit ? limit : minus;
   const auto [whole, rest] = exponent_of_two<T>(minus);
   const Vector<T> fraction = exp2(rest);

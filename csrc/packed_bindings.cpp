@@ -6,55 +6,51 @@
 namespace milkernels {
 namespace {
 
-// The address of the offsets, and how many bags there are.
-using Bags = std::tuple<Address, int64_t>;
+// y or its gradient, and the statistics.
+using Cells = std::tuple<Tensor, Tensor>;
 
-// Addresses of y or its gradient, and of the statistics.
-using Cells = std::tuple<Address, Address>;
-
-Packing packing_of(const Bags& bags, int element) {
-  const auto& [offsets, count] = bags;
-  return {pointer<const int64_t>(offsets), count, bytes_of(static_cast<Element>(element))};
+Packing packing_of(const Tensor& offsets, const Tensor& x) {
+  return {static_cast<const int64_t*>(offsets.data), offsets.sizes[0] - 1, bytes_of(element_of(x))};
 }
 
 template <class P>
-P problem_of(const Layout& layout, bool from_logits, const Frames& x) {
+P problem_of(const Walk& walk, bool from_logits, const Tensor& x) {
   P problem;
-  set_problem(problem, layout, Mask{}, from_logits);
+  set_problem(problem, walk, x, Tensor{}, from_logits);
   problem.x = frame_tensor(x);
   return problem;
 }
 
-AverageProblem average_problem(const Layout& layout, bool from_logits, const Frames& x, int member,
-                               int activation, const Frames& scores, Address power,
-                               Address alpha) {
-  AverageProblem problem = problem_of<AverageProblem>(layout, from_logits, x);
+AverageProblem average_problem(const Walk& walk, bool from_logits, const Tensor& x, int member,
+                               int activation, const Tensor& scores, const Tensor& power,
+                               const Tensor& alpha) {
+  AverageProblem problem = problem_of<AverageProblem>(walk, from_logits, x);
   problem.member = static_cast<Member>(member);
   problem.activation = static_cast<Activation>(activation);
   problem.scores = frame_tensor(scores);
-  problem.power = pointer(power);
-  problem.alpha = pointer(alpha);
+  problem.power = power.data;
+  problem.alpha = alpha.data;
   return problem;
 }
 
 // Gives a bag its cells: `y` is the member of the problem that y or its gradient belongs to.
 template <class P, class Pointer>
-void set_cells(P& part, Pointer P::*y, void* P::*statistics, const Cells& cells, int64_t rows,
+void set_cells(P& part, Pointer P::* y, void* P::* statistics, const Cells& cells, int64_t rows,
                int64_t bag, const Bytes& bytes) {
   const auto& [values, saved] = cells;
-  part.*y = of_bag(pointer(values), bag, part.classes, bytes.element);
-  part.*statistics = of_bag(pointer(saved), bag, rows * part.classes, bytes.arithmetic);
+  part.*y = of_bag(values.data, bag, part.classes, bytes.element);
+  part.*statistics = of_bag(saved.data, bag, rows * part.classes, bytes.arithmetic);
 }
 
 constexpr int64_t kAverageRows = 3;
 
-void average_forward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                     const Frames& x, int member, int activation, const Frames& scores,
-                     Address power, Address alpha, const Cells& cells) {
+void average_forward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                     int member, int activation, const Tensor& scores, const Tensor& power,
+                     const Tensor& alpha, const Cells& cells) {
   const AverageProblem whole =
-      average_problem(layout, from_logits, x, member, activation, scores, power, alpha);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).average_forward;
+      average_problem(walk, from_logits, x, member, activation, scores, power, alpha);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).average_forward;
   pool_bags(whole, packing, [&](AverageProblem& part, int64_t bag, std::vector<double>& scratch) {
     set_cells(part, &AverageProblem::y, &AverageProblem::statistics, cells, kAverageRows, bag,
               packing.bytes);
@@ -63,19 +59,19 @@ void average_forward(int element, const Layout& layout, const Bags& bags, bool f
   });
 }
 
-void average_backward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                      const Frames& x, int member, int activation, const Frames& scores,
-                      Address power, Address alpha, const Cells& cells, const Frames& x_gradient,
-                      const Frames& scores_gradient, Address power_gradient,
-                      Address alpha_gradient) {
+void average_backward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                      int member, int activation, const Tensor& scores, const Tensor& power,
+                      const Tensor& alpha, const Cells& cells, const Tensor& x_gradient,
+                      const Tensor& scores_gradient, const Tensor& power_gradient,
+                      const Tensor& alpha_gradient) {
   AverageProblem whole =
-      average_problem(layout, from_logits, x, member, activation, scores, power, alpha);
-  whole.x_gradient = frame_tensor(x_gradient);
-  whole.scores_gradient = frame_tensor(scores_gradient);
-  const Packing packing = packing_of(bags, element);
-  Shares shares(packing, whole.classes, {pointer(power_gradient), pointer(alpha_gradient)});
-  const bool learns = power_gradient != 0 || alpha_gradient != 0;
-  const auto kernel = kernels(element).average_backward;
+      average_problem(walk, from_logits, x, member, activation, scores, power, alpha);
+  whole.x_gradient = frames_to_fill(x_gradient);
+  whole.scores_gradient = frames_to_fill(scores_gradient);
+  const Packing packing = packing_of(offsets, x);
+  Shares shares(packing, whole.classes, {power_gradient.data, alpha_gradient.data});
+  const bool learns = power_gradient.data != nullptr || alpha_gradient.data != nullptr;
+  const auto kernel = kernels(x).average_backward;
   pool_bags(whole, packing, [&](AverageProblem& part, int64_t bag, std::vector<double>& scratch) {
     set_cells(part, &AverageProblem::gradient, &AverageProblem::statistics, cells, kAverageRows,
               bag, packing.bytes);
@@ -88,34 +84,34 @@ void average_backward(int element, const Layout& layout, const Bags& bags, bool 
 }
 
 // A bag's maxima and, with the mean, its counts, in the two rows of places (rows, bags, classes).
-void set_places(MaximumProblem& part, Address places, int64_t bags, int64_t bag) {
-  part.index = pointer<int64_t>(places) + bag * part.classes;
+void set_places(MaximumProblem& part, const Tensor& places, int64_t bags, int64_t bag) {
+  part.index = static_cast<int64_t*>(places.data) + bag * part.classes;
   part.count = part.index + (part.plus_mean ? bags * part.classes : 0);
 }
 
-void maximum_forward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                     const Frames& x, bool plus_mean, Address y, Address places) {
-  MaximumProblem whole = problem_of<MaximumProblem>(layout, from_logits, x);
+void maximum_forward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                     bool plus_mean, const Tensor& y, const Tensor& places) {
+  MaximumProblem whole = problem_of<MaximumProblem>(walk, from_logits, x);
   whole.plus_mean = plus_mean;
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).maximum_forward;
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).maximum_forward;
   pool_bags(whole, packing, [&](MaximumProblem& part, int64_t bag, std::vector<double>&) {
-    part.y = of_bag(pointer(y), bag, part.classes, packing.bytes.element);
+    part.y = of_bag(y.data, bag, part.classes, packing.bytes.element);
     set_places(part, places, packing.bags, bag);
     kernel(part);
   });
 }
 
-void maximum_backward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                      const Frames& x, bool plus_mean, Address gradient, Address places,
-                      const Frames& x_gradient) {
-  MaximumProblem whole = problem_of<MaximumProblem>(layout, from_logits, x);
+void maximum_backward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                      bool plus_mean, const Tensor& gradient, const Tensor& places,
+                      const Tensor& x_gradient) {
+  MaximumProblem whole = problem_of<MaximumProblem>(walk, from_logits, x);
   whole.plus_mean = plus_mean;
-  whole.x_gradient = frame_tensor(x_gradient);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).maximum_backward;
+  whole.x_gradient = frames_to_fill(x_gradient);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).maximum_backward;
   pool_bags(whole, packing, [&](MaximumProblem& part, int64_t bag, std::vector<double>&) {
-    part.gradient = of_bag(pointer(gradient), bag, part.classes, packing.bytes.element);
+    part.gradient = of_bag(gradient.data, bag, part.classes, packing.bytes.element);
     set_places(part, places, packing.bags, bag);
     kernel(part);
   });
@@ -123,11 +119,11 @@ void maximum_backward(int element, const Layout& layout, const Bags& bags, bool 
 
 constexpr int64_t kNoisyOrStatistics = 3;
 
-void noisy_or_forward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                      const Frames& x, const Cells& cells) {
-  const NoisyOrProblem whole = problem_of<NoisyOrProblem>(layout, from_logits, x);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).noisy_or_forward;
+void noisy_or_forward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                      const Cells& cells) {
+  const NoisyOrProblem whole = problem_of<NoisyOrProblem>(walk, from_logits, x);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).noisy_or_forward;
   pool_bags(whole, packing, [&](NoisyOrProblem& part, int64_t bag, std::vector<double>& scratch) {
     set_cells<GatheredProblem>(part, &GatheredProblem::y, &GatheredProblem::statistics, cells,
                                kNoisyOrStatistics, bag, packing.bytes);
@@ -136,12 +132,12 @@ void noisy_or_forward(int element, const Layout& layout, const Bags& bags, bool 
   });
 }
 
-void noisy_or_backward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                       const Frames& x, const Cells& cells, const Frames& x_gradient) {
-  NoisyOrProblem whole = problem_of<NoisyOrProblem>(layout, from_logits, x);
-  whole.x_gradient = frame_tensor(x_gradient);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).noisy_or_backward;
+void noisy_or_backward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                       const Cells& cells, const Tensor& x_gradient) {
+  NoisyOrProblem whole = problem_of<NoisyOrProblem>(walk, from_logits, x);
+  whole.x_gradient = frames_to_fill(x_gradient);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).noisy_or_backward;
   pool_bags(whole, packing, [&](NoisyOrProblem& part, int64_t bag, std::vector<double>&) {
     set_cells<GatheredProblem>(part, &GatheredProblem::gradient, &GatheredProblem::statistics,
                                cells, kNoisyOrStatistics, bag, packing.bytes);
@@ -149,31 +145,33 @@ void noisy_or_backward(int element, const Layout& layout, const Bags& bags, bool
   });
 }
 
-void log_mean_exp_forward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                          const Frames& x, Address sharpness, bool learn, const Cells& cells) {
-  LogMeanExpProblem whole = problem_of<LogMeanExpProblem>(layout, from_logits, x);
-  whole.sharpness = pointer(sharpness);
+void log_mean_exp_forward(const Walk& walk, const Tensor& offsets, bool from_logits,
+                          const Tensor& x, const Tensor& sharpness, bool learn,
+                          const Cells& cells) {
+  LogMeanExpProblem whole = problem_of<LogMeanExpProblem>(walk, from_logits, x);
+  whole.sharpness = sharpness.data;
   whole.learn = learn;
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).log_mean_exp_forward;
-  pool_bags(whole, packing, [&](LogMeanExpProblem& part, int64_t bag, std::vector<double>& scratch) {
-    set_cells<GatheredProblem>(part, &GatheredProblem::y, &GatheredProblem::statistics, cells,
-                               2 + learn, bag, packing.bytes);
-    part.scratch = at_least(scratch, gathered_scratch(part, kLogMeanExpRows));
-    kernel(part);
-  });
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).log_mean_exp_forward;
+  pool_bags(whole, packing,
+            [&](LogMeanExpProblem& part, int64_t bag, std::vector<double>& scratch) {
+              set_cells<GatheredProblem>(part, &GatheredProblem::y, &GatheredProblem::statistics,
+                                         cells, 2 + learn, bag, packing.bytes);
+              part.scratch = at_least(scratch, gathered_scratch(part, kLogMeanExpRows));
+              kernel(part);
+            });
 }
 
-void log_mean_exp_backward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                           const Frames& x, Address sharpness, bool learn, const Cells& cells,
-                           const Frames& x_gradient, Address sharpness_gradient) {
-  LogMeanExpProblem whole = problem_of<LogMeanExpProblem>(layout, from_logits, x);
-  whole.sharpness = pointer(sharpness);
+void log_mean_exp_backward(const Walk& walk, const Tensor& offsets, bool from_logits,
+                           const Tensor& x, const Tensor& sharpness, bool learn, const Cells& cells,
+                           const Tensor& x_gradient, const Tensor& sharpness_gradient) {
+  LogMeanExpProblem whole = problem_of<LogMeanExpProblem>(walk, from_logits, x);
+  whole.sharpness = sharpness.data;
   whole.learn = learn;
-  whole.x_gradient = frame_tensor(x_gradient);
-  const Packing packing = packing_of(bags, element);
-  Shares shares(packing, whole.classes, {pointer(sharpness_gradient)});
-  const auto kernel = kernels(element).log_mean_exp_backward;
+  whole.x_gradient = frames_to_fill(x_gradient);
+  const Packing packing = packing_of(offsets, x);
+  Shares shares(packing, whole.classes, {sharpness_gradient.data});
+  const auto kernel = kernels(x).log_mean_exp_backward;
   pool_bags(whole, packing, [&](LogMeanExpProblem& part, int64_t bag, std::vector<double>&) {
     set_cells<GatheredProblem>(part, &GatheredProblem::gradient, &GatheredProblem::statistics,
                                cells, 2 + learn, bag, packing.bytes);
@@ -185,22 +183,21 @@ void log_mean_exp_backward(int element, const Layout& layout, const Bags& bags, 
 
 constexpr int64_t kClassAttentionRows = 2;
 
-ClassAttentionProblem class_attention_problem(const Layout& layout, bool from_logits,
-                                              const Frames& x, int activation,
-                                              const Frames& scores) {
-  ClassAttentionProblem problem = problem_of<ClassAttentionProblem>(layout, from_logits, x);
+ClassAttentionProblem class_attention_problem(const Walk& walk, bool from_logits, const Tensor& x,
+                                              int activation, const Tensor& scores) {
+  ClassAttentionProblem problem = problem_of<ClassAttentionProblem>(walk, from_logits, x);
   problem.activation = static_cast<Activation>(activation);
   problem.scores = frame_tensor(scores);
   return problem;
 }
 
-void class_attention_forward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                             const Frames& x, int activation, const Frames& scores,
+void class_attention_forward(const Walk& walk, const Tensor& offsets, bool from_logits,
+                             const Tensor& x, int activation, const Tensor& scores,
                              const Cells& cells) {
   const ClassAttentionProblem whole =
-      class_attention_problem(layout, from_logits, x, activation, scores);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).class_attention_forward;
+      class_attention_problem(walk, from_logits, x, activation, scores);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).class_attention_forward;
   pool_bags(whole, packing, [&](ClassAttentionProblem& part, int64_t bag, std::vector<double>&) {
     set_cells(part, &ClassAttentionProblem::y, &ClassAttentionProblem::statistics, cells,
               kClassAttentionRows, bag, packing.bytes);
@@ -208,16 +205,15 @@ void class_attention_forward(int element, const Layout& layout, const Bags& bags
   });
 }
 
-void class_attention_backward(int element, const Layout& layout, const Bags& bags,
-                              bool from_logits, const Frames& x, int activation,
-                              const Frames& scores, const Cells& cells, const Frames& x_gradient,
-                              const Frames& scores_gradient) {
-  ClassAttentionProblem whole =
-      class_attention_problem(layout, from_logits, x, activation, scores);
-  whole.x_gradient = frame_tensor(x_gradient);
-  whole.scores_gradient = frame_tensor(scores_gradient);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).class_attention_backward;
+void class_attention_backward(const Walk& walk, const Tensor& offsets, bool from_logits,
+                              const Tensor& x, int activation, const Tensor& scores,
+                              const Cells& cells, const Tensor& x_gradient,
+                              const Tensor& scores_gradient) {
+  ClassAttentionProblem whole = class_attention_problem(walk, from_logits, x, activation, scores);
+  whole.x_gradient = frames_to_fill(x_gradient);
+  whole.scores_gradient = frames_to_fill(scores_gradient);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).class_attention_backward;
   pool_bags(whole, packing, [&](ClassAttentionProblem& part, int64_t bag, std::vector<double>&) {
     set_cells(part, &ClassAttentionProblem::gradient, &ClassAttentionProblem::statistics, cells,
               kClassAttentionRows, bag, packing.bytes);
@@ -225,34 +221,33 @@ void class_attention_backward(int element, const Layout& layout, const Bags& bag
   });
 }
 
-RankProblem rank_problem(const Layout& layout, bool from_logits, const Frames& x, double decay,
-                         const Frames& ranks, bool wide_ranks) {
-  RankProblem problem = problem_of<RankProblem>(layout, from_logits, x);
+RankProblem rank_problem(const Walk& walk, bool from_logits, const Tensor& x, double decay,
+                         const Tensor& ranks) {
+  RankProblem problem = problem_of<RankProblem>(walk, from_logits, x);
   problem.decay = decay;
   problem.ranks = frame_tensor(ranks);
-  problem.wide_ranks = wide_ranks;
+  problem.wide_ranks = is_wide(ranks);
   return problem;
 }
 
-void rank_forward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                  const Frames& x, double decay, const Frames& ranks, bool wide_ranks,
-                  const Cells& cells) {
-  const RankProblem whole = rank_problem(layout, from_logits, x, decay, ranks, wide_ranks);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).rank_forward;
+void rank_forward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                  double decay, const Tensor& ranks, const Cells& cells) {
+  const RankProblem whole = rank_problem(walk, from_logits, x, decay, ranks);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).rank_forward;
   pool_bags(whole, packing, [&](RankProblem& part, int64_t bag, std::vector<double>&) {
     set_cells(part, &RankProblem::y, &RankProblem::total, cells, 1, bag, packing.bytes);
     kernel(part);
   });
 }
 
-void rank_backward(int element, const Layout& layout, const Bags& bags, bool from_logits,
-                   const Frames& x, double decay, const Frames& ranks, bool wide_ranks,
-                   const Cells& cells, const Frames& x_gradient) {
-  RankProblem whole = rank_problem(layout, from_logits, x, decay, ranks, wide_ranks);
-  whole.x_gradient = frame_tensor(x_gradient);
-  const Packing packing = packing_of(bags, element);
-  const auto kernel = kernels(element).rank_backward;
+void rank_backward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
+                   double decay, const Tensor& ranks, const Cells& cells,
+                   const Tensor& x_gradient) {
+  RankProblem whole = rank_problem(walk, from_logits, x, decay, ranks);
+  whole.x_gradient = frames_to_fill(x_gradient);
+  const Packing packing = packing_of(offsets, x);
+  const auto kernel = kernels(x).rank_backward;
   pool_bags(whole, packing, [&](RankProblem& part, int64_t bag, std::vector<double>&) {
     set_cells(part, &RankProblem::gradient, &RankProblem::total, cells, 1, bag, packing.bytes);
     kernel(part);

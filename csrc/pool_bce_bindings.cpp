@@ -7,92 +7,92 @@ namespace {
 
 // Targets, weights and known labels (bags, classes), contiguous, and where the loss goes; what
 // gradients are multiplied by.
-using Loss = std::tuple<Address, Address, Address, Address, double>;
+using Loss = std::tuple<Tensor, Tensor, Tensor, Tensor, double>;
 
 CrossEntropyProblem cross_entropy_problem(const Loss& loss) {
   CrossEntropyProblem problem;
   const auto& [target, weight, known, result, scale] = loss;
-  problem.target = pointer(target);
-  problem.weight = pointer(weight);
-  problem.known = pointer<const uint8_t>(known);
-  problem.loss = pointer(result);
+  problem.target = target.data;
+  problem.weight = weight.data;
+  problem.known = static_cast<const uint8_t*>(known.data);
+  problem.loss = result.data;
   problem.scale = scale;
   return problem;
 }
 
 template <class P>
-void run(const P& problem, const Loss& loss, int element) {
-  pool_bce(problem, cross_entropy_problem(loss), kernels(element), static_cast<Element>(element));
+void run(const P& problem, const Loss& loss, const Tensor& x) {
+  pool_bce(problem, cross_entropy_problem(loss), kernels(x), element_of(x));
 }
 
-void weighted_average_bce(int element, int member, int activation, bool from_logits,
-                          const Layout& layout, const Frames& x, const Frames& scores,
-                          const Mask& mask, Address power, Address alpha, const Loss& loss,
-                          const Frames& x_gradient, const Frames& scores_gradient,
-                          Address power_gradient, Address alpha_gradient) {
+void weighted_average_bce(int member, int activation, bool from_logits, const Walk& walk,
+                          const Tensor& x, const Tensor& scores, const Tensor& mask,
+                          const Tensor& power, const Tensor& alpha, const Loss& loss,
+                          const Tensor& x_gradient, const Tensor& scores_gradient,
+                          const Tensor& power_gradient, const Tensor& alpha_gradient) {
   AverageProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.member = static_cast<Member>(member);
   problem.activation = static_cast<Activation>(activation);
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
-  problem.power = pointer(power);
-  problem.alpha = pointer(alpha);
-  problem.x_gradient = frame_tensor(x_gradient);
-  problem.scores_gradient = frame_tensor(scores_gradient);
-  problem.power_gradient = pointer(power_gradient);
-  problem.alpha_gradient = pointer(alpha_gradient);
-  run(problem, loss, element);
+  problem.power = power.data;
+  problem.alpha = alpha.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.power_gradient = power_gradient.data;
+  problem.alpha_gradient = alpha_gradient.data;
+  run(problem, loss, x);
 }
 
 // The maximum and noisy-or.
 template <class P>
-void plain_bce(int element, bool from_logits, const Layout& layout, const Frames& x,
-               const Mask& mask, const Loss& loss, const Frames& x_gradient) {
+void plain_bce(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
+               const Loss& loss, const Tensor& x_gradient) {
   P problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.x = frame_tensor(x);
-  problem.x_gradient = frame_tensor(x_gradient);
-  run(problem, loss, element);
+  problem.x_gradient = frames_to_fill(x_gradient);
+  run(problem, loss, x);
 }
 
-void log_mean_exp_bce(int element, bool from_logits, const Layout& layout, const Frames& x,
-                      const Mask& mask, Address sharpness, const Loss& loss,
-                      const Frames& x_gradient, Address sharpness_gradient) {
+void log_mean_exp_bce(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
+                      const Tensor& sharpness, const Loss& loss, const Tensor& x_gradient,
+                      const Tensor& sharpness_gradient) {
   LogMeanExpProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.x = frame_tensor(x);
-  problem.sharpness = pointer(sharpness);
-  problem.x_gradient = frame_tensor(x_gradient);
-  problem.sharpness_gradient = pointer(sharpness_gradient);
-  run(problem, loss, element);
+  problem.sharpness = sharpness.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.sharpness_gradient = sharpness_gradient.data;
+  run(problem, loss, x);
 }
 
-void class_attention_bce(int element, int activation, bool from_logits, const Layout& layout,
-                         const Frames& x, const Frames& scores, const Mask& mask, const Loss& loss,
-                         const Frames& x_gradient, const Frames& scores_gradient) {
+void class_attention_bce(int activation, bool from_logits, const Walk& walk, const Tensor& x,
+                         const Tensor& scores, const Tensor& mask, const Loss& loss,
+                         const Tensor& x_gradient, const Tensor& scores_gradient) {
   ClassAttentionProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.activation = static_cast<Activation>(activation);
   problem.x = frame_tensor(x);
   problem.scores = frame_tensor(scores);
-  problem.x_gradient = frame_tensor(x_gradient);
-  problem.scores_gradient = frame_tensor(scores_gradient);
-  run(problem, loss, element);
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.scores_gradient = frames_to_fill(scores_gradient);
+  run(problem, loss, x);
 }
 
-void rank_bce(int element, double decay, bool from_logits, const Layout& layout, const Frames& x,
-              const Mask& mask, const Loss& loss, const Frames& x_gradient) {
+void rank_bce(double decay, bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
+              const Loss& loss, const Tensor& x_gradient) {
   RankProblem problem;
-  set_problem(problem, layout, mask, from_logits);
+  set_problem(problem, walk, x, mask, from_logits);
   problem.decay = decay;
   problem.x = frame_tensor(x);
-  problem.x_gradient = frame_tensor(x_gradient);
-  run(problem, loss, element);
+  problem.x_gradient = frames_to_fill(x_gradient);
+  run(problem, loss, x);
 }
 
-double sum_of(int element, Address values, int64_t count) {
-  return sum_in_order(pointer(values), count, static_cast<Element>(element));
+double sum_of(const Tensor& values) {
+  return sum_in_order(values.data, values.count(), element_of(values));
 }
 
 }  // namespace

@@ -152,6 +152,13 @@ MILKERNELS_INLINE Vector<float> polynomial(Vector<float> x, float first, Rest...
   return value;
 }
 
+// -|x|, by its sign bit.
+template <class T>
+MILKERNELS_INLINE Vector<T> minus_magnitude(Vector<T> x) {
+  const auto sign = bit_cast<Integer<T>>(broadcast(T(-0.0)));
+  return bit_cast<Vector<T>>(bit_cast<Integer<T>>(x) | sign);
+}
+
 // NaN in `a` stays, NaN in `b` is passed over.
 template <class V>
 MILKERNELS_INLINE V maximum(V a, V b) {
@@ -160,6 +167,17 @@ MILKERNELS_INLINE V maximum(V a, V b) {
 template <class V>
 MILKERNELS_INLINE V minimum(V a, V b) {
   return b < a ? b : a;
+}
+
+// A few vectors combined, in pairs and those in pairs: none waits for more than it must.
+template <int kCount, class V, class Combine>
+MILKERNELS_INLINE V together(const V* vectors, const Combine& combine) {
+  if constexpr (kCount == 1) {
+    return vectors[0];
+  } else {
+    return combine(together<kCount / 2>(vectors, combine),
+                   together<kCount - kCount / 2>(vectors + kCount / 2, combine));
+  }
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -281,16 +299,18 @@ MILKERNELS_INLINE Vector<float> exp2(Vector<float> x, Vector<float> exponent) {
   return times_power_of_two(exp2_of_fraction(x - whole), whole + exponent);
 }
 
+MILKERNELS_INLINE Vector<float> exp2(Vector<float> x) {
+  const Vector<float> whole = nearest(x);
+  return times_power_of_two(exp2_of_fraction(x - whole), whole);
+}
+
 MILKERNELS_INLINE Vector<double> exp2(Vector<double> x, Vector<double> exponent) {
   x += exponent;
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp2(x[lane]);
   return x;
 }
 
-template <class V>
-MILKERNELS_INLINE V exp2(V x) {
-  return exp2(x, V{});
-}
+MILKERNELS_INLINE Vector<double> exp2(Vector<double> x) { return exp2(x, Vector<double>{}); }
 
 constexpr double kLog2E = 1.44269504088896340736;
 constexpr double kLn2 = 0.69314718055994530942;
@@ -455,6 +475,9 @@ MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
     std::memcpy(to, &bits, sizeof bits);
   }
 }
+
+// Brings a line nearer that is read soon; there may be no memory at the address.
+MILKERNELS_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
 // The first `count` lanes, in memory that may end there; the others are 0.
 template <class E>

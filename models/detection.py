@@ -18,9 +18,12 @@ SEGMENT_SECONDS = 1.0
 class TimedLabel(Protocol):
     """An event, true or detected: onset and offset in seconds and a class index."""
 
-    onset: float
-    offset: float
-    label: int
+    @property
+    def onset(self) -> float: ...
+    @property
+    def offset(self) -> float: ...
+    @property
+    def label(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,33 +143,22 @@ def mean_event_seconds(events: Iterable[TimedLabel], num_classes: int) -> np.nda
     return np.array([np.mean(one) if one else typical for one in lengths])
 
 
-def tune_segment_thresholds(clips: Iterable[ScoredClip], frame_seconds: float) -> np.ndarray:
-    """For each class the frame threshold with the largest F1 of 1 s segments.
+def score_segments(clip: ScoredClip, frame_seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probability and truth (segments, classes) of a clip's 1 s segments, float32 and bool.
 
     A segment's probability is the largest of its frames', as an event that touches a segment marks
-    it.
-
-    Args:
-        clips: held-out clips whose events are known; at least one.
-        frame_seconds: from a frame to the next.
-
-    Returns:
-        (classes,) float32; 0.5 for a class without events.
+    it. `frame_seconds` is from a frame to the next.
     """
-    probability, target = [], []
-    for clip in clips:
-        segments = math.ceil(clip.seconds / SEGMENT_SECONDS)
-        largest = np.zeros((segments, clip.frame.shape[1]))
-        times = (np.arange(len(clip.frame)) + 0.5) * frame_seconds
-        places = np.minimum(times // SEGMENT_SECONDS, segments - 1).astype(int)
-        np.maximum.at(largest, places, clip.frame)
-        true = np.zeros_like(largest)
-        for event in clip.truth:
-            first = math.floor(event.onset / SEGMENT_SECONDS)
-            true[first : math.ceil(event.offset / SEGMENT_SECONDS), event.label] = 1
-        probability.append(largest)
-        target.append(true)
-    return tune_thresholds(np.concatenate(probability), np.concatenate(target))
+    segments = math.ceil(clip.seconds / SEGMENT_SECONDS)
+    largest = np.zeros((segments, clip.frame.shape[1]), dtype=np.float32)
+    times = (np.arange(len(clip.frame)) + 0.5) * frame_seconds
+    places = np.minimum(times // SEGMENT_SECONDS, segments - 1).astype(int)
+    np.maximum.at(largest, places, clip.frame)
+    true = np.zeros(largest.shape, dtype=bool)
+    for event in clip.truth:
+        first = math.floor(event.onset / SEGMENT_SECONDS)
+        true[first : math.ceil(event.offset / SEGMENT_SECONDS), event.label] = True
+    return largest, true
 
 
 def tune_thresholds(probability: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models import build_model, model_class
-from models.checkpoint import save_atomically
+from models.checkpoint import load_saved, save_atomically
 from models.data.classes import ClassList
 from models.errors import UserError
 from models.features import PRESETS, FrontEnd
@@ -35,7 +35,7 @@ class DetectorSpec:
     model: str
     pooling: str | None
     features: str | None
-    options: dict[str, object]
+    options: dict[str, Any]
 
 
 class Detector(nn.Module):
@@ -46,6 +46,9 @@ class Detector(nn.Module):
         classes: the classes, in the order of the outputs' last axis.
     """
 
+    thresholds: Tensor
+    frame_thresholds: Tensor
+
     def __init__(self, spec: DetectorSpec, classes: ClassList) -> None:
         super().__init__()
         kind = model_class(spec.model)
@@ -53,7 +56,7 @@ class Detector(nn.Module):
         self.classes = classes
         self.preset = PRESETS[features]
         self.front_end = FrontEnd(self.preset)
-        inputs = {"mels": self.preset.bands}
+        inputs: dict[str, Any] = {"mels": self.preset.bands}
         if kind.fixed_frames:
             inputs["num_frames"] = self.preset.clip_frames
         self.network = build_model(
@@ -64,7 +67,7 @@ class Detector(nn.Module):
                 f"num_frames: expected at least {self.preset.clip_frames}, the frames of "
                 f"{self.preset.clip_seconds:g} s, got {self.network.num_frames}"
             )
-        self.spec = replace(spec, pooling=self.network.pooling, features=features)
+        self.spec = replace(spec, pooling=str(self.network.pooling), features=features)
         # Of clips, and of frames, which are the same unless they were tuned apart.
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
         self.register_buffer("frame_thresholds", torch.full((len(classes),), 0.5))
@@ -85,7 +88,7 @@ class Detector(nn.Module):
         return self.network(features, frames)
 
 
-def detector_content(detector: Detector) -> dict[str, object]:
+def detector_content(detector: Detector) -> dict[str, Any]:
     """A detector as tensors, numbers and strings alone, thresholds included."""
     return {
         "format": _FORMAT,
@@ -112,7 +115,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
         content = _read(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: {advice}, found nothing there") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {advice}, but the file cannot be read as one") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path}: {advice}, found another kind of file")
@@ -123,7 +126,14 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
         classes = ClassList(tuple(content["mids"]), tuple(content["names"]))
         detector = Detector(spec, classes)
         detector.load_state_dict(content["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise UserError(
             f"{path}: {advice}, but its contents do not fit together: train it again with this "
             "version"
@@ -133,7 +143,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
 
 def _read(path: Path) -> object:
     if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_saved(path)
     try:
         with safe_open(path, "pt") as file:
             content = json.loads((file.metadata() or {}).get("detector", "null"))

@@ -18,7 +18,7 @@ from models.detection import (
     ScoredClip,
     filter_frames,
     find_events,
-    tune_segment_thresholds,
+    score_segments,
     tune_thresholds,
 )
 from models.detector import Detector
@@ -136,7 +136,7 @@ def tune_on(
     """Thresholds (classes,) of clips and of frames with the best F1 of each class.
 
     Args:
-        results: held-out clips; frames are kept of those alone that `strong` names.
+        results: held-out clips; of those that `strong` names the segments are kept.
         frame_seconds: from a frame to the next.
         strong: events of held-out clips, whose 1 s segments the frames' thresholds are tuned on;
             None, or without any of the clips, for those of clips.
@@ -144,22 +144,22 @@ def tune_on(
     Raises:
         UserError: where there are no clips.
     """
-    pairs, scored = [], []
+    pairs, segments = [], []
     for result in results:
         pairs.append((result.clip, result.target))
         if strong is not None and result.frame is not None and result.clip_id in strong:
-            frame = result.frame.copy()
-            scored.append(ScoredClip(frame, strong[result.clip_id], result.seconds))
+            clip = ScoredClip(result.frame, strong[result.clip_id], result.seconds)
+            segments.append(score_segments(clip, frame_seconds))
     if not pairs:
         raise UserError("none of the held-out clips can be read: replace them")
     probability, target = (np.stack(part) for part in zip(*pairs, strict=True))
     thresholds = tune_thresholds(probability, target)
     if strong is None:
         return thresholds, thresholds
-    if not scored:
+    if not segments:
         logger.warning("no held-out clip has known events: frames get the thresholds of clips")
         return thresholds, thresholds
-    return thresholds, tune_segment_thresholds(scored, frame_seconds)
+    return thresholds, tune_thresholds(*map(np.concatenate, zip(*segments, strict=True)))
 
 
 def evaluate(

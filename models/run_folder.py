@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.checkpoint import write_text
 from models.errors import UserError
@@ -62,9 +63,7 @@ class RunFolder:
         """Whether the run has come to its end."""
         return self.metrics.exists()
 
-    def claim(
-        self, config: dict[str, object], circumstances: dict[str, object] | None = None
-    ) -> None:
+    def claim(self, config: dict[str, Any], circumstances: dict[str, object] | None = None) -> None:
         """Make the folder this run's, or find that it is already.
 
         Args:
@@ -85,7 +84,7 @@ class RunFolder:
                 f"{self.path}: expected a new folder or one of an earlier run, found other files: "
                 "choose another --out"
             )
-        found = self._read_config()
+        found = self.read_config()
         found.pop("circumstances", None)
         if found.get("classes") != config["classes"]:
             raise UserError(
@@ -107,15 +106,16 @@ class RunFolder:
         """What a finished run measured."""
         return _read_json(self.metrics)
 
+    def read_config(self) -> dict[str, object]:
+        """What decided the run's result, and its circumstances."""
+        return _read_json(self.config)
+
     def _is_empty(self) -> bool:
         if not self.path.is_dir():
             raise UserError(f"{self.path}: expected a folder, found a file: choose another --out")
         # What a run killed at its very start leaves behind.
         leftover = self.config.with_name(f"{self.config.name}.part")
         return all(entry == leftover for entry in self.path.iterdir())
-
-    def _read_config(self) -> dict[str, object]:
-        return _read_json(self.config)
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -136,7 +136,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def _read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}): choose another --out") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object: choose another --out")

@@ -17,7 +17,8 @@ from models.detection import (
     ScoredClip,
     filter_frames,
     mean_event_seconds,
-    tune_segment_thresholds,
+    score_segments,
+    tune_thresholds,
 )
 from models.detector import load_detector
 from models.errors import UserError
@@ -77,7 +78,9 @@ def test_frame_thresholds_are_tuned_on_segments():
     # Two frames a second. Segments' largest: 0.4 (true), 0.9 (true), 0.3; one event over both.
     frame = np.array([0.1, 0.4, 0.9, 0.2, 0.3, 0.1])[:, None]
     clip = ScoredClip(frame, [Event(0.5, 1.5, 0, 1.0)], 3.0)
-    assert tune_segment_thresholds([clip], 0.5) == pytest.approx([0.35])
+    probability, true = score_segments(clip, 0.5)
+    assert probability[:, 0] == pytest.approx([0.4, 0.9, 0.3])
+    assert tune_thresholds(probability, true) == pytest.approx([0.35])
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ gradient goes through the reference, which is differentiable to any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -39,8 +39,8 @@ class Family:
     tensors: str
     options: str
     saved: int
-    forward: Callable[..., tuple[Tensor, ...]]
-    forward_fake: Callable[..., tuple[Tensor, ...]]
+    forward: Callable[..., Tensor | tuple[Tensor, ...]]
+    forward_fake: Callable[..., Tensor | tuple[Tensor, ...]]
     backward: Callable[..., list[Tensor]]
     backward_fake: Callable[..., list[Tensor]]
     reference: Callable[..., Tensor]
@@ -84,7 +84,7 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
     direct = _nobody_watches(tensors)
     if differentiates(*tensors):
         if direct:
-            return _Direct.apply(_families[name], options, *tensors)
+            return _record(_families[name], options, *tensors)
         return _Fused.apply(name, options, *tensors)[0]
     # Where autograd records nothing, its bookkeeping is left out.
     if direct:
@@ -93,6 +93,10 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
+_profiles = torch.autograd._profiler_enabled
 
 
 def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
@@ -103,10 +107,10 @@ def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
             return False
     return (
         not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._get_tracing_state() is None
-        and not torch.autograd._profiler_enabled()
+        and _dispatch_modes() == 0
+        and not _transforms_are_active()
+        and _tracing_state() is None
+        and not _profiles()
     )
 
 
@@ -119,7 +123,7 @@ def differentiates(*tensors: Tensor | None) -> bool:
     """Whether autograd may record a call with these tensors."""
     if torch.is_grad_enabled():
         # Inside a transform of torch.func a tensor does not tell what is recorded outside of it.
-        hidden = torch._C._are_functorch_transforms_active()
+        hidden = _transforms_are_active()
         for tensor in tensors:
             if tensor is not None and (hidden or tensor.requires_grad):
                 return True
@@ -143,6 +147,10 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         family = ctx.family
         return _input_gradients(ctx, family, gradient, family.backward)
+
+
+# Function.apply without its preparations for transforms of torch.func: none is active here.
+_record = super(torch.autograd.Function, _Direct).apply
 
 
 class _Fused(torch.autograd.Function):
@@ -176,7 +184,7 @@ def _input_gradients(
     needs = list(ctx.needs_input_grad[2:])
     if gradient is None:
         return None, None, *(None for _ in needs)
-    gradients = None
+    gradients: Sequence[Tensor] | None = None
     if torch.is_grad_enabled():
         inputs = ctx.saved_tensors[: ctx.inputs]
         gradients = _differentiable_gradients(family, inputs, ctx.options, needs, gradient)
@@ -198,7 +206,9 @@ def _differentiable_gradients(
     y = family.reference(*inputs, *options)
     if not y.requires_grad:
         return None
-    needed = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
+    needed = [
+        tensor for tensor, need in zip(inputs, needs, strict=True) if need and tensor is not None
+    ]
     return torch.autograd.grad(y, needed, gradient, create_graph=True)
 
 
@@ -227,6 +237,10 @@ def kernels(backend: str, family: str) -> Any:
     return import_module(f"milkernels.kernels.cpp.{family}")
 
 
+@overload
+def by_class(tensor: Tensor, dim: int) -> Tensor: ...
+@overload
+def by_class(tensor: Tensor | None, dim: int) -> Tensor | None: ...
 def by_class(tensor: Tensor | None, dim: int) -> Tensor | None:
     """A frame tensor as a (bags, classes, frames) view."""
     return tensor if tensor is None or dim == 2 else tensor.transpose(1, 2)

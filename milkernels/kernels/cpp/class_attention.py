@@ -21,15 +21,14 @@ def forward(
     y = extension.bag_values(x)
     statistics = extension.bag_rows(x, 2)
     extension.functions.class_attention_forward(
-        extension.ELEMENTS[x.dtype],
         SCORE_ACTIVATIONS.index(score_activation),
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.frames_argument(scores),
-        extension.mask_argument(mask),
-        y.data_ptr(),
-        statistics.data_ptr(),
+        extension.walk(axis),
+        x,
+        scores,
+        mask,
+        y,
+        statistics,
     )
     return y, statistics
 
@@ -52,16 +51,14 @@ def backward(
     given = (x_gradient, scores_gradient)
     filled = tuple(extension.empty_along(tensor, axis) for tensor in given)
     extension.functions.class_attention_backward(
-        extension.ELEMENTS[x.dtype],
         SCORE_ACTIVATIONS.index(score_activation),
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.frames_argument(scores),
-        extension.mask_argument(mask),
-        gradient.data_ptr(),
-        statistics.data_ptr(),
-        extension.frames_to_fill(filled[0]),
-        extension.frames_to_fill(filled[1]),
+        extension.walk(axis),
+        x,
+        scores,
+        mask,
+        gradient,
+        statistics,
+        *filled,
     )
     extension.hand_over(filled, given)

@@ -1,4 +1,4 @@
-"""The C++ extension, and how tensors are handed to it: addresses, sizes and strides.
+"""The C++ extension, and what its functions expect of tensors.
 
 Frame tensors are (bags, classes, frames) views of any strides; those contiguous along neither
 classes nor frames are copied.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -23,14 +23,6 @@ except ImportError as error:
 
 #: The extension's functions; there only while `LOAD_ERROR` is None.
 functions: Any = _loaded
-
-ELEMENTS = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
-
-#: Below this, PyTorch's allocator hands out memory that was in use before.
-_MANY_BYTES = 8 * 2**20
-
-_NO_MASK = (0, 0, 0)
-_NO_FRAMES = (0, 0, 0, 0)
 
 
 def describe() -> dict[str, Any]:
@@ -70,6 +62,10 @@ def lane_axis(x: Tensor) -> int:
     return 1 if of_class == 1 and of_frame != 1 else 2
 
 
+@overload
+def along(tensor: Tensor, axis: int) -> Tensor: ...
+@overload
+def along(tensor: Tensor | None, axis: int) -> Tensor | None: ...
 def along(tensor: Tensor | None, axis: int) -> Tensor | None:
     """The tensor, or a copy contiguous along `axis`."""
     if tensor is None or tensor.stride(axis) == 1 or tensor.shape[axis] <= 1:
@@ -77,6 +73,10 @@ def along(tensor: Tensor | None, axis: int) -> Tensor | None:
     return empty_along(tensor, axis).copy_(tensor)
 
 
+@overload
+def empty_along(tensor: Tensor, axis: int) -> Tensor: ...
+@overload
+def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None: ...
 def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None:
     """The tensor, or an empty one like it that is contiguous along `axis`."""
     if tensor is None or tensor.stride(axis) == 1 or tensor.shape[axis] <= 1:
@@ -87,6 +87,10 @@ def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None:
     return tensor.new_empty((bags, frames, classes)).transpose(1, 2)
 
 
+@overload
+def in_arithmetic(parameter: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None: ...
 def in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     return None if parameter is None else parameter.to(arithmetic(x)).contiguous()
 
@@ -100,39 +104,10 @@ def empty_in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None:
 def hand_over(filled: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> None:
     """Copy what the kernel could not write in place."""
     for source, target in zip(filled, given, strict=True):
-        if source is not None and source is not target:
+        if source is not None and target is not None and source is not target:
             target.copy_(source)
 
 
-def layout(x: Tensor, axis: int) -> tuple[tuple[int, ...], bool, int]:
-    """Sizes, whether frames are the lanes, and how many threads there are."""
-    return tuple(x.shape), axis == 2, torch.get_num_threads()
-
-
-def frames_argument(tensor: Tensor | None) -> tuple[int, ...]:
-    return _NO_FRAMES if tensor is None else (tensor.data_ptr(), *tensor.stride())
-
-
-def mask_argument(mask: Tensor | None) -> tuple[int, ...]:
-    return _NO_MASK if mask is None else (mask.data_ptr(), *mask.stride())
-
-
-def address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def frames_to_fill(tensor: Tensor | None) -> tuple[int, ...]:
-    """`frames_argument` of a tensor that the kernel is the first to write."""
-    _prefer_huge_pages(tensor)
-    return frames_argument(tensor)
-
-
-def address_to_fill(tensor: Tensor | None) -> int:
-    """`address` of a tensor that the kernel is the first to write."""
-    _prefer_huge_pages(tensor)
-    return address(tensor)
-
-
-def _prefer_huge_pages(tensor: Tensor | None) -> None:
-    if tensor is not None and tensor.nbytes >= _MANY_BYTES:
-        functions.prefer_huge_pages(tensor.data_ptr(), tensor.nbytes)
+def walk(axis: int) -> tuple[int, int]:
+    """The axis that vectors run along, and how many threads there are."""
+    return axis, torch.get_num_threads()

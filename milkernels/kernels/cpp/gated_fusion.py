@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ def forward(c: Tensor, gate: Tensor) -> Tensor:
     """sigmoid(gate) · c."""
     c, gate = c.contiguous(), gate.contiguous()
     y = torch.empty_like(c)
-    extension.functions.gated_fusion_forward(*_arguments(c, gate), y.data_ptr())
+    _run(extension.functions.gated_fusion_forward, c, gate, y)
     return y
 
 
@@ -25,14 +27,9 @@ def backward(
 ) -> None:
     """Fill the gradients that are given, contiguous."""
     c, gate, gradient = c.contiguous(), gate.contiguous(), gradient.contiguous()
-    extension.functions.gated_fusion_backward(
-        *_arguments(c, gate),
-        gradient.data_ptr(),
-        extension.address(c_gradient),
-        extension.address(gate_gradient),
-    )
+    _run(extension.functions.gated_fusion_backward, c, gate, gradient, c_gradient, gate_gradient)
 
 
-def _arguments(c: Tensor, gate: Tensor) -> tuple[int, ...]:
-    threads = torch.get_num_threads()
-    return extension.ELEMENTS[c.dtype], c.numel(), threads, c.data_ptr(), gate.data_ptr()
+def _run(function: Callable[..., None], *tensors: Tensor | None) -> None:
+    flat = (None if tensor is None else tensor.view(-1) for tensor in tensors)
+    function(torch.get_num_threads(), *flat)

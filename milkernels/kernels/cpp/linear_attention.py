@@ -14,14 +14,7 @@ def forward(z: Tensor, layers: list[Tensor], variant: str, y: Tensor, statistics
     `layers`: weight and bias of the attention layer, then of the class layer.
     """
     layers = [extension.in_arithmetic(parameter, z) for parameter in layers]
-    extension.functions.linear_attention_forward(
-        extension.ELEMENTS[z.dtype],
-        _layout(z, variant),
-        z.data_ptr(),
-        [parameter.data_ptr() for parameter in layers],
-        y.data_ptr(),
-        statistics.data_ptr(),
-    )
+    extension.functions.linear_attention_forward(*_options(variant), z, layers, y, statistics)
 
 
 def backward(
@@ -44,20 +37,18 @@ def backward(
             for parameter, given in zip(layers, layer_gradients, strict=True)
         ]  # fmt: skip
     extension.functions.linear_attention_backward(
-        extension.ELEMENTS[z.dtype],
-        _layout(z, variant),
-        gradient.data_ptr(),
-        z.data_ptr(),
-        [parameter.data_ptr() for parameter in layers],
-        statistics.data_ptr(),
-        extension.address_to_fill(z_gradient),
-        [extension.address(tensor) for tensor in filled],
+        *_options(variant),
+        gradient,
+        z,
+        layers,
+        statistics,
+        z_gradient,
+        filled,
     )
     for source, target in zip(filled, layer_gradients, strict=True):
-        if target is not None and source is not target:
+        if source is not None and target is not None and source is not target:
             target.copy_(source)
 
 
-def _layout(z: Tensor, variant: str) -> tuple[int, int, int, bool, int]:
-    rows, width = z.shape
-    return rows, width, z.stride(0), variant == "code", torch.get_num_threads()
+def _options(variant: str) -> tuple[bool, int]:
+    return variant == "code", torch.get_num_threads()

@@ -18,15 +18,14 @@ def forward(
     y = extension.bag_values(x)
     statistics = extension.bag_rows(x, 2 + learn)
     extension.functions.log_mean_exp_forward(
-        extension.ELEMENTS[x.dtype],
         from_logits,
         learn,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        sharpness.data_ptr(),
-        y.data_ptr(),
-        statistics.data_ptr(),
+        extension.walk(axis),
+        x,
+        mask,
+        sharpness,
+        y,
+        statistics,
     )
     return y, statistics
 
@@ -52,15 +51,13 @@ def backward(
         extension.empty_in_arithmetic(sharpness_gradient, x),
     )
     extension.functions.log_mean_exp_backward(
-        extension.ELEMENTS[x.dtype],
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        sharpness.data_ptr(),
-        gradient.data_ptr(),
-        statistics.data_ptr(),
-        extension.frames_to_fill(filled[0]),
-        extension.address(filled[1]),
+        extension.walk(axis),
+        x,
+        mask,
+        sharpness,
+        gradient,
+        statistics,
+        *filled,
     )
     extension.hand_over(filled, given)

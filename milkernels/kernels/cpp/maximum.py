@@ -18,15 +18,13 @@ def forward(
     y = extension.bag_values(x)
     places = x.new_empty((1 + plus_mean, *x.shape[:2]), dtype=torch.int64)
     extension.functions.maximum_forward(
-        extension.ELEMENTS[x.dtype],
         from_logits,
         plus_mean,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        y.data_ptr(),
-        places.data_ptr(),
-        places[-1].data_ptr(),
+        extension.walk(axis),
+        x,
+        mask,
+        y,
+        places,
     )
     return y, places
 
@@ -47,15 +45,13 @@ def backward(
     gradient = gradient.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.maximum_backward(
-        extension.ELEMENTS[x.dtype],
         from_logits,
         plus_mean,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        gradient.data_ptr(),
-        places.data_ptr(),
-        places[-1].data_ptr(),
-        extension.frames_to_fill(filled),
+        extension.walk(axis),
+        x,
+        mask,
+        gradient,
+        places,
+        filled,
     )
     extension.hand_over((filled,), (x_gradient,))

@@ -18,13 +18,12 @@ def forward(x: Tensor, mask: Tensor | None, from_logits: bool) -> tuple[Tensor, 
     y = extension.bag_values(x)
     statistics = extension.bag_rows(x, STATISTICS_ROWS)
     extension.functions.noisy_or_forward(
-        extension.ELEMENTS[x.dtype],
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        y.data_ptr(),
-        statistics.data_ptr(),
+        extension.walk(axis),
+        x,
+        mask,
+        y,
+        statistics,
     )
     return y, statistics
 
@@ -43,13 +42,12 @@ def backward(
     gradient = gradient.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.noisy_or_backward(
-        extension.ELEMENTS[x.dtype],
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        gradient.data_ptr(),
-        statistics.data_ptr(),
-        extension.frames_to_fill(filled),
+        extension.walk(axis),
+        x,
+        mask,
+        gradient,
+        statistics,
+        filled,
     )
     extension.hand_over((filled,), (x_gradient,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -30,28 +30,25 @@ def forward(
 ) -> None:
     """Fill y (bags, classes), the statistics (bags, rows, classes) and the places: of maxima (1 or
     2, bags, classes), inside their bags, or the ranks (instances, classes) if those are wanted."""
-    call = _Call(x, offsets, y, from_logits)
+    call = _Call(x, offsets, from_logits)
     parameters = _Parameters(call, scores, power, alpha, sharpness)
     if name in WEIGHTED_AVERAGES:
         inputs = parameters.of_average(name, score_activation)
-        call.run("average_forward", *inputs, (y.data_ptr(), statistics.data_ptr()))
+        call.run("average_forward", *inputs, (y, statistics))
     elif name in ("max", "max_mean"):
         plus_mean = name == "max_mean"
-        call.run("maximum_forward", plus_mean, y.data_ptr(), places.data_ptr())
+        call.run("maximum_forward", plus_mean, y, places)
     elif name == "noisy_or":
-        call.run("noisy_or_forward", (y.data_ptr(), statistics.data_ptr()))
+        call.run("noisy_or_forward", (y, statistics))
     elif name == "log_mean_exp":
-        address = extension.address(parameters.sharpness)
-        call.run("log_mean_exp_forward", address, learn, (y.data_ptr(), statistics.data_ptr()))
+        call.run("log_mean_exp_forward", parameters.sharpness, learn, (y, statistics))
     elif name == "class_attention":
         inputs = parameters.of_scores(score_activation)
-        call.run("class_attention_forward", *inputs, (y.data_ptr(), statistics.data_ptr()))
+        call.run("class_attention_forward", *inputs, (y, statistics))
     else:
         given = call.view(places) if learn else None
         ranks = extension.empty_along(given, call.axis)
-        wide = places.dtype == torch.int32
-        argument = extension.frames_argument(ranks)
-        call.run("rank_forward", decay, argument, wide, (y.data_ptr(), statistics.data_ptr()))
+        call.run("rank_forward", decay, ranks, (y, statistics))
         extension.hand_over((ranks,), (given,))
 
 
@@ -78,7 +75,7 @@ def backward(
 ) -> None:
     """Fill the gradients that are given."""
     gradient = gradient.contiguous()
-    call = _Call(x, offsets, gradient, from_logits)
+    call = _Call(x, offsets, from_logits)
     parameters = _Parameters(call, scores, power, alpha, sharpness)
     of_frames = (call.view(x_gradient), call.view(scores_gradient))
     of_classes = (power_gradient, alpha_gradient, sharpness_gradient)
@@ -87,47 +84,46 @@ def backward(
         *(extension.empty_along(tensor, call.axis) for tensor in of_frames),
         *(extension.empty_in_arithmetic(tensor, x) for tensor in of_classes),
     )
-    to_x, to_scores = map(extension.frames_to_fill, filled[:2])
-    to_power, to_alpha, to_sharpness = map(extension.address, filled[2:])
-    cells = (gradient.data_ptr(), statistics.data_ptr())
+    to_x, to_scores, to_power, to_alpha, to_sharpness = filled
+    cells = (gradient, statistics)
     if name in WEIGHTED_AVERAGES:
         inputs = parameters.of_average(name, score_activation)
         call.run("average_backward", *inputs, cells, to_x, to_scores, to_power, to_alpha)
     elif name in ("max", "max_mean"):
-        addresses = (gradient.data_ptr(), places.data_ptr())
-        call.run("maximum_backward", name == "max_mean", *addresses, to_x)
+        call.run("maximum_backward", name == "max_mean", gradient, places, to_x)
     elif name == "noisy_or":
         call.run("noisy_or_backward", cells, to_x)
     elif name == "log_mean_exp":
-        address = extension.address(parameters.sharpness)
-        call.run("log_mean_exp_backward", address, learn, cells, to_x, to_sharpness)
+        call.run("log_mean_exp_backward", parameters.sharpness, learn, cells, to_x, to_sharpness)
     elif name == "class_attention":
         inputs = parameters.of_scores(score_activation)
         call.run("class_attention_backward", *inputs, cells, to_x, to_scores)
     else:
         ranks = extension.along(call.view(places), call.axis)
-        wide = places.dtype == torch.int32
-        call.run("rank_backward", decay, extension.frames_argument(ranks), wide, cells, to_x)
+        call.run("rank_backward", decay, ranks, cells, to_x)
     extension.hand_over(filled, given)
 
 
 class _Call:
     """What every function takes: the instances as one bag (1, classes, instances), and where the
-    bags in it begin. `cells` is a (bags, classes) tensor."""
+    bags in it begin."""
 
-    def __init__(self, x: Tensor, offsets: Tensor, cells: Tensor, from_logits: bool) -> None:
+    def __init__(self, x: Tensor, offsets: Tensor, from_logits: bool) -> None:
         view = x.t()[None]
         self.axis = extension.lane_axis(view)
         self.x = extension.along(view, self.axis)
         self._offsets = offsets.to(torch.int64).contiguous()
         self._arguments = (
-            extension.ELEMENTS[x.dtype],
-            extension.layout(self.x, self.axis),
-            (self._offsets.data_ptr(), cells.shape[0]),
+            extension.walk(self.axis),
+            self._offsets,
             from_logits,
-            extension.frames_argument(self.x),
+            self.x,
         )
 
+    @overload
+    def view(self, tensor: Tensor) -> Tensor: ...
+    @overload
+    def view(self, tensor: Tensor | None) -> Tensor | None: ...
     def view(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.t()[None]
 
@@ -152,8 +148,7 @@ class _Parameters:
         )
 
     def of_scores(self, activation: str | None) -> tuple[Any, ...]:
-        return SCORE_ACTIVATIONS.index(activation), extension.frames_argument(self.scores)
+        return SCORE_ACTIVATIONS.index(activation), self.scores
 
     def of_average(self, name: str, activation: str | None) -> tuple[Any, ...]:
-        addresses = (extension.address(self.power), extension.address(self.alpha))
-        return member_number(name), *self.of_scores(activation), *addresses
+        return member_number(name), *self.of_scores(activation), self.power, self.alpha

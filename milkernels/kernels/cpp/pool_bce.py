@@ -32,24 +32,21 @@ def forward(
     target, weight, known, scale = labels
     given = (x_gradient, scores_gradient)
     filled = tuple(extension.empty_along(gradient, axis) for gradient in given)
-    element = extension.ELEMENTS[x.dtype]
-    inputs = (pooling.from_logits, extension.layout(x, axis), extension.frames_argument(x))
-    masked = extension.mask_argument(mask)
-    loss = (*map(extension.address, (target, weight, known, cells)), scale.item())
-    to_x, to_scores = (extension.frames_to_fill(gradient) for gradient in filled)
+    inputs = (pooling.from_logits, extension.walk(axis), x)
+    loss = (target, weight, known, cells, scale.item())
+    to_x, to_scores = filled
     activation = SCORE_ACTIVATIONS.index(pooling.score_activation)
     functions = extension.functions
     if pooling.name in WEIGHTED_AVERAGES:
         alpha_row, power_row = _rows(shares, (alpha, power))
         functions.weighted_average_bce(
-            element,
             weighted_average.member_number(pooling.name),
             activation,
             *inputs,
-            extension.frames_argument(scores),
-            masked,
-            extension.address(power),
-            extension.address(alpha),
+            scores,
+            mask,
+            power,
+            alpha,
             loss,
             to_x,
             to_scores,
@@ -57,18 +54,15 @@ def forward(
             alpha_row,
         )
     elif pooling.name == "class_attention":
-        of_scores = extension.frames_argument(scores)
-        functions.class_attention_bce(
-            element, activation, *inputs, of_scores, masked, loss, to_x, to_scores
-        )
+        functions.class_attention_bce(activation, *inputs, scores, mask, loss, to_x, to_scores)
     elif pooling.name == "log_mean_exp":
         row = _rows(shares, (sharpness,))
-        functions.log_mean_exp_bce(element, *inputs, masked, sharpness.data_ptr(), loss, to_x, *row)
+        functions.log_mean_exp_bce(*inputs, mask, sharpness, loss, to_x, *row)
     elif pooling.name == "rank":
-        functions.rank_bce(element, pooling.decay, *inputs, masked, loss, to_x)
+        functions.rank_bce(pooling.decay, *inputs, mask, loss, to_x)
     else:
         function = {"max": functions.maximum_bce, "noisy_or": functions.noisy_or_bce}[pooling.name]
-        function(element, *inputs, masked, loss, to_x)
+        function(*inputs, mask, loss, to_x)
     extension.hand_over(filled, given)
 
 
@@ -80,14 +74,12 @@ def backward(filled: Tensor, by: Tensor) -> None:
 
 def total(cells: Tensor) -> Tensor:
     """Sum of the losses, in order."""
-    element = extension.ELEMENTS[cells.dtype]
-    values = extension.functions.sum_in_order(element, cells.data_ptr(), cells.numel())
-    return cells.new_full((), values)
+    return cells.new_full((), extension.functions.sum_in_order(cells))
 
 
-def _rows(shares: Tensor | None, parameters: tuple[Tensor | None, ...]) -> tuple[int, ...]:
-    """Where each parameter's shares go, 0 for one that is absent."""
+def _rows(
+    shares: Tensor | None, parameters: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """Where each parameter's shares go, None for one that is absent."""
     rows = iter(()) if shares is None else iter(shares)
-    return tuple(
-        0 if parameter is None else extension.address(next(rows, None)) for parameter in parameters
-    )
+    return tuple(None if parameter is None else next(rows, None) for parameter in parameters)

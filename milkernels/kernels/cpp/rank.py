@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from milkernels.kernels.cpp import extension
@@ -19,16 +18,14 @@ def forward(
     total = x.new_empty(x.shape[:2], dtype=extension.arithmetic(x))
     filled = extension.empty_along(ranks, axis)
     extension.functions.rank_forward(
-        extension.ELEMENTS[x.dtype],
         decay,
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.mask_argument(mask),
-        y.data_ptr(),
-        total.data_ptr(),
-        extension.frames_to_fill(filled),
-        _is_wide(ranks),
+        extension.walk(axis),
+        x,
+        mask,
+        y,
+        total,
+        filled,
     )
     extension.hand_over((filled,), (ranks,))
     return y, total
@@ -49,19 +46,13 @@ def backward(
     gradient = gradient.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.rank_backward(
-        extension.ELEMENTS[x.dtype],
         decay,
         from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        gradient.data_ptr(),
-        total.data_ptr(),
-        extension.frames_argument(ranks),
-        _is_wide(ranks),
-        extension.frames_to_fill(filled),
+        extension.walk(axis),
+        x,
+        gradient,
+        total,
+        ranks,
+        filled,
     )
     extension.hand_over((filled,), (x_gradient,))
-
-
-def _is_wide(ranks: Tensor | None) -> bool:
-    return ranks is not None and ranks.dtype == torch.int32

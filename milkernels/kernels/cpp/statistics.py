@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from milkernels.kernels.cpp import extension
@@ -17,7 +19,7 @@ def forward(
     """The statistics (bags, 2 · channels), then what the backward pass needs: peak and total of the
     weights (2, bags, heads), mean, what rounding took off it, and variance (3, bags, channels)."""
     bags, channels, _ = h.shape
-    heads = query.shape[0] if scores is None else scores.shape[1]
+    heads = cast(Tensor, scores).shape[1] if query is None else query.shape[0]
     compute = extension.arithmetic(h)
     y = h.new_empty((bags, 2 * channels))
     normaliser = h.new_empty((2, bags, heads), dtype=compute)
@@ -26,7 +28,7 @@ def forward(
     h, scores = extension.along(h, axis), extension.along(scores, axis)
     query = extension.in_arithmetic(query, h)
     extension.functions.statistics_forward(
-        *_arguments(h, axis, query, scores, mask, eps, normaliser, moments), y.data_ptr()
+        extension.walk(axis), mask, eps, h, query, scores, normaliser, moments, y
     )
     return y, normaliser, moments
 
@@ -56,35 +58,15 @@ def backward(
     query = extension.in_arithmetic(query, h)
     gradient = gradient.contiguous()
     extension.functions.statistics_backward(
-        *_arguments(h, axis, query, scores, mask, eps, normaliser, moments),
-        gradient.data_ptr(),
-        extension.frames_to_fill(filled[0]),
-        extension.address(filled[1]),
-        extension.frames_to_fill(filled[2]),
+        extension.walk(axis),
+        mask,
+        eps,
+        h,
+        query,
+        scores,
+        normaliser,
+        moments,
+        gradient,
+        *filled,
     )
     extension.hand_over(filled, given)
-
-
-def _arguments(
-    h: Tensor,
-    axis: int,
-    query: Tensor | None,
-    scores: Tensor | None,
-    mask: Tensor | None,
-    eps: float,
-    normaliser: Tensor,
-    moments: Tensor,
-) -> tuple[object, ...]:
-    """What both directions are called with."""
-    return (
-        extension.ELEMENTS[h.dtype],
-        extension.layout(h, axis),
-        extension.mask_argument(mask),
-        normaliser.shape[2],
-        eps,
-        extension.frames_argument(h),
-        extension.address(query),
-        extension.frames_argument(scores),
-        normaliser.data_ptr(),
-        moments.data_ptr(),
-    )

@@ -32,18 +32,17 @@ def forward(
     y = extension.bag_values(x)
     statistics = extension.bag_rows(x, STATISTICS_ROWS)
     extension.functions.weighted_average_forward(
-        extension.ELEMENTS[x.dtype],
         member_number(average.member),
         SCORE_ACTIVATIONS.index(average.score_activation),
         average.from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.frames_argument(scores),
-        extension.mask_argument(mask),
-        extension.address(power),
-        extension.address(alpha),
-        y.data_ptr(),
-        statistics.data_ptr(),
+        extension.walk(axis),
+        x,
+        scores,
+        mask,
+        power,
+        alpha,
+        y,
+        statistics,
     )
     return y, statistics
 
@@ -75,22 +74,18 @@ def backward(
         extension.empty_in_arithmetic(alpha_gradient, x),
     )
     extension.functions.weighted_average_backward(
-        extension.ELEMENTS[x.dtype],
         member_number(average.member),
         SCORE_ACTIVATIONS.index(average.score_activation),
         average.from_logits,
-        extension.layout(x, axis),
-        extension.frames_argument(x),
-        extension.frames_argument(scores),
-        extension.mask_argument(mask),
-        extension.address(power),
-        extension.address(alpha),
-        gradient.data_ptr(),
-        statistics.data_ptr(),
-        extension.frames_to_fill(filled[0]),
-        extension.frames_to_fill(filled[1]),
-        extension.address(filled[2]),
-        extension.address(filled[3]),
+        extension.walk(axis),
+        x,
+        scores,
+        mask,
+        power,
+        alpha,
+        gradient,
+        statistics,
+        *filled,
     )
     extension.hand_over(filled, given)
 

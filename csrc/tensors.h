@@ -1,0 +1,89 @@
+// PyTorch's tensors, read through DLPack's exchange table: a C interface that stays the same
+// between releases, so that the extension needs none of PyTorch's headers and serves each version
+// of it.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+
+namespace milkernels {
+
+// What DLPack fixes, as far as it is needed here.
+namespace dlpack {
+
+constexpr uint32_t kMajorVersion = 1;
+
+enum Code : uint8_t { kFloat = 2, kBFloat = 4 };
+
+struct DataType {
+  uint8_t code;
+  uint8_t bits;
+  uint16_t lanes;
+};
+
+struct TensorView {
+  void* data;
+  int32_t device_type;
+  int32_t device_id;
+  int32_t dimensions;
+  DataType dtype;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+
+struct ExchangeTable {
+  uint32_t major_version;
+  uint32_t minor_version;
+  const ExchangeTable* previous;
+  int (*allocate)(TensorView*, void**, void*, void (*)(void*, const char*, const char*));
+  int (*managed_from_object)(void*, void**);
+  int (*object_from_managed)(void*, void**);
+  // Describes an object's tensor, which keeps its memory. Not 0 with a Python error set if it
+  // fails.
+  int (*tensor_from_object)(void*, TensorView*);
+  int (*current_stream)(int32_t, int32_t, void**);
+};
+
+}  // namespace dlpack
+
+// A tensor's memory: where it lies, and its sizes and strides in elements. Empty for None.
+struct Tensor {
+  void* data = nullptr;
+  dlpack::DataType dtype{};
+  int dimensions = 0;
+  std::array<int64_t, 3> sizes{};
+  std::array<int64_t, 3> strides{};
+
+  int64_t count() const {
+    int64_t elements = 1;
+    for (int axis = 0; axis < dimensions; ++axis) elements *= sizes[axis];
+    return elements;
+  }
+
+  int64_t bytes() const { return data == nullptr ? 0 : count() * (dtype.bits / 8); }
+};
+
+// The table of torch.Tensor; throws std::runtime_error where PyTorch has none that is known here.
+const dlpack::ExchangeTable& exchange_table();
+
+// Throws TypeError for what is neither a tensor of up to three dimensions nor None.
+Tensor tensor_of(PyObject* object);
+
+}  // namespace milkernels
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<milkernels::Tensor> {
+  PYBIND11_TYPE_CASTER(milkernels::Tensor, const_name("torch.Tensor | None"));
+
+  bool load(handle source, bool) {
+    value = milkernels::tensor_of(source.ptr());
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail
