@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,10 +94,13 @@ def measure(operation: Operation) -> Iterator[Row]:
 
 
 def errors_in_units(result: Tensor, truth: Tensor) -> Tensor:
-    """Each element's error in roundings of the tensor's largest value; 0 where all of it is 0."""
-    unit = torch.finfo(result.dtype).eps * truth.abs().max()
-    error = (result.detach().double() - truth.detach()).abs().flatten()
-    return torch.where(error == 0, 0, error / unit)
+    """Each element's error in roundings of the tensor's largest value; 0 where all of it is 0.
+    Elements beyond the dtype's range are left out."""
+    limits = torch.finfo(result.dtype)
+    within = truth.abs() <= limits.max
+    result, truth = result.detach().double()[within], truth.detach()[within]
+    unit = limits.eps * max(truth.abs().max().item(), limits.tiny) if truth.numel() else 1.0
+    return (result - truth).abs() / unit
 
 
 def _implementations(case: Case, inputs: Inputs) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
@@ -116,7 +120,8 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
     for row in rows:
         errors = found[row["dtype"], row["operation"], row["direction"], row["implementation"]]
         for index, column in enumerate(("largest_ulp", "mean_ulp")):
-            errors[index] = max(errors[index], float(row[column]))
+            error = float(row[column])
+            errors[index] = error if math.isnan(error) else max(error, errors[index])
     columns = [name for name in (*BACKENDS, EAGER) if any(key[3] == name for key in found)]
     for dtype in dict.fromkeys(key[0] for key in found):
         yield f"## {dtype}"

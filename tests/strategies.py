@@ -30,7 +30,7 @@ QUERIES = (0.0, 1e-40, 10.0, -10.0)
 #: Learned numbers of a class, at their bounds and far out.
 PARAMETERS = {
     "power": (1.0, 0.0, 0.5, 2.0, 1e-8, 30.0),
-    "alpha": (1.0, 0.0, -1.0, 1e-8, 100.0, -100.0),
+    "alpha": (1.0, 0.0, -1.0, 1e-8, 30.0, -30.0),
     "sharpness": (1.0, -1.0, 0.0, 1e-8, 1e-3, 100.0, -100.0),
 }
 LEARNED = {
@@ -59,8 +59,8 @@ MASKS = {
     "all false": lambda bags, frames: torch.zeros(bags, frames, dtype=torch.bool),
 }
 
-#: Elements that eight cases of a situation need at most: the later ones are left out.
-ENOUGH_ELEMENTS = 300
+#: Cases of a situation, and elements after which the later of them are left out.
+FEW_CASES, ENOUGH_ELEMENTS = 4, 300
 
 
 def sprinkle(x: Tensor, values: tuple[float, ...], share: float) -> Tensor:
@@ -84,7 +84,7 @@ class Situation:
     parameter_share: float
     seed: int
 
-    def cases(self, device: str, most: int = 8) -> Iterator[Case | PackedCase]:
+    def cases(self, device: str, most: int = FEW_CASES) -> Iterator[Case | PackedCase]:
         """Up to `most` cases of this situation in different numbers, fewer large ones."""
         elements = 0
         for repetition in range(most):
@@ -92,7 +92,7 @@ class Situation:
             case = self.make(device)
             yield case
             elements += case.tensors[0].numel()
-            if elements == 0 or elements >= ENOUGH_ELEMENTS * most / 8:
+            if elements == 0 or elements >= ENOUGH_ELEMENTS * most / FEW_CASES:
                 return
 
     def make(self, device: str) -> Case | PackedCase:

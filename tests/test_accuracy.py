@@ -1,11 +1,13 @@
 """The measured errors: their unit, their table, and the page that shows it."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import accuracy
+from benchmarks.cases import Shape
 
 PAGE = Path(accuracy.__file__).with_name("accuracy.md")
 
@@ -16,7 +18,8 @@ def test_an_error_counts_roundings_of_the_largest_value():
     assert accuracy.errors_in_units(result, truth).tolist() == [0, 1, 0.5]
 
 
-def test_each_backend_and_eager_have_a_row_for_each_direction_and_dtype(tmp_path):
+def test_each_backend_and_eager_have_a_row_for_each_direction_and_dtype(tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy, "SHAPE", Shape("tiny", 1, 2, 9, cached=True))
     path = tmp_path / "accuracy.csv"
     assert accuracy.main(["--operation", "max", "--out", str(path)]) == 0
     rows = accuracy.read(path)
@@ -46,4 +49,8 @@ def test_the_committed_errors_are_within_the_budget(direction):
         if row["implementation"] == accuracy.EAGER
     }
     for row in rows:
-        assert float(row["largest_ulp"]) <= 2 * eager[tuple(row[key] for key in setting)] + 1, row
+        allowed = 2 * eager[tuple(row[key] for key in setting)] + 1
+        # Where eager PyTorch gives NaN, ours has to be a number.
+        assert float(row["largest_ulp"]) <= (math.inf if math.isnan(allowed) else allowed) or (
+            row["implementation"] == accuracy.EAGER
+        ), row

@@ -21,8 +21,8 @@ from torch import Tensor
 from milkernels import functional, reference
 
 #: The interpreter gets one in so many of the examples, of so few frames.
-INTERPRETED_SHARE, INTERPRETED_FRAMES = 6, 17
-MANY_CASES = 200
+INTERPRETED_SHARE, INTERPRETED_FRAMES = 8, 17
+MANY_CASES = 400
 
 
 def for_all(
