@@ -1,11 +1,11 @@
-# make install, demo, test, bench, lint, sanitize: each sets up what it needs.
+# make install, demo, test, bench, lint, docs, dist, sanitize: each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 BUILT := $(VENV)/built
 
-.PHONY: install demo test bench lint sanitize clean
+.PHONY: install demo test test-installed bench lint docs dist sanitize clean
 
 install: $(BUILT)
 
@@ -27,12 +27,24 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# The milkernels that PYTHON has installed, from outside of these sources, with what needs these alone.
+test-installed:
+	folder=$$(mktemp -d) && cp tests/*.* $$folder && cd $$folder && $(PYTHON) -m pytest -q \
+		-k "not triton" $$(grep -LE "benchmarks|(from|import) models|parents|source_tree" test_*.py)
+
 bench: install
 	$(BIN)/python -m benchmarks.run --quick
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/build.py build/docs
+
+dist: install
+	MILKERNELS_REQUIRE_CPP=1 $(BIN)/python -m build
 
 # Half an hour on two cores.
 sanitize: install
@@ -40,4 +52,4 @@ sanitize: install
 	$(BIN)/python -m stress.sanitize thread
 
 clean:
-	rm -rf $(VENV) build *.egg-info milkernels/_C.*.so
+	rm -rf $(VENV) build dist *.egg-info milkernels/_C.*.so

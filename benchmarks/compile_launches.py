@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,21 +120,21 @@ class CompileCase:
         return self.empty(bags, frames, classes).transpose(1, 2)
 
 
-def _maximum(case: CompileCase, member: str) -> list[Launch]:
+def _maximum(case: CompileCase, member: str) -> list[Any]:
     x, mask = case.frames(), case.mask()
     flags = (case.everything, member == "max_mean")
     launches, (y, places) = maximum.forward(x, mask, *flags)
     return [*launches, *maximum.backward(y, x, mask, places, *flags, case.frames())]
 
 
-def _noisy_or(case: CompileCase, _: str) -> list[Launch]:
+def _noisy_or(case: CompileCase, _: str) -> list[Any]:
     x, mask = case.frames(), case.mask()
     launches, (y, statistics) = noisy_or.forward(x, mask, case.everything)
     backward = noisy_or.backward(y, x, mask, statistics, case.everything, case.frames())
     return [*launches, *backward]
 
 
-def _log_mean_exp(case: CompileCase, _: str) -> list[Launch]:
+def _log_mean_exp(case: CompileCase, _: str) -> list[Any]:
     x, mask = case.frames(), case.mask()
     inputs = (x, case.empty(x.shape[1]), mask)
     launches, (y, statistics) = log_mean_exp.forward(*inputs, case.everything, case.everything)
@@ -143,7 +144,7 @@ def _log_mean_exp(case: CompileCase, _: str) -> list[Launch]:
     return [*launches, *backward]
 
 
-def _class_attention(case: CompileCase, _: str) -> list[Launch]:
+def _class_attention(case: CompileCase, _: str) -> list[Any]:
     activation = "tanh" if case.everything else None
     options = (activation, case.everything)
     inputs = (case.frames(), case.frames(), case.mask())
@@ -160,7 +161,7 @@ def _rank(case: CompileCase, _: str) -> list[Launch | rank.Sort]:
     return [*launches, *backward]
 
 
-def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
+def _weighted_average(case: CompileCase, member: str) -> list[Any]:
     x, mask = case.frames(), case.mask()
     coefficients = WEIGHTED_AVERAGES[member]
     scores = case.frames() if coefficients.scores else None
@@ -182,7 +183,7 @@ def _weighted_average(case: CompileCase, member: str) -> list[Launch]:
     return [*launches, *backward]
 
 
-def _packed(case: CompileCase, member: str) -> list[Launch]:
+def _packed(case: CompileCase, member: str) -> list[Any]:
     """Many instances in bags of different lengths; kernels know none of these."""
     name = member.removeprefix("packed_")
     x, offsets = case.frames()[0].t(), case.empty(1025, dtype=torch.int64)
@@ -192,20 +193,22 @@ def _packed(case: CompileCase, member: str) -> list[Launch]:
         for key in ("power", "alpha")
     )
     sharpness = case.empty(x.shape[1]) if name == "log_mean_exp" else None
-    inputs = (x, offsets, None, power, alpha, sharpness)
-    options = (name, None, 1.0, case.everything, case.everything)
+    inputs: tuple[Any, ...] = (x, offsets, None, power, alpha, sharpness)
+    options: tuple[Any, ...] = (name, None, 1.0, case.everything, case.everything)
     y = case.empty(1024, x.shape[1])
     arithmetic = torch.float64 if case.dtype == "float64" else torch.float32
     saved = (
         case.empty(5, 1024, x.shape[1], dtype=arithmetic),
         case.empty(2, 1024, x.shape[1], dtype=torch.int64),
     )
-    launches, _ = packed.forward(*inputs, *options, y, *saved)
-    gradients = (torch.empty_like(x), None, power, alpha, sharpness)
-    return [*launches, *packed.backward(y, *inputs, *saved, *options, *gradients)]
+    forward: list[Any] = [*inputs, *options, y, *saved]
+    launches, _ = packed.forward(*forward)
+    gradients: tuple[Any, ...] = (torch.empty_like(x), None, power, alpha, sharpness)
+    backward: list[Any] = [y, *inputs, *saved, *options, *gradients]
+    return [*launches, *packed.backward(*backward)]
 
 
-def _statistics(case: CompileCase, member: str) -> list[Launch]:
+def _statistics(case: CompileCase, member: str) -> list[Any]:
     wide = case.direction in ("scores", "merge")
     shape, heads = (_WIDE_SHAPE, _WIDE_HEADS) if wide else (_EMBEDDING_SHAPE, _HEADS)
     bags, channels, frames = shape
@@ -223,18 +226,19 @@ def _statistics(case: CompileCase, member: str) -> list[Launch]:
         scores = of_frames(heads)
     mask = case.empty(bags, frames, dtype=torch.bool) if case.everything else None
     inputs = (h, query, scores, mask)
-    launches, (y, *saved) = statistics.forward(*inputs, 1e-7)
+    launches, (y, normaliser, moments) = statistics.forward(*inputs, 1e-7)
     gradients = (of_frames(channels), query, scores)
+    saved = (normaliser, moments)
     return [*launches, *statistics.backward(y, *inputs, *saved, 1e-7, *gradients)]
 
 
-def _gated_fusion(case: CompileCase, _: str) -> list[Launch]:
+def _gated_fusion(case: CompileCase, _: str) -> list[Any]:
     c = case.empty(64, 1024)
     launches, y = gated_fusion.forward(c, c)
     return [*launches, *gated_fusion.backward(y, c, c, y, y)]
 
 
-def _linear_attention(case: CompileCase, member: str) -> list[Launch]:
+def _linear_attention(case: CompileCase, member: str) -> list[Any]:
     """With everything the paper's form, float32 in TensorFloat-32; else the code's form in full
     precision."""
     width = _WIDTHS[member]
@@ -246,19 +250,19 @@ def _linear_attention(case: CompileCase, member: str) -> list[Launch]:
     before, matmul.fp32_precision = matmul.fp32_precision, ("ieee", "tf32")[case.everything]
     try:
         launches, _ = linear_attention.forward(z, layers, variant, y, statistics)
-        launches += linear_attention.backward(y, z, layers, statistics, variant, z, layers)
+        launches += linear_attention.backward(y, z, layers, statistics, variant, z, [*layers])
     finally:
         matmul.fp32_precision = before
     return launches
 
 
-def _pool_bce(case: CompileCase, member: str) -> list[Launch]:
+def _pool_bce(case: CompileCase, member: str) -> list[Any]:
     """The pooling of the member's name with its loss: in one kernel, or by the loss's own."""
     name = member.removesuffix("_bce")
     x = case.frames()
     coefficients = WEIGHTED_AVERAGES.get(name)
     scored = name == "class_attention" or (coefficients is not None and coefficients.scores)
-    learned = ("sharpness",) if name == "log_mean_exp" else ()
+    learned: tuple[str, ...] = ("sharpness",) if name == "log_mean_exp" else ()
     learned = coefficients.learned if coefficients is not None else learned
     compute = torch.float64 if case.dtype == "float64" else torch.float32
     cells, shares = (
@@ -266,7 +270,7 @@ def _pool_bce(case: CompileCase, member: str) -> list[Launch]:
     )
     known = case.empty(*x.shape[:2], dtype=torch.bool) if case.everything else None
     labels = (cells, cells if case.everything else None, known, case.empty(dtype=compute))
-    parameters = tuple(
+    parameters: Any = tuple(
         case.empty(x.shape[1]) if parameter in learned else None
         for parameter in ("alpha", "power", "sharpness")
     )
@@ -280,7 +284,7 @@ def _pool_bce(case: CompileCase, member: str) -> list[Launch]:
 
 
 #: Family of a member, and its launches for a case.
-FAMILIES: dict[str, tuple[str, Callable[[CompileCase, str], list[Launch]]]] = {
+FAMILIES: dict[str, tuple[str, Callable[[CompileCase, str], list[Any]]]] = {
     **dict.fromkeys(WEIGHTED_AVERAGES, ("weighted_average", _weighted_average)),
     "max": ("maximum", _maximum),
     "max_mean": ("maximum", _maximum),

@@ -56,7 +56,10 @@ def _of_cubin(cubin: bytes) -> Machinery:
         path.write_bytes(cubin)
         use = _tool("cuobjdump", "--dump-resource-usage", str(path))
         code = _tool("nvdisasm", "--print-code", "--no-dataflow", str(path))
-    registers, stack, shared, local = (int(value) for value in _SASS_USE.search(use).groups())
+    found = _SASS_USE.search(use)
+    if found is None:
+        raise ValueError(f"cuobjdump: expected a kernel's resource usage, got {use[:80]!r}")
+    registers, stack, shared, local = (int(value) for value in found.groups())
     loads: Counter[int] = Counter()
     stores: Counter[int] = Counter()
     spills = 0
@@ -86,7 +89,10 @@ def _of_amdgcn(code: str) -> Machinery:
         (stores if direction == "store" else loads)[width] += 1
 
     def value(name: str) -> int:
-        return int(re.search(rf"^\s*\.{name}:\s*(\d+)", code, re.MULTILINE).group(1))
+        found = re.search(rf"^\s*\.{name}:\s*(\d+)", code, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"amdgcn: expected .{name}, found none")
+        return int(found.group(1))
 
     return Machinery(
         value("vgpr_count"),

@@ -3,7 +3,7 @@ networks whose poolings are to be plain PyTorch. Without masks: no guard costs t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class PlainFunctions:
     def gated_fusion(self, c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.nn.functional.linear(c, weight, bias).sigmoid() * c
 
-    def linear_attention_pool(self, z: Tensor, *layers: object) -> Tensor:
+    def linear_attention_pool(self, z: Tensor, *layers: Any) -> Tensor:
         *weights, variant = layers
         if variant != "paper":
             raise ValueError(f"variant: no plain form of {variant!r}")

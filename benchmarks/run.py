@@ -283,10 +283,11 @@ def _time(
     mode: str, poolings: dict[str, Pooling], inputs: list[Inputs], options: Options
 ) -> dict[str, timing.Timing]:
     marked = itertools.cycle([item.requiring_gradients(_with_gradients(mode)) for item in inputs])
-    calls: dict[str, timing.Call] = {
-        name: lambda pooling=pooling: cases.step(pooling, next(marked))
-        for name, pooling in poolings.items()
-    }
+
+    def call_of(pooling: Pooling) -> timing.Call:
+        return lambda: cases.step(pooling, next(marked))
+
+    calls = {name: call_of(pooling) for name, pooling in poolings.items()}
     calls[FLOOR] = lambda: cases.floor(next(marked))
     copies = [torch.empty_like(tensor) for tensor in inputs[0].frames]
     calls[COPY] = lambda: [

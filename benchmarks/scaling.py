@@ -8,6 +8,7 @@ import csv
 import itertools
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -69,7 +70,7 @@ def _measure(name: str, layout: str, budget: float) -> list[dict[str, str]]:
         case = cases.Case(operation, layout, "float32", "logits", shape)
         inputs = cases.make_inputs(case, device, torch.Generator().manual_seed(0))
         marked, kernel = inputs.requiring_gradients(True), operation.kernel(case)
-        calls[str(frames)] = lambda kernel=kernel, marked=marked: cases.step(kernel, marked)
+        calls[str(frames)] = partial(cases.step, kernel, marked)
         shapes[str(frames)] = shape
     timings = timing.interleaved(calls, timing.clock_for(device), budget * len(FRAMES))
     described = machine.describe(device)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -300,7 +301,7 @@ def parse(arguments: list[str] | None) -> Options:
         if chosen.threads < 1:
             raise ValueError(f"--threads: expected 1 or more, got {chosen.threads}")
         torch.set_num_threads(chosen.threads)
-    cases = [
+    cases: list[Any] = [
         *(SYSTEMS if "system" in chosen.part else ()),
         *(HEADS if "head" in chosen.part else ()),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,8 @@ def two_passes(step: Step) -> Tensor:
 
 def one_pass(step: Step) -> Tensor:
     """`functional.pool_bce` on a `FrameHead`'s logits."""
-    head, (hidden, _) = step.network, step.inputs
+    head: Any = step.network
+    hidden, _ = step.inputs
     logits = head.classifier(hidden)
     parameters = []
     if isinstance(head.pool, AttentionPool):
@@ -175,12 +177,12 @@ def features_of(front_end: FrontEnd, waveform: Tensor) -> Tensor:
         return front_end(waveform, lengths)[0]
 
 
-def pooling_call(network: nn.Module, inputs: tuple[object, ...]) -> Callable[[], object]:
+def pooling_call(network: Any, inputs: tuple[object, ...]) -> Callable[[], object]:
     """The pooling alone, forward and backward, on what it gets from the network's inputs."""
     pool = network.pool
     name = "steps" if hasattr(pool, "steps") else "forward"
     method = getattr(pool, name)
-    seen: list[tuple[tuple[object, ...], dict[str, object]]] = []
+    seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def note(*arguments: object, **keywords: object) -> object:
         seen.append((arguments, keywords))

@@ -38,6 +38,10 @@ class backend:  # noqa: N801 - called like a function, bare or in a with stateme
 
     Raises:
         ValueError: for any other name.
+
+    >>> with milkernels.backend("reference"):
+    ...     milkernels.build_info()["chosen"]
+    'reference'
     """
 
     def __init__(self, name: str) -> None:
@@ -111,6 +115,9 @@ def build_info() -> dict[str, Any]:
         `version`s of torch and Triton, `cpp` (the extension's compiler, instruction sets built and
         chosen, threads), `chosen` (the backend asked for) and, for "cpu" and "cuda", `serves`: the
         backend and the reason.
+
+    >>> milkernels.build_info()["chosen"]
+    'auto'
     """
     return {
         "torch": torch.__version__,

@@ -22,6 +22,9 @@ SHARE_FLOOR = 1e-7
 
 SCORE_ACTIVATIONS: tuple[str | None, ...] = (None, "sigmoid", "tanh", "clamp")
 
+#: What a pooling with scores takes after x.
+SCORE_PARAMETERS = ("scores", "score_activation", "normalize")
+
 #: Axes along which attention's scores are normalised.
 SCORE_AXES = ("frames", "classes")
 
@@ -38,6 +41,11 @@ class Member:
     def learned(self) -> tuple[str, ...]:
         """Names of the per-class parameters that the member takes, in argument order."""
         return tuple(name for name in ("power", "alpha") if getattr(self, name) == "learned")
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of all that the member's function takes after x, in order."""
+        return (*self.learned, *(SCORE_PARAMETERS if self.scores else ()))
 
     def weighs_directly(self, from_logits: bool) -> bool:
         """Whether the weight needs no exponential: 1, or x itself where it cannot underflow."""
@@ -85,15 +93,9 @@ SHORT_BAG = 2**15 - 1
 
 #: What each frame-level pooling takes after x, in order: tensors and options.
 POOLING_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "mean": (),
+    **{name: member.parameters for name, member in WEIGHTED_AVERAGES.items()},
     "max": (),
     "max_mean": (),
-    "linear_softmax": (),
-    "exp_softmax": (),
-    "auto": ("alpha",),
-    "power": ("power",),
-    "power_exp": ("power", "alpha"),
-    "attention": ("scores", "score_activation", "normalize"),
     "noisy_or": (),
     "rank": ("decay",),
     "log_mean_exp": ("sharpness",),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 
-def pack(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
+def pack(name: str, tensor: Any) -> tuple[Tensor, Tensor]:
     """Values (instances, classes), offsets (bags + 1,) of a nested (bags, ragged, classes) tensor.
 
     A jagged one is taken as it lies; one of nested strides, or with holes, is copied.

@@ -49,8 +49,8 @@ def packed_values(x: Tensor) -> tuple[int, int]:
     return x.shape[0], x.shape[1]
 
 
-def bag_offsets(offsets: Tensor, device: torch.device) -> None:
-    """Check where packed bags begin, but for the values."""
+def bag_offsets(offsets: Tensor | None, device: torch.device) -> Tensor:
+    """Where packed bags begin, checked but for the values."""
     if not isinstance(offsets, Tensor):
         raise TypeError(f"offsets: expected a tensor, got {type(offsets).__name__}")
     if offsets.dtype not in (torch.int32, torch.int64):
@@ -58,6 +58,7 @@ def bag_offsets(offsets: Tensor, device: torch.device) -> None:
     if offsets.dim() != 1 or offsets.shape[0] == 0:
         raise ValueError(f"offsets: expected shape (bags + 1,), got {tuple(offsets.shape)}")
     same_device("offsets", offsets, device)
+    return offsets
 
 
 def offset_values(offsets: Tensor, instances: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
 from models.atrous_cnn import AtrousCnn
 from models.dcase2017_crnn import Dcase2017Crnn
 from models.gated_crnn import GatedCrnn
 from models.gmap_cnn import GmapCnn
 from models.layers.reference_pooling import use_reference_pooling
+from models.network import Network
 from models.output import DetectorOutput
 from models.power_crnn import PowerCrnn
 from models.talnet import TalNet
@@ -16,7 +17,7 @@ from models.two_step_autoencoder import TwoStepAutoencoder
 
 __all__ = ["DetectorOutput", "build_model", "list_model_poolings", "list_models", "model_class"]
 
-_MODELS: dict[str, type[nn.Module]] = {
+_MODELS: dict[str, type[Network]] = {
     "dcase2017_crnn": Dcase2017Crnn,
     "talnet": TalNet,
     "power_crnn": PowerCrnn,
@@ -32,7 +33,7 @@ def list_models() -> list[str]:
     return list(_MODELS)
 
 
-def model_class(name: str) -> type[nn.Module]:
+def model_class(name: str) -> type[Network]:
     """The network of a name.
 
     Raises:
@@ -53,8 +54,8 @@ def build_model(
     num_classes: int,
     pooling: str | None = None,
     reference_pooling: bool = False,
-    **options: object,
-) -> nn.Module:
+    **options: Any,
+) -> Network:
     """Build a network by name.
 
     Args:
@@ -69,7 +70,9 @@ def build_model(
         ValueError: for an unknown model, or a pooling that it does not take.
     """
     kind = model_class(name)
-    network = kind(num_classes, **({} if pooling is None else {"pooling": pooling}), **options)
+    if pooling is not None:
+        options["pooling"] = pooling
+    network = kind(num_classes, **options)
     if reference_pooling:
         use_reference_pooling(network)
     return network

@@ -8,17 +8,17 @@ atrous network is that of Ren et al., "Attention-based atrous convolutional neur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from milkernels import functional
-from milkernels.nn import AttentionPool, build_pooling
+from milkernels.nn import AttentionPool, FramePool, build_pooling
 from models.layers.convolution import ConvolutionBlock
 from models.layers.frame_head import FRAME_POOLINGS, check_pooling
 from models.layers.initialisation import initialise
 from models.layers.padding import as_maps
+from models.network import Network, in_channels_last
 from models.output import DetectorOutput
 
 Backbone = Literal["vgg", "atrous"]
@@ -28,7 +28,7 @@ _GWRP_DECAY = 0.9998
 _WEIGHT_RANGE = (0.1, 0.9)
 
 
-class AtrousCnn(nn.Module):
+class AtrousCnn(Network):
     """Convolutions that keep every frame and band, whose cells are pooled together.
 
     A frame's probability is the mean of its bands'.
@@ -84,16 +84,17 @@ class AtrousCnn(nn.Module):
             for index in range(len(channels))
         )
         self.classifier = nn.Conv2d(channels[-1], num_classes, kernel_size=1)
-        options: dict[str, object] = dict(pooling_options or {})
+        options: dict[str, Any] = dict(pooling_options or {})
+        self.pool: FramePool
         if pooling == "attention":
             self.pool = CellAttentionPool(channels[-1], num_classes, **options)
         else:
             options = {"decay": _GWRP_DECAY, **options} if pooling == "rank" else options
             self.pool = build_pooling(pooling, num_classes, dim=1, from_logits=True, **options)
         initialise(self)
-        if pooling == "attention":
+        if isinstance(self.pool, CellAttentionPool):
             nn.init.zeros_(self.pool.scorer.weight)  # all cells weigh the same at the start
-        self.blocks.to(memory_format=torch.channels_last)
+        in_channels_last(self.blocks)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> DetectorOutput:
         """Detect events.

@@ -12,7 +12,7 @@ from models.checkpoint import write_text
 from models.comparison.claims import judge
 from models.comparison.pictures import draw_pictures
 from models.comparison.report import to_json, to_markdown
-from models.comparison.results import Results, System
+from models.comparison.results import Results, RunResult, System
 from models.comparison.runs import StudyCorpus, StudyOptions, run_all
 from models.demo_page import describe_machine
 from models.errors import CommandParser, UserError, run_command
@@ -41,7 +41,7 @@ def compare(options: StudyOptions) -> Results:
     """
     _check(options)
     corpora = [StudyCorpus(path, options).facts() for path in options.data]
-    runs = []
+    runs: list[RunResult] = []
     results = Results(runs, corpora)
     for _, result in run_all(options):
         runs.append(result)

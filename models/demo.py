@@ -9,13 +9,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from milkernels.nn import PowerPool
 from models.checkpoint import write_text
 from models.data.audio import load_audio
 from models.data.corpus import Corpus, open_corpus
 from models.data.mixing import MixOptions, is_finished, mix_corpus
-from models.data.segments import Segment
+from models.data.segments import Segment, SegmentList
 from models.demo_page import PageContent, Panel, Timing, table_text, write_page
 from models.detection import TimedLabel
 from models.detector import Detector, load_detector
@@ -161,7 +162,7 @@ def _training(options: DemoOptions, pooling: str) -> TrainOptions:
 def _choose_clip(corpus: Corpus) -> Segment:
     """The evaluation clip of most classes, then most events, then lowest name."""
     return min(
-        corpus.evaluation,
+        cast(SegmentList, corpus.evaluation),
         key=lambda segment: (
             -len(segment.labels),
             -len(corpus.strong.get(segment.clip_id, ())),
@@ -231,8 +232,8 @@ def _facts(options: DemoOptions, corpus: Corpus) -> dict[str, object]:
     segment = _choose_clip(corpus)
     detector = load_detector(options.out / POOLINGS[0] / "model.pt")
     return {
-        "train_clips": len(corpus.train),
-        "evaluation_clips": len(corpus.evaluation),
+        "train_clips": len(corpus.train_clips),
+        "evaluation_clips": len(corpus.evaluation_clips),
         "classes": list(corpus.classes.names),
         "epochs": options.epochs,
         "batch_size": options.batch_size,

@@ -132,7 +132,8 @@ def best_values(metrics: Metrics) -> dict[str, float | None]:
     """The best value of each column."""
     best = {}
     for key, _, choose in COLUMNS:
-        values = [row[key] for row in metrics.values() if row[key] is not None]
+        present = (row[key] for row in metrics.values())
+        values = [value for value in present if value is not None]
         best[key] = choose(values) if values else None
     return best
 

@@ -18,9 +18,12 @@ SEGMENT_SECONDS = 1.0
 class TimedLabel(Protocol):
     """An event, true or detected: onset and offset in seconds and a class index."""
 
-    onset: float
-    offset: float
-    label: int
+    @property
+    def onset(self) -> float: ...
+    @property
+    def offset(self) -> float: ...
+    @property
+    def label(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

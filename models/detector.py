@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,7 +35,7 @@ class DetectorSpec:
     model: str
     pooling: str | None
     features: str | None
-    options: dict[str, object]
+    options: dict[str, Any]
 
 
 class Detector(nn.Module):
@@ -45,6 +46,9 @@ class Detector(nn.Module):
         classes: the classes, in the order of the outputs' last axis.
     """
 
+    thresholds: Tensor
+    frame_thresholds: Tensor
+
     def __init__(self, spec: DetectorSpec, classes: ClassList) -> None:
         super().__init__()
         kind = model_class(spec.model)
@@ -52,7 +56,7 @@ class Detector(nn.Module):
         self.classes = classes
         self.preset = PRESETS[features]
         self.front_end = FrontEnd(self.preset)
-        inputs = {"mels": self.preset.bands}
+        inputs: dict[str, Any] = {"mels": self.preset.bands}
         if kind.fixed_frames:
             inputs["num_frames"] = self.preset.clip_frames
         self.network = build_model(
@@ -63,7 +67,7 @@ class Detector(nn.Module):
                 f"num_frames: expected at least {self.preset.clip_frames}, the frames of "
                 f"{self.preset.clip_seconds:g} s, got {self.network.num_frames}"
             )
-        self.spec = replace(spec, pooling=self.network.pooling, features=features)
+        self.spec = replace(spec, pooling=str(self.network.pooling), features=features)
         # Of clips, and of frames, which are the same unless they were tuned apart.
         self.register_buffer("thresholds", torch.full((len(classes),), 0.5))
         self.register_buffer("frame_thresholds", torch.full((len(classes),), 0.5))
@@ -84,7 +88,7 @@ class Detector(nn.Module):
         return self.network(features, frames)
 
 
-def detector_content(detector: Detector) -> dict[str, object]:
+def detector_content(detector: Detector) -> dict[str, Any]:
     """A detector as tensors, numbers and strings alone, thresholds included."""
     return {
         "format": _FORMAT,

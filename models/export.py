@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import onnxruntime
 import torch
@@ -36,6 +37,9 @@ class ExportedNetwork(nn.Module):
     Args:
         detector: taken over; it computes the same as before, with the eager pooling.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -95,7 +99,7 @@ def export_onnx(detector: Detector, folder: Path) -> str:
     path = folder / "model.onnx"
     # A trace keeps GRUs whole; where it does not hold for other shapes, symbolic shapes may.
     attempts = [(_trace, True), (_trace, False), (_export_symbolic, False)]
-    for convert, any_length in attempts[network.network.fixed_frames :]:
+    for convert, any_length in attempts[int(network.network.fixed_frames) :]:
         data = convert(network, any_length)
         difference = _onnx_difference(network, data, network.examples(any_length))
         if difference <= TOLERANCE:
@@ -112,7 +116,7 @@ def export_onnx(detector: Detector, folder: Path) -> str:
 def _trace(network: ExportedNetwork, any_length: bool) -> bytes:
     free = {0: "batch", 1: "frames"} if any_length else {0: "batch"}
     axes = {"features": free, "clip": {0: "batch"}, "frame": free}
-    data = io.BytesIO()
+    data: Any = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -139,7 +143,7 @@ def _export_symbolic(network: ExportedNetwork, any_length: bool) -> bytes:
             output_names=list(network.names),
             verbose=False,
         )
-    return exported.model_proto.SerializeToString()
+    return cast(torch.onnx.ONNXProgram, exported).model_proto.SerializeToString()
 
 
 def _onnx_difference(network: ExportedNetwork, data: bytes, inputs: Sequence[Tensor]) -> float:

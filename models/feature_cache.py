@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from models.data.clips import Clip, ClipBatch, ClipDataset, Unreadable, collate
-from models.data.segments import LabelledClip
+from models.data.segments import Clips
 from models.features import FeaturePreset, FrontEnd
 
 
@@ -61,7 +61,7 @@ class FeatureClips(Dataset["FeatureClip | Unreadable"]):
 
     def __init__(
         self,
-        clips: Sequence[LabelledClip],
+        clips: Clips,
         num_classes: int,
         preset: FeaturePreset,
         workers: int = 0,

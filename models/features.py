@@ -42,7 +42,7 @@ class FeaturePreset:
     @property
     def clip_frames(self) -> int:
         """Frames of a clip of `clip_seconds`."""
-        return self.frames(torch.tensor(round(self.clip_seconds * self.sample_rate))).item()
+        return int(self.frames(torch.tensor(round(self.clip_seconds * self.sample_rate))))
 
     def frames(self, samples: Tensor) -> Tensor:
         """Frames of so many samples; none of none."""
@@ -104,6 +104,12 @@ class FrontEnd(nn.Module):
         preset: one of `PRESETS`, or one's own.
     """
 
+    mel: Tensor
+    cosines: Tensor
+    window: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, preset: FeaturePreset) -> None:
         super().__init__()
         self.preset = preset
@@ -116,8 +122,8 @@ class FrontEnd(nn.Module):
         )
         self.register_buffer("mel", torch.from_numpy(mel.T.copy()), persistent=False)
         if preset.mfcc:
-            cosines = torch.eye(preset.bands).numpy()
-            cosines = torch.from_numpy(scipy.fft.dct(cosines, norm="ortho"))
+            bands = torch.eye(preset.bands).numpy()
+            cosines = torch.from_numpy(scipy.fft.dct(bands, norm="ortho"))
             self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("window", torch.hann_window(preset.window), persistent=False)
         self.register_buffer("mean", torch.zeros(preset.bands))
@@ -148,7 +154,7 @@ class FrontEnd(nn.Module):
         """The log-mel spectrogram, which is what `extract` gives where that is not an MFCC."""
         preset = self.preset
         batch, samples = waveform.shape
-        frames = preset.frames(torch.tensor(samples)).item()
+        frames = int(preset.frames(torch.tensor(samples)))
         if batch == 0 or frames == 0:
             return waveform.new_zeros(batch, frames, preset.bands), preset.frames(lengths)
         with torch.autocast(waveform.device.type, enabled=False):

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def main() -> None:
         print(f"{name:{width}} " + "".join(f"{_cell(row.get(key)):>14}" for key in MEASURES))
 
 
-def fuse(options: FuseOptions) -> dict[str, object]:
+def fuse(options: FuseOptions) -> dict[str, Any]:
     """Average posteriors, tune thresholds, measure, and write `metrics.json` into a folder.
 
     The thresholds are tuned on the clips that the runs held out, where all of them held out the
@@ -140,8 +141,8 @@ def fuse(options: FuseOptions) -> dict[str, object]:
     median = median_widths(
         options.median, options.median_share, options.event_lengths, corpus.classes
     )
-    *thresholds, origin = fusion.thresholds(options.data, events)
-    judged = Judged(corpus.classes, *thresholds, fusion.frame_seconds, corpus.strong)
+    clip, frame, origin = fusion.thresholds(options.data, events)
+    judged = Judged(corpus.classes, clip, frame, fusion.frame_seconds, corpus.strong)
     metrics = {
         "runs": [
             {
@@ -178,7 +179,9 @@ def mean_result(
             "ones"
         )
     total = sum(weights)
-    clip = sum(weight * result.clip for weight, result in zip(weights, results, strict=True))
+    clip = np.sum(
+        [weight * result.clip for weight, result in zip(weights, results, strict=True)], axis=0
+    )
     framed = [
         (weight, _resampled(result.frame, seconds, out_seconds))
         for weight, result, seconds in zip(weights, results, frame_seconds, strict=True)
@@ -187,8 +190,8 @@ def mean_result(
     frame = None
     if framed:
         count = min(len(one) for _, one in framed)
-        frame = sum(weight * one[:count] for weight, one in framed)
-        frame = (frame / sum(weight for weight, _ in framed)).astype(np.float32)
+        added = np.sum([weight * one[:count] for weight, one in framed], axis=0)
+        frame = (added / sum(weight for weight, _ in framed)).astype(np.float32)
     return replace(results[0], clip=(clip / total).astype(np.float32), frame=frame)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,10 +16,11 @@ from models.layers.convolution import ConvolutionBlock, Pool, reduction
 from models.layers.frame_head import check_pooling
 from models.layers.initialisation import initialise
 from models.layers.padding import as_maps
+from models.network import Network, in_channels_last
 from models.output import DetectorOutput
 
 
-class GmapCnn(nn.Module):
+class GmapCnn(Network):
     """Four blocks of two 3×3 convolutions, a pooling of the frames' embeddings, two linear layers.
 
     An embedding is the mean of a frame's bands. The system pools embeddings and has probabilities
@@ -61,18 +61,19 @@ class GmapCnn(nn.Module):
         if len(channels) != 4:
             raise ValueError(f"channels: expected 4 numbers, got {list(channels)}")
         widths = (1, *channels)
-        self.blocks = nn.ModuleList(
+        blocks = [
             ConvolutionBlock(widths[index], widths[index + 1], pool=Pool("average", (2, 2)))
             for index in range(4)
-        )
-        self.frame_reduction = reduction(self.blocks)[0]
+        ]
+        self.blocks = nn.ModuleList(blocks)
+        self.frame_reduction = reduction(blocks)[0]
         width = channels[-1]
         with_deviations = pooling in ("attention_stats", "gmap")
         self.pool = _build_pooling(pooling, width, heads)
         self.hidden = nn.Linear(2 * width if with_deviations else width, hidden_width)
         self.classifier = nn.Linear(hidden_width, num_classes)
         initialise(self)
-        self.blocks.to(memory_format=torch.channels_last)
+        in_channels_last(self.blocks)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> DetectorOutput:
         """Tag clips.

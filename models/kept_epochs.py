@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from models.detector import save_detector
 from models.run_folder import RunFolder
@@ -18,12 +19,13 @@ class KeepEpochs(Callback):
         self.run = run
         self.count = count
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.count < 1:
             return
         self.run.epochs.mkdir(exist_ok=True)
         epoch = trainer.current_epoch + 1
-        save_detector(self.run.epochs / f"epoch-{epoch:04}.pt", pl_module.detector)
+        detector = cast(DetectorTraining, pl_module).detector
+        save_detector(self.run.epochs / f"epoch-{epoch:04}.pt", detector)
         for path in kept_epochs(self.run)[: -self.count]:
             path.unlink()
 

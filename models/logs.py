@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from models.checkpoint import write_text
 from models.run_folder import RunFolder
-from models.system import Batch, DetectorTraining
+from models.system import Batch
 
 _COLUMNS = "step,epoch,loss,learning_rate"
 
@@ -32,7 +33,7 @@ class StepLog(Callback):
         self._rows: list[tuple[int, int, torch.Tensor, float]] = []
         self._step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         if trainer.is_global_zero:
             lines = self.path.read_text().splitlines()[1:] if self.path.exists() else []
@@ -42,8 +43,8 @@ class StepLog(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: DetectorTraining,
-        outputs: dict[str, torch.Tensor],
+        pl_module: LightningModule,
+        outputs: Any,
         batch: Batch,
         batch_idx: int,
     ) -> None:
@@ -58,7 +59,7 @@ class StepLog(Callback):
         if len(self._rows) >= 100:
             self._flush()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush()
 
     def on_save_checkpoint(self, trainer: Trainer, *rest: object) -> None:
@@ -66,7 +67,7 @@ class StepLog(Callback):
         self._flush()
 
     def on_exception(
-        self, trainer: Trainer, pl_module: DetectorTraining, exception: BaseException
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._flush()
 

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,7 +133,7 @@ class MeanTeacherTraining(DetectorTraining):
             return self.mean_teacher.ramp_up_steps
         return self.trainer.estimated_stepping_batches / 2
 
-    def optimizer_step(self, *arguments: object, **named: object) -> None:
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         super().optimizer_step(*arguments, **named)
         # Here and not at the batch's end, by when a checkpoint of this step may be written.
         self._follow(self.mean_teacher.decay_at(self.global_step + 1))

@@ -7,9 +7,8 @@ the class's mean event; Liu et al. 2021 do the same.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from models.data.audioset import read_strong_labels
 from models.data.classes import ClassList
@@ -58,7 +57,7 @@ def check_median_options(parser: CommandParser, given: argparse.Namespace) -> No
 
 def median_widths(
     median: float, share: float | None, event_lengths: Path | None, classes: ClassList
-) -> float | np.ndarray:
+) -> float | Sequence[float]:
     """Seconds, one for all classes or (classes,).
 
     Raises:
@@ -71,4 +70,4 @@ def median_widths(
     ]
     if not events:
         raise UserError(f"{event_lengths}: expected events of the detector's classes, found none")
-    return share * mean_event_seconds(events, len(classes))
+    return (share * mean_event_seconds(events, len(classes))).tolist()

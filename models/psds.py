@@ -119,7 +119,8 @@ def _without_cross_triggers(
     curves = {}
     for label in labels:
         name = str(label)
-        scores, truth, seconds, others = {}, {}, {}, []
+        scores, truth, seconds = {}, {}, {}
+        others: list[np.ndarray] = []
         rest_seconds = 0.0
         for key, clip in clips.items():
             events = _events(clip, label)
@@ -129,7 +130,7 @@ def _without_cross_triggers(
                 )
                 truth[key], seconds[key] = events, clip.seconds
             else:
-                others += [clip.frame[:, label], [-np.inf]]
+                others += [clip.frame[:, label], np.array([-np.inf])]
                 rest_seconds += clip.seconds
         if others:
             joined = np.concatenate(others)[:, None]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import cast
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
@@ -39,7 +40,7 @@ class RunCheckpoints(Checkpoint):
         self._signalled = False
         self._saved_step = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # After the trainer has set its own, which it takes back, and what was before, at the end.
         signal.signal(signal.SIGTERM, self._note)
         self._saved_step = trainer.global_step
@@ -56,12 +57,12 @@ class RunCheckpoints(Checkpoint):
         if stop:
             raise Terminated
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.save_checkpoint(self.run.checkpoint)
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
-            write_history(self.run.history, pl_module.history)
-            row = pl_module.history[-1]
+            write_history(self.run.history, cast(DetectorTraining, pl_module).history)
+            row = cast(DetectorTraining, pl_module).history[-1]
             tqdm.write(
                 f"epoch {row['epoch']}/{self.epochs}  training loss {row['train_loss']:.4f}  "
                 f"held-out loss {row['held_out_loss']:.4f}  "

@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.checkpoint import write_text
 from models.errors import UserError
@@ -62,9 +63,7 @@ class RunFolder:
         """Whether the run has come to its end."""
         return self.metrics.exists()
 
-    def claim(
-        self, config: dict[str, object], circumstances: dict[str, object] | None = None
-    ) -> None:
+    def claim(self, config: dict[str, Any], circumstances: dict[str, object] | None = None) -> None:
         """Make the folder this run's, or find that it is already.
 
         Args:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from torch.utils.data import DataLoader
 
 from models.data.clips import collate
 from models.data.corpus import Corpus
+from models.data.segments import ClipSource
 from models.data.shards import ClipStream, Shards, ShuffledClips, StreamOptions
 from models.errors import UserError
 from models.features import FeaturePreset, FrontEnd
-from models.system import Batch
 from models.training_data import ClipData, LoadingOptions, NamingLoader
 
 
@@ -42,7 +43,7 @@ class ShardData(ClipData):
         self, corpus: Corpus, preset: FeaturePreset, options: LoadingOptions, steps: int
     ) -> None:
         super().__init__()
-        shards = corpus.train.paths
+        shards = _shards(corpus.train)
         count = math.ceil(options.held_out * len(shards))
         if count >= len(shards):
             raise UserError(
@@ -63,7 +64,7 @@ class ShardData(ClipData):
 
     def train_dataloader(self) -> DataLoader:
         """The epoch's batches; where an interrupted epoch goes on, those that are left of it."""
-        trainer, options = self.trainer, self.options
+        trainer, options = self.running, self.options
         readers = trainer.world_size * max(1, options.workers)
         if len(self._training) < readers:
             raise UserError(
@@ -92,7 +93,7 @@ class ShardData(ClipData):
 
     def evaluation_dataloader(self) -> DataLoader:
         """The evaluation clips."""
-        return self._in_order(self.corpus.evaluation.paths)
+        return self._in_order(_shards(self.corpus.evaluation))
 
     def normalisation_batches(
         self, front_end: FrontEnd, limit: int
@@ -110,7 +111,7 @@ class ShardData(ClipData):
         how = {**self._how(), "num_workers": min(self.options.workers, len(shards))}
         return NamingLoader(self.unreadable, clips, batch_size=self.options.batch_size, **how)
 
-    def _how(self) -> dict[str, object]:
+    def _how(self) -> dict[str, Any]:
         return {
             "collate_fn": collate,
             "num_workers": self.options.workers,
@@ -127,21 +128,26 @@ class _EpochLoader(NamingLoader):
         clips: ShuffledClips,
         first_epoch: int,
         start: int,
-        **how: object,
+        **how: Any,
     ) -> None:
         super().__init__(data.unreadable, clips, **how)
         self._data = data
+        self._clips = clips
         self._first_epoch = first_epoch
         self._start = start
 
     def __len__(self) -> int:
         return self._data.steps * self._data.options.accumulate
 
-    def __iter__(self) -> Iterator[Batch]:
-        epoch = self._data.trainer.current_epoch
-        self.dataset.epoch = epoch
-        self.dataset.start = self._start if epoch == self._first_epoch else 0
+    def __iter__(self) -> Any:
+        epoch = self._data.running.current_epoch
+        self._clips.epoch = epoch
+        self._clips.start = self._start if epoch == self._first_epoch else 0
         return super().__iter__()
+
+
+def _shards(split: ClipSource | Shards) -> tuple[Path, ...]:
+    return cast(Shards, split).paths
 
 
 def is_sharded(corpus: Corpus) -> bool:

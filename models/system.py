@@ -6,10 +6,12 @@ import math
 import random
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -38,6 +40,9 @@ class TrainingOptions:
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
 
 
+_Item = TypeVar("_Item")
+
+
 class DetectorTraining(LightningModule):
     """Trains a detector on weak labels; every epoch ends with the held-out clips.
 
@@ -55,7 +60,7 @@ class DetectorTraining(LightningModule):
         self.augment = options.augmentation.build(detector.network.frame_reduction)
         self.history: list[dict[str, float]] = []
         self.train_loss = MeanMetric()
-        self._held_out: list[tuple[Tensor, Tensor]] = []
+        self._held_out: list[tuple[Tensor, ...]] = []
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, object] | None = None
         self._epoch_start = 0.0
@@ -67,7 +72,7 @@ class DetectorTraining(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         if len(batch) == 0:
             # Not None: in other processes this step has gradients, which are averaged.
-            return sum(parameter.sum() * 0 for parameter in self.parameters())
+            return torch.stack([parameter.sum() * 0 for parameter in self.parameters()]).sum()
         loss, output = self.batch_loss(batch)
         self.train_loss.update(loss.detach(), weight=len(batch))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch))
@@ -122,7 +127,7 @@ class DetectorTraining(LightningModule):
                 "train_loss": self.train_loss.compute().item(),
                 "held_out_loss": held_out_loss,
                 "held_out_mAP": scores["mAP"] or 0.0,
-                "learning_rate": self.optimizers().param_groups[0]["lr"],
+                "learning_rate": cast(LightningOptimizer, self.optimizers()).param_groups[0]["lr"],
                 "seconds": time.perf_counter() - self._epoch_start,
             }
         )
@@ -130,7 +135,7 @@ class DetectorTraining(LightningModule):
         self.log_dict({name: self.history[-1][name] for name in names})
         self.train_loss.reset()
         # Stepped here and not by the trainer, whose own step comes after the epoch's checkpoint.
-        self._plateau.step(held_out_loss)
+        cast(ReduceLROnPlateau, self._plateau).step(held_out_loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = torch.optim.Adam(self.detector.parameters(), lr=self.options.learning_rate)
@@ -141,9 +146,9 @@ class DetectorTraining(LightningModule):
             self._plateau.load_state_dict(self._plateau_state)
         return optimizer
 
-    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
-        checkpoint["plateau"] = self._plateau.state_dict()
+        checkpoint["plateau"] = cast(ReduceLROnPlateau, self._plateau).state_dict()
         checkpoint["epoch_seconds"] = time.perf_counter() - self._epoch_start
         with self.train_loss.sync_context():
             checkpoint["train_loss"] = {
@@ -151,7 +156,7 @@ class DetectorTraining(LightningModule):
             }
         checkpoint["mids"] = list(self.detector.classes.mids)
 
-    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
         self._plateau_state = checkpoint["plateau"]
         self._elapsed = checkpoint["epoch_seconds"]
@@ -184,10 +189,10 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, **moved)
 
 
-def gather(items: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+def gather(items: list[_Item]) -> list[_Item]:
     """The items of every process, in the order of their ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(items)
-    parts: list[list[tuple[Tensor, ...]]] = [[]] * torch.distributed.get_world_size()
+    parts: list[list[_Item]] = [[]] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -53,7 +54,7 @@ def main() -> None:
 
 def train(
     options: TrainOptions, corpus: Corpus | None = None, cache: CachedFeatures | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Train, evaluate and write a run folder, going on where an earlier run of it stopped.
 
     Args:
@@ -75,7 +76,7 @@ def train(
     options = replace(options, pooling=detector.spec.pooling, features=detector.spec.features)
     system = _system(options, detector, corpus)
     run = RunFolder(options.out)
-    first = rank_zero_only.rank == 0
+    first = getattr(rank_zero_only, "rank", 0) == 0
     if first:
         run.claim(options.deciding(corpus.classes), options.circumstances())
     if run.is_finished():
@@ -163,7 +164,7 @@ def _system(options: TrainOptions, detector: Detector, corpus: Corpus) -> Detect
     if options.ema is not None:
         raise UserError("--ema: expected none with --mean-teacher, whose teacher is an average")
     strong = corpus.train_strong
-    weak = {clip.clip_id for clip in corpus.train if clip.clip_id not in strong}
+    weak = {clip.clip_id for clip in corpus.train_clips if clip.clip_id not in strong}
     try:
         scheme = MeanTeacherOptions(consistency=options.consistency)
         return MeanTeacherTraining(detector, training, Supervision(strong, weak), scheme)

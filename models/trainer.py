@@ -6,9 +6,10 @@ import logging
 import sys
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -157,7 +158,7 @@ def _callbacks(options: TrainerOptions, run: RunFolder) -> list[Callback]:
     return callbacks
 
 
-def _precision(options: TrainerOptions) -> str:
+def _precision(options: TrainerOptions) -> Any:
     if options.precision != "auto":
         return PRECISIONS[options.precision]
     if options.accelerator in {"auto", "gpu", "cuda"} and torch.cuda.is_available():
@@ -168,23 +169,25 @@ def _precision(options: TrainerOptions) -> str:
 class _Averaged(EMAWeightAveraging):
     """An exponential moving average of the weights: what is validated, and kept in the end."""
 
-    def on_train_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Too early: a run that goes on after its last epoch does not train any more."""
 
-    def on_fit_end(self, trainer: Trainer, pl_module: DetectorTraining) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
 
 
 class _Bar(TQDMProgressBar):
     """Lightning's bar, with epochs counted as in history.csv."""
 
-    def on_train_epoch_start(self, trainer: Trainer, *rest: object) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, *rest: Any) -> None:
         super().on_train_epoch_start(trainer, *rest)
         self.train_progress_bar.set_description(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         )
 
-    def get_metrics(self, *rest: object) -> dict[str, object]:
-        items = super().get_metrics(*rest)
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
         return items

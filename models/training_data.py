@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
@@ -63,31 +64,38 @@ def cache_features(
 ) -> CachedFeatures:
     """Compute the features of every clip of a corpus."""
     classes = len(corpus.classes)
-    train, evaluation, unlabelled = (
-        None
-        if clips is None
-        else FeatureClips(clips, classes, preset, workers, description, strict)
-        for clips, description in (
-            (corpus.train, "training features"),
-            (corpus.evaluation, "evaluation features"),
-            (corpus.unlabelled, "unlabelled features"),
-        )
+
+    def features(clips: ClipSource, description: str) -> FeatureClips:
+        return FeatureClips(clips, classes, preset, workers, description, strict)
+
+    unlabelled = corpus.unlabelled
+    return CachedFeatures(
+        features(corpus.train_clips, "training features"),
+        features(corpus.evaluation_clips, "evaluation features"),
+        None if unlabelled is None else features(unlabelled, "unlabelled features"),
     )
-    return CachedFeatures(train, evaluation, unlabelled)
 
 
 class ClipData(LightningDataModule):
     """What loaders over clips of any kind have in common.
 
-    A kind has `corpus`, `_held_out`, what can be cut into every so many-th, and `_in_order`, a
-    loader over such a part.
+    A kind has `_held_out`, what can be cut into every so many-th, and `_in_order`, a loader over
+    such a part.
     """
 
+    corpus: Corpus
+    _held_out: Any
+    _in_order: Callable[[Any], DataLoader]
     allow_zero_length_dataloader_with_multiple_devices = True
+
+    @property
+    def running(self) -> Trainer:
+        """The trainer that the loaders serve."""
+        return cast(Trainer, self.trainer)
 
     def val_dataloader(self) -> DataLoader:
         """This process's share of the held-out clips."""
-        trainer = self.trainer
+        trainer = self.running
         return self._in_order(self._held_out[trainer.global_rank :: trainer.world_size])
 
     def held_out_dataloader(self) -> DataLoader:
@@ -146,16 +154,16 @@ class TrainingData(ClipData):
         self.cache = cache
         self.corpus = corpus
         self.unreadable: dict[str, str] = {}
-        labels = corpus.train.labels
+        labels = corpus.train_clips.labels
         training, held_out = held_out_split(labels, options.held_out, options.seed)
         if not len(training) or not len(held_out):
             raise UserError(
                 f"{corpus.directory}: expected training clips enough to hold out "
                 f"{options.held_out:.0%} of them, found {labels.shape[0]}: add clips"
             )
-        self._train = cache.train if cache else self._clips(corpus.train)
+        self._train = cache.train if cache else self._clips(corpus.train_clips)
         self._training, self._held_out = training, held_out
-        self._evaluation = cache.evaluation if cache else self._clips(corpus.evaluation)
+        self._evaluation = cache.evaluation if cache else self._clips(corpus.evaluation_clips)
         self.batches = self._parts() if options.parts else self._sampler(training)
 
     @property
@@ -165,7 +173,7 @@ class TrainingData(ClipData):
 
     def train_dataloader(self) -> DataLoader:
         """The epoch's batches; where an interrupted epoch goes on, those that are left of it."""
-        trainer = self.trainer
+        trainer = self.running
         progress = trainer.fit_loop.epoch_loop.batch_progress
         done = 0 if progress.is_last_batch else progress.current.ready
         accumulate = self.options.accumulate
@@ -202,7 +210,7 @@ class TrainingData(ClipData):
     def _sampler(self, training: np.ndarray, size: int | None = None) -> BalancedBatchSampler:
         options = self.options
         return BalancedBatchSampler(
-            self.corpus.train.labels[training],
+            self.corpus.train_clips.labels[training],
             size or options.batch_size,
             options.seed,
             options.max_ratio,
@@ -214,18 +222,25 @@ class TrainingData(ClipData):
         sizes = dict(
             zip(
                 ("strongly labelled", "weakly labelled", "unlabelled"),
-                self.options.parts,
+                self.options.parts or (0, 0, 0),
                 strict=True,
             )
         )
         is_strong = np.array(
-            [corpus.train[index].clip_id in corpus.train_strong for index in training.tolist()]
+            [
+                corpus.train_clips[index].clip_id in corpus.train_strong
+                for index in training.tolist()
+            ]
         )
         others = 0 if corpus.unlabelled is None else len(corpus.unlabelled)
         clips = dict(
             zip(
                 sizes,
-                (training[is_strong], training[~is_strong], len(corpus.train) + np.arange(others)),
+                (
+                    training[is_strong],
+                    training[~is_strong],
+                    len(corpus.train_clips) + np.arange(others),
+                ),
                 strict=True,
             )
         )
@@ -247,11 +262,15 @@ class TrainingData(ClipData):
 
     def _learned_from(self) -> Dataset:
         if not self.options.parts:
-            return Subset(self._train, self._training)
+            return self._part(self._training)
         if self.corpus.unlabelled is None:
             return self._train
         unlabelled = self.cache.unlabelled if self.cache else self._clips(self.corpus.unlabelled)
-        return ConcatDataset([self._train, unlabelled])
+        return ConcatDataset([self._train, cast(Dataset, unlabelled)])
+
+    def _part(self, indices: Any) -> Dataset:
+        """The training clips at `indices`, an array."""
+        return Subset(self._train, indices)
 
     def _clips(self, clips: ClipSource) -> ClipDataset:
         return ClipDataset(
@@ -266,10 +285,10 @@ class TrainingData(ClipData):
     def _workers(self) -> int:
         return 0 if self.cache else self.options.workers
 
-    def _in_order(self, indices: object) -> DataLoader:
-        return self._loader(Subset(self._train, indices), batch_size=self.options.batch_size)
+    def _in_order(self, indices: Any) -> DataLoader:
+        return self._loader(self._part(indices), batch_size=self.options.batch_size)
 
-    def _loader(self, clips: Dataset, **how: object) -> DataLoader:
+    def _loader(self, clips: Dataset, **how: Any) -> DataLoader:
         return NamingLoader(
             self.unreadable,
             clips,
@@ -283,11 +302,11 @@ class TrainingData(ClipData):
 class NamingLoader(DataLoader):
     """A loader that notes the clips which its batches lack."""
 
-    def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: object) -> None:
+    def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: Any) -> None:
         super().__init__(clips, **how)
         self._unreadable = unreadable
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             for clip in batch.unreadable:
                 self._unreadable.setdefault(clip.clip_id, clip.reason)

@@ -20,6 +20,7 @@ from models.layers.frame_head import check_pooling
 from models.layers.initialisation import initialise
 from models.layers.padding import Padding, as_maps
 from models.losses import squared_error
+from models.network import Network, in_channels_last
 from models.output import DetectorOutput
 
 POOLING = "two_step_attention"
@@ -61,7 +62,7 @@ class Explanation:
     reconstruction: Tensor
 
 
-class TwoStepAutoencoder(nn.Module):
+class TwoStepAutoencoder(Network):
     """An encoder to class maps, attention over frequency and then over time, and a decoder.
 
     Nothing is pooled away before the attention: the blocks smooth their maps and keep every frame
@@ -113,8 +114,8 @@ class TwoStepAutoencoder(nn.Module):
         self.pool = MaskedTwoStepAttention(mels, num_frames, variant)
         self.decoder = _blocks((*reversed(channels), 1))
         initialise(self)
-        self.encoder.to(memory_format=torch.channels_last)
-        self.decoder.to(memory_format=torch.channels_last)
+        in_channels_last(self.encoder)
+        in_channels_last(self.decoder)
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> AutoencoderOutput:
         """Detect events and reconstruct the features.
@@ -130,7 +131,7 @@ class TwoStepAutoencoder(nn.Module):
         first, second = self.pool.steps(self._class_maps(maps), padding)
         reconstruction = self._decode(maps, padding)
         mask = None if padding is None else padding.mask
-        penalty = 0.0
+        penalty: Tensor | float = 0.0
         if self.training:
             penalty = self.alpha * squared_error(reconstruction, features, mask)
         frame = self._probability(first).transpose(1, 2)

@@ -8,33 +8,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-POOLINGS = (
-    "mean",
-    "max",
-    "max_mean",
-    "linear_softmax",
-    "exp_softmax",
-    "auto",
-    "power",
-    "power_exp",
-    "attention",
-    "noisy_or",
-    "log_mean_exp",
-    "class_attention",
-    "rank",
-)
+from milkernels.family import POOLING_PARAMETERS, WEIGHTED_AVERAGES
+
 #: Weighted averages: the operator of this name serves them.
-_FAMILIES = ("max", "max_mean", "noisy_or", "log_mean_exp", "class_attention", "rank")
-WEIGHTED = tuple(name for name in POOLINGS if name not in _FAMILIES)
+WEIGHTED = tuple(WEIGHTED_AVERAGES)
+POOLINGS = (*POOLING_PARAMETERS, "class_attention")
 
 #: Bag values between the smallest and the largest frame; bag values that are probabilities.
 BETWEEN_FRAMES = (*WEIGHTED, "log_mean_exp", "class_attention", "rank")
 PROBABILITIES = tuple(name for name in POOLINGS if name != "max_mean")
 
 #: Poolings that take any real number as a frame value; the others weigh by log x.
-REAL_VALUED = (
-    *("mean", "max", "max_mean", "exp_softmax", "auto", "attention"),
-    *("noisy_or", "log_mean_exp", "class_attention", "rank"),
+REAL_VALUED = tuple(
+    name
+    for name in POOLINGS
+    if name not in WEIGHTED_AVERAGES or WEIGHTED_AVERAGES[name].power == "none"
 )
 
 #: Poolings with scores beside x.
@@ -110,11 +98,12 @@ def make_case(
         x = torch.rand(shape) * min(1, 4 / max(frames, 1))
         x = x.clamp(min=1e-6).logit() if from_logits else x
     extra: list[Tensor] = []
-    if name in ("power", "power_exp"):
+    parameters = POOLING_PARAMETERS.get(name, ())
+    if "power" in parameters:
         extra.append(3 * torch.rand(classes))
-    if name in ("auto", "power_exp"):
+    if "alpha" in parameters:
         extra.append(2 * torch.randn(classes))
-    if name == "log_mean_exp":
+    if "sharpness" in parameters:
         extra.append(4 * torch.randn(classes))
     if name in SCORED:
         extra.append(2 * torch.randn(shape))

@@ -10,9 +10,23 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 from interpreted import checked_backend
 
 KERNEL_BACKENDS = ("cpp", "triton")
+
+# The same few examples in every run; `--hypothesis-profile=long` looks for new ones.
+settings.register_profile(
+    "short",
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "long", settings.get_profile("short"), max_examples=2000, derandomize=False, print_blob=True
+)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,10 @@ from milkernels.compat.head import Head, wide
 
 
 class GatedAttention(Head):
-    """Bag embedding z = Σ a_k h_k with a = softmax of w·(tanh(V h_k) ⊙ σ(U h_k)) over instances.
+    r"""Bag embedding z of instances h_k.
+
+    $$z = \sum_k a_k h_k, \quad
+    a = \mathrm{softmax}_k(w^\top (\tanh(V h_k) \odot \sigma(U h_k)))$$
 
     V and U share one matrix product, so the instances are read once for both.
 
@@ -20,6 +23,10 @@ class GatedAttention(Head):
         in_features: width of an instance's embedding (M in the authors' program).
         hidden: width of the attention's layer (L).
         branches: attentions side by side (ATTENTION_BRANCHES).
+
+    >>> embedding, weights = GatedAttention(in_features=512)(torch.randn(1000, 512))
+    >>> embedding.shape, weights.shape
+    (torch.Size([1, 512]), torch.Size([1, 1000]))
     """
 
     parts = ("attention_V", "attention_U", "attention_w")
@@ -34,7 +41,7 @@ class GatedAttention(Head):
         """Bag embeddings (branches, in_features) and weights (branches, instances) of one bag h
         (instances, in_features); with (batch, instances, in_features) both have a batch axis, and
         `mask` (batch, instances) is True for a real instance. A bag without any gives 0."""
-        value, gate = self.attention_V[0], self.attention_U[0]
+        value, gate = cast(nn.Linear, self.attention_V[0]), cast(nn.Linear, self.attention_U[0])
         weight = torch.cat([value.weight, gate.weight])
         bias = torch.cat([value.bias, gate.bias])
         hidden, gates = linear(h, weight, bias).chunk(2, -1)
@@ -55,7 +62,7 @@ class GatedAttention(Head):
         return all(_is_branch(getattr(module, name), kind) for name, kind in branches.items())
 
     @classmethod
-    def example(cls, module: nn.Module) -> tuple[Any, ...]:
+    def example(cls, module: Any) -> tuple[Any, ...]:
         return (wide(7, module.attention_V[0].in_features),)
 
 

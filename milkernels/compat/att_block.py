@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,7 @@ from milkernels.compat.head import Head, is_pointwise, wide
 
 
 class _AttentionBlock(Head):
-    """Two convolutions of one frame, one for scores and one for classes.
-
-    Args:
-        in_features: channels of the input.
-        out_features: classes.
-        activation: of the class branch, "linear" or "sigmoid".
-        need_weights: return the attention weights too, which nothing else would store. Without
-            them None stands in their place.
-    """
+    """Two convolutions of one frame, one for scores and one for classes."""
 
     parts = ("att", "cla")
     score_activation = ""
@@ -41,7 +33,7 @@ class _AttentionBlock(Head):
         self.cla = nn.Conv1d(in_features, out_features, kernel_size=1)
         for layer in (self.att, self.cla):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(cast(Tensor, layer.bias))
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None
@@ -66,7 +58,7 @@ class _AttentionBlock(Head):
         return all(is_pointwise(layer) for layer in layers) and hasattr(module, "activation")
 
     @classmethod
-    def example(cls, module: nn.Module) -> tuple[Any, ...]:
+    def example(cls, module: Any) -> tuple[Any, ...]:
         # Scores beyond any clamp's bound, and within it.
         channels = module.att.in_channels
         scale = torch.cat([torch.full((20,), 0.5), torch.full((3,), 100.0)])
@@ -74,8 +66,24 @@ class _AttentionBlock(Head):
 
 
 class AttBlock(_AttentionBlock):
-    """PANNs' AttBlock (Kong et al., 2020): y = Σ p_t cla(x)_t with p = softmax of att(x), clamped
-    to ±10, over frames. `bn_att` is loaded and, as in the original, not used."""
+    r"""PANNs' AttBlock (Kong et al., 2020), with att(x) clamped to ±10.
+
+    $$y = \sum_t p_t \, \mathrm{cla}(x)_t, \quad p = \mathrm{softmax}_t(\mathrm{att}(x))$$
+
+    `bn_att` is loaded and, as in the original, not used.
+
+    Args:
+        n_in: channels of the input.
+        n_out: classes.
+        activation: of the class branch, "linear" or "sigmoid".
+        temperature: kept and, as in the original, not used.
+        need_weights: return the attention weights too, which nothing else would store. Without
+            them None stands in their place.
+
+    >>> clip, weights, frames = AttBlock(64, 17, activation="sigmoid")(torch.randn(4, 64, 50))
+    >>> clip.shape, weights.shape, frames.shape
+    (torch.Size([4, 17]), torch.Size([4, 17, 50]), torch.Size([4, 17, 50]))
+    """
 
     optional_parts = ("bn_att",)
     score_activation = "clamp"
@@ -94,6 +102,21 @@ class AttBlock(_AttentionBlock):
 
 
 class AttBlockV2(_AttentionBlock):
-    """BirdCLEF's AttBlockV2: y = Σ p_t cla(x)_t with p = softmax of tanh att(x) over frames."""
+    r"""BirdCLEF's AttBlockV2.
+
+    $$y = \sum_t p_t \, \mathrm{cla}(x)_t, \quad p = \mathrm{softmax}_t(\tanh(\mathrm{att}(x)))$$
+
+    Args:
+        in_features: channels of the input.
+        out_features: classes.
+        activation: of the class branch, "linear" or "sigmoid".
+        need_weights: return the attention weights too, which nothing else would store. Without
+            them None stands in their place.
+
+    >>> block = AttBlockV2(64, 17, activation="sigmoid", need_weights=False)
+    >>> clip, weights, frames = block(torch.randn(4, 64, 50))
+    >>> weights is None
+    True
+    """
 
     score_activation = "tanh"

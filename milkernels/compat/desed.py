@@ -18,15 +18,22 @@ _ARGUMENTS = ["x", "pad_mask", "dense", "dense_softmax"]
 
 
 class DESEDHead(nn.Module):
-    """Frame and clip probabilities of the DESED baseline: σ(dense x) for each frame, and their mean
-    by softmax over classes of dense_softmax x, clamped to [1e-7, 1].
+    r"""Frame probabilities x and clip probabilities y of the DESED baseline, with the share w of a
+    class clamped to [1e-7, 1].
+
+    $$x = \sigma(\mathrm{dense}(h)), \quad y = \frac{\sum_t x_t w_t}{\sum_t w_t}, \quad
+    w = \mathrm{softmax}_c(\mathrm{dense\_softmax}(h))$$
 
     Differs from the original where frames are padded: there a padded frame gets the same weight for
     each class and is averaged in; here it counts for nothing.
 
     Args:
-        in_features: width of the features.
+        in_features: width of the features h.
         num_classes: how many.
+
+    >>> frame, clip = DESEDHead(64, 10)(torch.randn(4, 156, 64))
+    >>> frame.shape, clip.shape
+    (torch.Size([4, 10, 156]), torch.Size([4, 10]))
     """
 
     def __init__(self, in_features: int, num_classes: int) -> None:
@@ -97,11 +104,12 @@ def problem(module: nn.Module) -> str | None:
 
 def take_over(module: nn.Module) -> None:
     """Let the module compute its head by `head`."""
-    module.__class__ = _fused(type(module))
+    original: Any = type(module)
+    module.__class__ = _fused(original)
 
 
 @cache
-def _fused(original: type[nn.Module]) -> type[nn.Module]:
+def _fused(original: Any) -> type[nn.Module]:
     """The module's class with our head in it; instances are copied and pickled by `original`."""
 
     def one_head(self: Any, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
@@ -114,6 +122,6 @@ def _fused(original: type[nn.Module]) -> type[nn.Module]:
     return type(original.__name__, (original,), members)
 
 
-def _empty(original: type[nn.Module]) -> nn.Module:
+def _empty(original: Any) -> nn.Module:
     fused = _fused(original)
     return fused.__new__(fused)

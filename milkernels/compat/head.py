@@ -30,11 +30,11 @@ class Head(nn.Module):
 
     @classmethod
     @abstractmethod
-    def example(cls, module: nn.Module) -> tuple[Any, ...]:
+    def example(cls, module: Any) -> tuple[Any, ...]:
         """Arguments to compare the original with the head on, in float64, on the CPU."""
 
     @classmethod
-    def take_over(cls, module: nn.Module, need_weights: bool) -> None:
+    def take_over(cls, module: Any, need_weights: bool) -> None:
         """Make `module` this head."""
         module.__class__ = cls
         module.need_weights = need_weights

@@ -69,6 +69,9 @@ def replace(model: nn.Module, need_weights: bool = True) -> Report:
 
     Returns:
         A report of what was replaced and of what looked like a head and was kept, with the reason.
+
+    >>> print(replace(torch.nn.Linear(64, 17)))
+    no head was recognised
     """
     replaced: list[Replaced] = []
     kept: list[Kept] = []

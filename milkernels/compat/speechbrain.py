@@ -50,6 +50,9 @@ class AttentiveStatisticsPooling(Head):
         channels: of the input.
         attention_channels: width of the layer that scores.
         global_context: score each frame beside the bag's mean and deviation.
+
+    >>> AttentiveStatisticsPooling(64)(torch.randn(4, 64, 50)).shape
+    torch.Size([4, 128, 1])
     """
 
     parts = ("tdnn", "conv")
@@ -92,7 +95,7 @@ class AttentiveStatisticsPooling(Head):
         return super().resembles(module) and isinstance(layer, nn.Conv1d)
 
     @classmethod
-    def example(cls, module: nn.Module) -> tuple[Any, ...]:
+    def example(cls, module: Any) -> tuple[Any, ...]:
         wide_layer = module.tdnn.conv.conv.in_channels
         channels = wide_layer // 3 if module.global_context else wide_layer
         return wide(3, channels, 17), torch.tensor([1.0, 0.6, 0.2], dtype=torch.float64)

@@ -15,6 +15,27 @@ x's dtype, computed in float32 at least. All of them take
 A weighted average lies between its smallest and its largest frame: probabilities give a
 probability. Poolings that weigh by log x treat a value below 1e-7 as 1e-7 in its weight; from
 logits nothing is floored. Errors are ValueError or TypeError and name the argument.
+
+Sources:
+
+- [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions for
+  sound event detection with weak labeling", 2019.
+- [L] Liu et al., "Power pooling", 2021.
+- [M] McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event
+  detection", 2018.
+- [X] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
+  neural network", 2018, with the clamp of the DESED baseline system.
+- [K] Kong et al., "PANNs: large-scale pretrained audio neural networks for audio pattern
+  recognition", 2020.
+- [V] Viola, Platt and Zhang, "Multiple instance boosting for object detection", 2005.
+- [P] Pinheiro and Collobert, "From image-level to pixel-level labeling with convolutional
+  networks", 2015.
+- [S] Kolesnikov and Lampert, "Seed, expand and constrain: three principles for weakly-supervised
+  image segmentation", 2016.
+- [G] Hong et al., "Gated multi-head attention pooling for weakly labelled audio tagging" (GMAP),
+  2020.
+- [D] Deshmukh, Raj and Singh, "Multi-task learning for interpretable weakly labelled sound event
+  detection", 2020.
 """
 
 from milkernels.functional.frame_weights import frame_weights

@@ -40,11 +40,14 @@ def frame_weights(
 
     Raises:
         ValueError, TypeError: for an unknown name, and what the function itself refuses.
+
+    >>> frame_weights("linear_softmax", torch.tensor([[[0.2, 0.6]]]))
+    tensor([[[0.2500, 0.7500]]])
     """
     if name not in reference.FRAME_WEIGHTS:
         expected = ", ".join(reference.FRAME_WEIGHTS)
         raise ValueError(f"name: expected one of {expected}, got {name!r}")
-    layout = {"dim": dim, "mask": mask, "from_logits": from_logits}
+    layout: dict[str, Any] = {"dim": dim, "mask": mask, "from_logits": from_logits}
     # On tensors without memory: the function's checks and none of its work.
     without_memory = [_on_meta(value) for value in (x, *parameters)]
     keywords = {key: _on_meta(value) for key, value in {**layout, **options}.items()}

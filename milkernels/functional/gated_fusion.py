@@ -1,8 +1,4 @@
-"""Gated fusion of a bag's embedding.
-
-Source: [G] Hong et al., "Gated multi-head attention pooling for weakly labelled audio tagging"
-(GMAP), 2020.
-"""
+"""Gated fusion of a bag's embedding."""
 
 from __future__ import annotations
 
@@ -15,7 +11,9 @@ from milkernels.backends import resolve
 
 
 def gated_fusion(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Gates an embedding by itself: u = σ(W c + b) ⊙ c. [G, eq. 11]
+    r"""Gates an embedding by itself. [G, eq. 11]
+
+    $$u = \sigma(W c + b) \odot c$$
 
     The matrix products are PyTorch's; the gate is fused in both directions and computed in float32
     at least. Under autocast the products are in its dtype. Otherwise they are in the widest dtype
@@ -31,6 +29,9 @@ def gated_fusion(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+
+    >>> gated_fusion(torch.tensor([[1.0, 2.0]]), weight=torch.zeros(2, 2), bias=torch.zeros(2))
+    tensor([[0.5000, 1.0000]])
     """
     validation.gated_embedding(c, weight, bias)
     chosen = resolve(c.device)

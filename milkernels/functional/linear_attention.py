@@ -1,8 +1,4 @@
-"""Attention over a row by two linear layers: what two-step attention pooling is made of.
-
-Source: [D] Deshmukh, Raj and Singh, "Multi-task learning for interpretable weakly labelled sound
-event detection", 2020.
-"""
+"""Attention over a row by two linear layers: what two-step attention pooling is made of."""
 
 from __future__ import annotations
 
@@ -24,14 +20,16 @@ def linear_attention_pool(
     cla_bias: Tensor,
     variant: str = "paper",
 ) -> Tensor:
-    """Attention over the last axis by two linear layers, the layers included.
+    r"""Attention over the last axis by two linear layers, the layers included.
 
-    `variant="paper"`: y = Σ_l softmax_l(σ(z Waᵀ + ba)) · (z Wcᵀ + bc) [D, eq. 8-11]. Weights lie
-    within a factor e of each other, and y may be any real number: the class branch is linear. Use
-    it as a logit, not as a probability.
+    `variant="paper"` [D, eq. 8-11]. Weights lie within a factor e of each other, and y may be any
+    real number: the class branch is linear. Use it as a logit, not as a probability.
 
-    `variant="code"`: y = Σ_l softmax_l(z Waᵀ + ba) · σ(z Wcᵀ + bc), as the authors' program does: y
-    is in [0, 1].
+    $$y = \sum_l \mathrm{softmax}_l(\sigma(z W_a^\top + b_a)) \, (z W_c^\top + b_c)$$
+
+    `variant="code"`, as the authors' program does: y is in [0, 1].
+
+    $$y = \sum_l \mathrm{softmax}_l(z W_a^\top + b_a) \, \sigma(z W_c^\top + b_c)$$
 
     `nn.TwoStepAttention` applies it over frequency and then over time.
 
@@ -51,6 +49,10 @@ def linear_attention_pool(
 
     Raises:
         ValueError, TypeError: naming the argument that is wrong.
+
+    >>> layer = torch.zeros(64, 64), torch.zeros(64)
+    >>> linear_attention_pool(torch.randn(4, 41, 311, 64), *layer, *layer, variant="code").shape
+    torch.Size([4, 41, 311])
     """
     validation.floating("z", z)
     if z.dim() == 0:

@@ -1,8 +1,4 @@
-"""The logarithm of the mean exponential.
-
-Source: [P] Pinheiro and Collobert, "From image-level to pixel-level labeling with convolutional
-networks", 2015.
-"""
+"""The logarithm of the mean exponential."""
 
 from __future__ import annotations
 
@@ -21,12 +17,17 @@ def log_mean_exp_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """Log-mean-exp: y = log(Σ exp(r x_i) / n) / r. Any real x. [P, eq. 6]
+    r"""Log-mean-exp. Any real x. [P, eq. 6]
+
+    $$y = \frac{1}{r} \log \Bigl( \frac{1}{n} \sum_i \exp(r x_i) \Bigr)$$
 
     `sharpness` is r: a finite number other than 0, or (classes,) and then learned. Near 0 the bag
     value is the mean of the frames, large it is their maximum, far below 0 their minimum; it lies
     between the smallest and the largest frame. A 0 in a tensor gives the mean, with the gradient
     Var(x) / 2 for r.
+
+    >>> log_mean_exp_pool(torch.tensor([[[0.2, 0.8]]]), sharpness=5.0)
+    tensor([[0.6711]])
     """
     dim = validation.frame_dim(dim)
     bags, classes, frames = validation.frame_values(x, dim)

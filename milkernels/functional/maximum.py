@@ -1,9 +1,4 @@
-"""The maximum over frames, and its sum with the mean.
-
-Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
-for sound event detection with weak labeling", 2019. [K] Kong et al., "PANNs: large-scale pretrained
-audio neural networks for audio pattern recognition", 2020.
-"""
+"""The maximum over frames, and its sum with the mean."""
 
 from __future__ import annotations
 
@@ -16,9 +11,14 @@ from milkernels.backends import resolve
 def max_pool(
     x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
 ) -> Tensor:
-    """Largest frame: y = max x_i. Any real x. [W, table 1]
+    r"""Largest frame. Any real x. [W, table 1]
+
+    $$y = \max_i x_i$$
 
     The first maximal frame takes the gradient.
+
+    >>> max_pool(torch.tensor([[[0.2, 0.6]]]))
+    tensor([[0.6000]])
     """
     return _maximum(x, dim, mask, from_logits, plus_mean=False)
 
@@ -26,10 +26,15 @@ def max_pool(
 def max_mean_pool(
     x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
 ) -> Tensor:
-    """Largest frame plus the mean of the frames: y = max x_i + Σ x_i / n. Any real x. [K]
+    r"""Largest frame plus the mean of the frames. Any real x. [K]
+
+    $$y = \max_i x_i + \frac{1}{n} \sum_i x_i$$
 
     Meant for embeddings; of probabilities it is no probability. Every frame takes 1/n of the
     gradient, the first maximal one the whole of it besides.
+
+    >>> max_mean_pool(torch.tensor([[[-1.0, 3.0]]]))
+    tensor([[4.]])
     """
     return _maximum(x, dim, mask, from_logits, plus_mean=True)
 

@@ -1,7 +1,4 @@
-"""Noisy-or.
-
-Source: [V] Viola, Platt and Zhang, "Multiple instance boosting for object detection", 2005.
-"""
+"""Noisy-or."""
 
 from __future__ import annotations
 
@@ -14,10 +11,15 @@ from milkernels.backends import resolve
 def noisy_or_pool(
     x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
 ) -> Tensor:
-    """The probability that any frame is active, if they are independent: y = 1 - Π (1 - x_i). [V]
+    r"""The probability that any frame is active, if they are independent. [V]
 
-    dx_i = g Π_{j≠i} (1 - x_j); from logits dz_i = g (1 - y) x_i, without a pole. Values outside
-    [0, 1] are taken by the same formula.
+    $$y = 1 - \prod_i (1 - x_i)$$
+
+    With g = dL/dy the gradient is dL/dx_i = g Π_{j≠i} (1 - x_j), and from logits, without a pole,
+    dL/dz_i = g (1 - y) x_i. Values outside [0, 1] are taken by the same formula.
+
+    >>> noisy_or_pool(torch.tensor([[[0.5, 0.5]]]))
+    tensor([[0.7500]])
     """
     dim = validation.frame_dim(dim)
     bags, _, frames = validation.frame_values(x, dim)

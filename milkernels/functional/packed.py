@@ -11,6 +11,7 @@ from milkernels import ops, reference, validation
 from milkernels.backends import resolve
 from milkernels.family import POOLING_PARAMETERS
 from milkernels.functional import pooling_arguments
+from milkernels.functional.log_mean_exp import sharpness_per_class
 from milkernels.packing import pack
 
 
@@ -47,6 +48,11 @@ def pool_packed(
 
     Raises:
         ValueError, TypeError: for an unknown name, wrong offsets, and what the function refuses.
+
+    >>> values = torch.tensor([[0.2], [0.6], [0.9]])  # three instances of one class
+    >>> pool_packed("mean", values, offsets=torch.tensor([0, 2, 3]))
+    tensor([[0.4000],
+            [0.9000]])
     """
     validation.one_of("name", name, tuple(POOLING_PARAMETERS))
     arguments = pooling_arguments.named(name, parameters, options)
@@ -57,7 +63,7 @@ def pool_packed(
         if "scores" in arguments:
             arguments["scores"] = _nested_scores(arguments["scores"], offsets)
     _, classes = validation.packed_values(x)
-    validation.bag_offsets(offsets, x.device)
+    offsets = validation.bag_offsets(offsets, x.device)
     pooling_arguments.check(arguments, x, classes)
     chosen = resolve(x.device)
     if chosen == "reference":
@@ -65,10 +71,8 @@ def pool_packed(
         return reference.pool_packed(name, x, offsets, from_logits=from_logits, **arguments)
     if name == "attention" and arguments.pop("normalize", "frames") == "classes":
         name = "class_attention"
-    sharpness = arguments.get("sharpness")
-    if name == "log_mean_exp" and not isinstance(sharpness, Tensor):
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        arguments["sharpness"] = x.new_full((x.shape[1],), sharpness, dtype=dtype)
+    if name == "log_mean_exp":
+        arguments["sharpness"] = sharpness_per_class(arguments["sharpness"], x, classes)
     return ops.packed(name, x, offsets, from_logits=from_logits, backend=chosen, **arguments)
 
 

@@ -12,8 +12,6 @@ from milkernels.family import POOLING_PARAMETERS
 from milkernels.functional import pooling_arguments
 from milkernels.functional.log_mean_exp import sharpness_per_class
 
-_LEARNED = ("alpha", "power", "sharpness")
-
 #: Poolings whose values are probabilities: the sum of maximum and mean is none.
 _PROBABILITIES = tuple(name for name in POOLING_PARAMETERS if name != "max_mean")
 
@@ -31,8 +29,10 @@ def pool_bce(
     mask: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Binary cross-entropy between a pooling of x and the bags' labels, in one pass:
-    -w (t log y + (1 - t) log(1 - y)) with y = pool(x), averaged over the known labels.
+    r"""Binary cross-entropy between a pooling of x and the bags' labels, in one pass: the average
+    over the known labels of
+
+    $$-w \, (t \log y + (1 - t) \log(1 - y)), \quad y = \mathrm{pool}(x)$$
 
     Where gradients are wanted they are computed with the loss: a training step reads x once and
     writes its gradient once. The backward pass multiplies that by the loss's own gradient: not at
@@ -72,6 +72,10 @@ def pool_bce(
 
     Raises:
         ValueError, TypeError: for an unknown name, and arguments that do not fit.
+
+    >>> logits, labels = torch.zeros(4, 17, 50), torch.ones(4, 17)
+    >>> pool_bce("linear_softmax", logits, labels)
+    tensor(0.6931)
     """
     validation.one_of("name", name, _PROBABILITIES)
     given = pooling_arguments.named(name, params, options)
@@ -104,7 +108,9 @@ def pool_bce(
         "class_attention" if over_classes else name,
         x,
         given.get("scores"),
-        *(given.get(parameter) for parameter in _LEARNED),
+        given.get("alpha"),
+        given.get("power"),
+        given.get("sharpness"),
         target,
         weight,
         label_mask,

@@ -1,8 +1,4 @@
-"""Global weighted rank pooling.
-
-Source: Kolesnikov and Lampert, "Seed, expand and constrain: three principles for weakly-supervised
-image segmentation", 2016.
-"""
+"""Global weighted rank pooling."""
 
 from __future__ import annotations
 
@@ -20,7 +16,10 @@ def rank_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """Frames weigh by their rank: y = Σ_r d^r x_(r) / Σ_r d^r, x_(0) the largest. Any real x.
+    r"""Global weighted rank pooling: frames weigh by their rank, x_(0) the largest. Any real
+    x. [S]
+
+    $$y = \frac{\sum_r d^r x_{(r)}}{\sum_r d^r}$$
 
     `decay` is d, a float in [0, 1]: 0 is the maximum (0^0 = 1), 1 the mean. Of equal frames the
     earlier ranks first; logits are ranked as they are, before the sigmoid. A NaN makes its bag and
@@ -30,6 +29,9 @@ def rank_pool(
     to 32,767 frames and as 32-bit ones beyond, and the backward pass reads them instead of sorting
     again; it reads x only for the sigmoid's derivative. On a GPU every few classes read the mask,
     and bags of more than 1024 frames, and float64, go through a library sort, which moves more.
+
+    >>> rank_pool(torch.tensor([[[0.3, 0.9]]]), decay=0.5)
+    tensor([[0.7000]])
     """
     validation.decay(decay)
     dim = validation.frame_dim(dim)

@@ -1,8 +1,4 @@
-"""Statistics pooling: weighted mean and standard deviation over frames, head by head.
-
-Source: [G] Hong et al., "Gated multi-head attention pooling for weakly labelled audio tagging"
-(GMAP), 2020.
-"""
+"""Statistics pooling: weighted mean and standard deviation over frames, head by head."""
 
 from __future__ import annotations
 
@@ -15,8 +11,11 @@ from milkernels.backends import resolve
 def attention_stats_pool(
     h: Tensor, query: Tensor, mask: Tensor | None = None, dim: int = -1, eps: float = 1e-7
 ) -> Tensor:
-    """Multi-head attentive statistics: μ_j = Σ_t ω_tj h_tj and σ_j = √(Σ_t ω_tj (h_tj - μ_j)²) with
-    ω_tj = exp(v_jᵀ h_tj) / Σ_l exp(v_jᵀ h_lj), the scores not scaled. [G, eqs. 9 and 10]
+    r"""Multi-head attentive statistics, the scores not scaled. [G, eqs. 9 and 10]
+
+    $$\mu_j = \sum_t \omega_{tj} h_{tj}, \quad
+    \sigma_j = \sqrt{\sum_t \omega_{tj} (h_{tj} - \mu_j)^2}, \quad
+    \omega_{tj} = \frac{\exp(v_j^\top h_{tj})}{\sum_l \exp(v_j^\top h_{lj})}$$
 
     One head is GMAP's single-head pooling [G, eqs. 5 to 8].
 
@@ -36,6 +35,9 @@ def attention_stats_pool(
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+
+    >>> attention_stats_pool(torch.tensor([[[1.0, 3.0]]]), query=torch.zeros(1, 1))
+    tensor([[2., 1.]])
     """
     dim = validation.frame_dim(dim)
     bags, channels, frames = validation.embeddings(h, dim)
@@ -51,8 +53,10 @@ def attention_stats_pool(
 def weighted_stats_pool(
     h: Tensor, scores: Tensor, mask: Tensor | None = None, dim: int = -1, eps: float = 1e-7
 ) -> Tensor:
-    """Statistics under the caller's scores: as `attention_stats_pool` with
-    ω_tj = exp(s_tj) / Σ_l exp(s_lj), for attentive statistics pooling with any scorer. [G, eq. 10]
+    r"""Statistics under the caller's scores, for attentive statistics pooling with any scorer: as
+    `attention_stats_pool` with [G, eq. 10]
+
+    $$\omega_{tj} = \frac{\exp(s_{tj})}{\sum_l \exp(s_{lj})}$$
 
     Args:
         h: as in `attention_stats_pool`.
@@ -67,6 +71,9 @@ def weighted_stats_pool(
 
     Raises:
         ValueError, TypeError: naming the argument, what was expected and what came.
+
+    >>> weighted_stats_pool(torch.randn(4, 64, 50), scores=torch.randn(4, 8, 50)).shape
+    torch.Size([4, 128])
     """
     dim = validation.frame_dim(dim)
     bags, _, frames = validation.embeddings(h, dim)

@@ -1,11 +1,4 @@
-"""The weighted averages, one function each.
-
-Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
-for sound event detection with weak labeling", 2019. [L] Liu et al., "Power pooling", 2021. [M]
-McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event detection",
-2018. [X] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
-neural network", 2018, with the clamp of the DESED baseline system.
-"""
+"""The weighted averages, one function each."""
 
 from __future__ import annotations
 
@@ -18,16 +11,27 @@ from milkernels.backends import resolve
 def mean_pool(
     x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
 ) -> Tensor:
-    """Mean of the frames: y = Σ x_i / n. Any real x. [W, table 1]"""
+    r"""Mean of the frames. Any real x. [W, table 1]
+
+    $$y = \frac{1}{n} \sum_i x_i$$
+
+    >>> mean_pool(torch.tensor([[[0.2, 0.6]]]))
+    tensor([[0.4000]])
+    """
     return _weighted_average("mean", x, {}, dim, mask, from_logits)
 
 
 def linear_softmax_pool(
     x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
 ) -> Tensor:
-    """Each frame weighs its own probability: y = Σ x_i² / Σ x_i. [W, table 1]
+    r"""Linear softmax: each frame weighs its own probability. [W, table 1]
+
+    $$y = \frac{\sum_i x_i^2}{\sum_i x_i}$$
 
     A bag of zeros gives its limit along equal frames: y = 0 with gradient 1/n.
+
+    >>> linear_softmax_pool(torch.tensor([[[0.2, 0.6]]]))
+    tensor([[0.5000]])
     """
     return _weighted_average("linear_softmax", x, {}, dim, mask, from_logits)
 
@@ -35,7 +39,13 @@ def linear_softmax_pool(
 def exp_softmax_pool(
     x: Tensor, *, dim: int = -1, mask: Tensor | None = None, from_logits: bool = False
 ) -> Tensor:
-    """Exponential softmax: y = Σ x_i exp(x_i) / Σ exp(x_i). Any real x. [W, table 1]"""
+    r"""Exponential softmax. Any real x. [W, table 1]
+
+    $$y = \frac{\sum_i x_i \exp(x_i)}{\sum_i \exp(x_i)}$$
+
+    >>> exp_softmax_pool(torch.tensor([[[0.2, 0.6]]]))
+    tensor([[0.4395]])
+    """
     return _weighted_average("exp_softmax", x, {}, dim, mask, from_logits)
 
 
@@ -47,9 +57,14 @@ def auto_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """Auto-pool: y = Σ x_i exp(α_c x_i) / Σ exp(α_c x_i). Any real x. [M, eq. 3]
+    r"""Auto-pool. Any real x. [M, eq. 3]
+
+    $$y = \frac{\sum_i x_i \exp(\alpha_c x_i)}{\sum_i \exp(\alpha_c x_i)}$$
 
     `alpha` (classes,) is learned: 0 is the mean, 1 exponential softmax, large the maximum.
+
+    >>> auto_pool(torch.tensor([[[0.2, 0.6]]]), alpha=torch.tensor([100.0]))
+    tensor([[0.6000]])
     """
     return _weighted_average("auto", x, {"alpha": alpha}, dim, mask, from_logits)
 
@@ -62,11 +77,16 @@ def power_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """Power pooling: y = Σ x_i x_i^n_c / Σ x_i^n_c. [L, eq. 4]
+    r"""Power pooling. [L, eq. 4]
+
+    $$y = \frac{\sum_i x_i \, x_i^{n_c}}{\sum_i x_i^{n_c}}$$
 
     `power` (classes,) is the learned n ≥ 0: 0 is the mean, 1 linear softmax, large the maximum. In
     a positive bag it raises the frames above n / (n + 1) · y and lowers the others. Values are not
     checked, which on a GPU would wait for it: keep n ≥ 0, as `milkernels.nn.PowerPool` does.
+
+    >>> power_pool(torch.tensor([[[0.2, 0.6]]]), power=torch.tensor([2.0]))
+    tensor([[0.5600]])
     """
     return _weighted_average("power", x, {"power": power}, dim, mask, from_logits)
 
@@ -80,10 +100,15 @@ def power_exp_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """Power and exponential weights together: w_i = x_i^β_c exp(α_c x_i). [W, section 4]
+    r"""Power and exponential weights together. [W, section 4]
+
+    $$y = \frac{\sum_i x_i w_i}{\sum_i w_i}, \quad w_i = x_i^{\beta_c} \exp(\alpha_c x_i)$$
 
     `power` (classes,) holds β, `alpha` (classes,) holds α; both are learned. Linear softmax is
     (1, 0), exponential softmax (0, 1).
+
+    >>> power_exp_pool(torch.tensor([[[0.2, 0.6]]]), torch.tensor([1.0]), torch.tensor([0.0]))
+    tensor([[0.5000]])
     """
     parameters = {"power": power, "alpha": alpha}
     return _weighted_average("power_exp", x, parameters, dim, mask, from_logits)
@@ -99,7 +124,9 @@ def attention_pool(
     mask: Tensor | None = None,
     from_logits: bool = False,
 ) -> Tensor:
-    """Attention: y = Σ x_i exp(a(s_i)) / Σ exp(a(s_i)). Any real x. [W, table 1]
+    r"""Attention. Any real x. [W, table 1]
+
+    $$y = \frac{\sum_i x_i \exp(a(s_i))}{\sum_i \exp(a(s_i))}$$
 
     `scores` has x's shape, dtype and device. `score_activation` is a: None [W], "sigmoid" (Deshmukh
     et al., 2020), "tanh" (the BirdCLEF AttBlockV2 head) or "clamp" (to ±10, PANNs' AttBlock). A
@@ -112,6 +139,9 @@ def attention_pool(
     classes. x and the scores are read once and their gradients written once. On a GPU a second
     small launch joins the sums of a bag that several programs share, and above 1024 classes the
     scores are read twice; backward they are read three times then, and x twice.
+
+    >>> attention_pool(torch.tensor([[[0.2, 0.6]]]), scores=torch.tensor([[[1.0, 1.0]]]))
+    tensor([[0.4000]])
     """
     validation.floating("x", x)
     validation.attention_scores(scores, x)

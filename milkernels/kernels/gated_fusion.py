@@ -55,7 +55,7 @@ def forward(c: Tensor, gate: Tensor) -> tuple[list[Launch], Tensor]:
     """The launch of a forward pass, and its output sigmoid(gate) · c."""
     c, gate = c.contiguous(), gate.contiguous()
     y = torch.empty_like(c)
-    arguments = {"c_ptr": c, "gate_ptr": gate, "y_ptr": y}
+    arguments: dict[str, object] = {"c_ptr": c, "gate_ptr": gate, "y_ptr": y}
     return [_launch(_gated_fusion_forward_kernel, c, arguments)], y
 
 

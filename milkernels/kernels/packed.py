@@ -6,7 +6,7 @@ Nothing here knows how long bags are: the instances are cut into chunks whatever
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 import triton
@@ -57,7 +57,7 @@ def forward(
         if learn:
             places.copy_(ranks)
         scores = packed_weights.of_ranks(x, ranks, decay)
-    elif name == "class_attention":
+    elif name == "class_attention" and scores is not None:
         scores = packed_weights.of_classes(scores, score_activation)
     pooling = _Pooling(x, name, score_activation, from_logits, learn)
     chunks = pooling.chunks
@@ -122,7 +122,7 @@ def backward(
     if name == "rank":
         scores = packed_weights.of_ranks(x, places, decay)
         scores_gradient = torch.empty_like(scores)
-    elif name == "class_attention":
+    elif name == "class_attention" and scores is not None and scores_gradient is not None:
         to_scores = packed_weights.ToScores(scores, score_activation, scores_gradient)
         scores, scores_gradient = to_scores.weights, to_scores.weights_gradient
         after.append(to_scores)
@@ -232,6 +232,10 @@ def _formula(
     return Formula.of_given_weights(from_logits)
 
 
+@overload
+def _view(tensor: Tensor) -> Tensor: ...
+@overload
+def _view(tensor: Tensor | None) -> Tensor | None: ...
 def _view(tensor: Tensor | None) -> Tensor | None:
     """Instances (instances, classes) as the frames of one bag (1, classes, instances)."""
     return None if tensor is None else tensor.t()[None]

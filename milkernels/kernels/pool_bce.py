@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
@@ -58,6 +58,11 @@ class Call:
     x_gradient: Tensor | None
     scores_gradient: Tensor | None
     shares: Tensor | None
+
+    @property
+    def to_x(self) -> Tensor:
+        """x's gradient, of a call that wants it."""
+        return cast(Tensor, self.x_gradient)
 
 
 def forward(
@@ -170,7 +175,7 @@ def _fused(
             **labels_of(labels, cells),
             "loss_ptr": cells,
             "x_gradient_ptr": call.x_gradient,
-            "x_gradient_strides": call.x_gradient.stride(),
+            "x_gradient_strides": call.to_x.stride(),
             "HELD": held,
             **tiling.constants(call.x, call.scores, *gradients),
             **arguments,
@@ -292,11 +297,12 @@ def _weighted_average(call: Call) -> _Steps:
     average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
     inputs = (call.x, call.scores, power, alpha, call.mask)
     launches, (_, statistics) = weighted_average.forward(*inputs, average)
-    filled = (call.x_gradient, call.scores_gradient, None, None)
     return (
         launches,
         statistics,
-        lambda gradient: weighted_average.backward(gradient, *inputs, statistics, average, *filled),
+        lambda gradient: weighted_average.backward(
+            gradient, *inputs, statistics, average, call.to_x, call.scores_gradient, None, None
+        ),
     )
 
 
@@ -307,9 +313,7 @@ def _maximum(call: Call) -> _Steps:
     return (
         launches,
         places,
-        lambda gradient: maximum.backward(
-            gradient, call.x, call.mask, places, *flags, call.x_gradient
-        ),
+        lambda gradient: maximum.backward(gradient, call.x, call.mask, places, *flags, call.to_x),
     )
 
 
@@ -319,48 +323,46 @@ def _noisy_or(call: Call) -> _Steps:
     return (
         launches,
         statistics,
-        lambda gradient: noisy_or.backward(
-            gradient, *inputs, statistics, from_logits, call.x_gradient
-        ),
+        lambda gradient: noisy_or.backward(gradient, *inputs, statistics, from_logits, call.to_x),
     )
 
 
 def _log_mean_exp(call: Call) -> _Steps:
-    inputs, from_logits = (call.x, call.parameters[2], call.mask), call.pooling.from_logits
+    sharpness, from_logits = cast(Tensor, call.parameters[2]), call.pooling.from_logits
+    inputs = (call.x, sharpness, call.mask)
     launches, (_, statistics) = log_mean_exp.forward(*inputs, from_logits, call.shares is not None)
     return (
         launches,
         statistics,
         lambda gradient: log_mean_exp.backward(
-            gradient, *inputs, statistics, from_logits, call.x_gradient, None
+            gradient, *inputs, statistics, from_logits, call.to_x, None
         ),
     )
 
 
 def _class_attention(call: Call) -> _Steps:
-    inputs = (call.x, call.scores, call.mask)
+    inputs = (call.x, cast(Tensor, call.scores), call.mask)
     options = (call.pooling.score_activation, call.pooling.from_logits)
     launches, (_, statistics) = class_attention.forward(*inputs, *options)
-    filled = (call.x_gradient, call.scores_gradient)
     return (
         launches,
         statistics,
-        lambda gradient: class_attention.backward(gradient, *inputs, statistics, *options, *filled),
+        lambda gradient: class_attention.backward(
+            gradient, *inputs, statistics, *options, call.to_x, call.scores_gradient
+        ),
     )
 
 
 def _rank(call: Call) -> _Steps:
     x, pooling = call.x, call.pooling
-    ranks = None
-    if call.x_gradient is not None:
-        dtype = torch.int16 if x.shape[2] <= SHORT_BAG else torch.int32
-        ranks = torch.empty_like(x, dtype=dtype)
+    dtype = torch.int16 if x.shape[2] <= SHORT_BAG else torch.int32
+    ranks = None if call.x_gradient is None else torch.empty_like(x, dtype=dtype)
     order = (pooling.decay, pooling.from_logits)
     launches, (_, total) = rank.forward(x, call.mask, *order, ranks)
     return (
         launches,
         total,
-        lambda gradient: rank.backward(gradient, x, ranks, total, *order, call.x_gradient),
+        lambda gradient: rank.backward(gradient, x, cast(Tensor, ranks), total, *order, call.to_x),
     )
 
 

@@ -179,7 +179,7 @@ _ELEMENTS = {
 }
 
 
-def _log2(decay: float) -> tuple[float, float, float]:
+def _log2(decay: float) -> tuple[float, ...]:
     """log2 of a decay in three parts of float32. That of 0 is so low that its powers but the first
     are 0."""
     rest = math.log2(decay) if decay > 0 else -2000.0

@@ -9,7 +9,7 @@ the embeddings a second time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import triton
@@ -113,12 +113,12 @@ def forward(
     scores: Tensor | None,
     mask: Tensor | None,
     eps: float,
-) -> tuple[list[Launch], tuple[Tensor, Tensor, Tensor]]:
+) -> tuple[list[Launch], tuple[Tensor, ...]]:
     """Launches of a forward pass over h (bags, channels, frames), and their outputs: the statistics
     (bags, 2 · channels), then what the backward pass needs: peak and total of the weights (2, bags,
     heads), mean, what rounding took off it, and variance (3, bags, channels)."""
     bags, channels, _ = h.shape
-    heads = query.shape[0] if scores is None else scores.shape[1]
+    heads = cast(Tensor, scores).shape[1] if query is None else query.shape[0]
     tiling = _Tiling.of(h, heads)
     compute = tiles.arithmetic_dtype(h)
     y = h.new_empty((bags, 2 * channels))

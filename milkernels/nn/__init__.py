@@ -1,5 +1,6 @@
 """Modules: one per pooling, its parameters and a call of `milkernels.functional`."""
 
+from milkernels.nn.by_name import build_pooling, list_poolings
 from milkernels.nn.embedding_level import GMAP, AttentionStatsPool, GatedFusion, TwoStepAttention
 from milkernels.nn.frame_level import (
     AttentionPool,
@@ -15,8 +16,6 @@ from milkernels.nn.frame_level import (
     PowerExpPool,
     PowerPool,
     RankPool,
-    build_pooling,
-    list_poolings,
 )
 
 __all__ = [

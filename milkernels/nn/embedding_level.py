@@ -8,7 +8,7 @@ from milkernels import functional, validation
 
 
 class AttentionStatsPool(nn.Module):
-    """`functional.attention_stats_pool` with a learned query for each head.
+    """`milkernels.functional.attention_stats_pool` with a learned query for each head.
 
     The query starts as the weight of a linear layer would: uniform in ±1 / √(dim / heads).
 
@@ -17,6 +17,9 @@ class AttentionStatsPool(nn.Module):
         heads: how many, each over D / heads channels of its own.
         frame_dim: the frame axis, -1 or 2 for (batch, D, frames), 1 for (batch, frames, D).
         eps: floor of the variance.
+
+    >>> AttentionStatsPool(dim=64, heads=8)(torch.randn(4, 64, 50)).shape
+    torch.Size([4, 128])
     """
 
     def __init__(self, dim: int, heads: int = 1, frame_dim: int = -1, eps: float = 1e-7) -> None:
@@ -45,10 +48,14 @@ class AttentionStatsPool(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """`functional.gated_fusion` with a learned layer for the gate, which starts as a linear layer.
+    """`milkernels.functional.gated_fusion` with a learned layer for the gate, which starts as a
+    linear layer.
 
     Args:
         dim: width of the embeddings (batch, dim) that it takes and gives.
+
+    >>> GatedFusion(dim=64)(torch.randn(4, 64)).shape
+    torch.Size([4, 64])
     """
 
     def __init__(self, dim: int) -> None:
@@ -58,6 +65,7 @@ class GatedFusion(nn.Module):
         self.gate = nn.Linear(dim, dim)
 
     def forward(self, c: Tensor) -> Tensor:
+        """(batch, dim)."""
         return functional.gated_fusion(c, self.gate.weight, self.gate.bias)
 
 
@@ -69,6 +77,9 @@ class GMAP(nn.Module):
         dim: width D of the embeddings.
         heads: how many; the paper's best model has 4.
         frame_dim, eps: as in `AttentionStatsPool`.
+
+    >>> GMAP(dim=64, heads=4, frame_dim=1)(torch.randn(4, 50, 64)).shape
+    torch.Size([4, 128])
     """
 
     def __init__(self, dim: int, heads: int = 4, frame_dim: int = -1, eps: float = 1e-7) -> None:
@@ -82,7 +93,7 @@ class GMAP(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """`functional.linear_attention_pool` with its two layers: (..., width) to (...).
+    """`milkernels.functional.linear_attention_pool` with its two layers: (..., width) to (...).
 
     The layers start as `nn.Linear` does.
     """
@@ -131,10 +142,14 @@ class TwoStepAttention(nn.Module):
     Args:
         num_freqs: frequency bins of the input.
         num_frames: frames of the input.
-        variant: "paper" or "code", as in `functional.linear_attention_pool`.
+        variant: "paper" or "code", as in `milkernels.functional.linear_attention_pool`.
 
     Raises:
         ValueError: for another variant, and for an input of another shape.
+
+    >>> pool = TwoStepAttention(num_freqs=64, num_frames=311, variant="code")
+    >>> pool(torch.randn(4, 41, 311, 64)).shape
+    torch.Size([4, 41])
     """
 
     def __init__(self, num_freqs: int, num_frames: int, variant: str = "paper") -> None:
@@ -143,6 +158,7 @@ class TwoStepAttention(nn.Module):
         self.over_time = LinearAttention(num_frames, variant)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, classes)."""
         frames, freqs = self.over_time.width, self.over_frequency.width
         if x.dim() != 4 or x.shape[2:] != (frames, freqs):
             raise ValueError(

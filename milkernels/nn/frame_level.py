@@ -6,10 +6,20 @@ Every frame-level module takes `(x, mask=None)` and is built with `dim` and `fro
 
 from __future__ import annotations
 
+from typing import Any, TypedDict
+
 import torch
 from torch import Tensor, nn
 
 from milkernels import functional, validation
+
+
+class Layout(TypedDict):
+    """What every frame-level function takes by keyword."""
+
+    dim: int
+    mask: Tensor | None
+    from_logits: bool
 
 
 class FramePool(nn.Module):
@@ -28,69 +38,108 @@ class FramePool(nn.Module):
         return 0.0
 
     def extra_repr(self) -> str:
+        """What `repr` shows of the module."""
         return f"dim={self.dim}, from_logits={self.from_logits}"
 
-    def _layout(self, mask: Tensor | None) -> dict[str, object]:
+    def _layout(self, mask: Tensor | None) -> Layout:
         return {"dim": self.dim, "mask": mask, "from_logits": self.from_logits}
 
 
-class MeanPool(FramePool):
-    """`functional.mean_pool`."""
+class _OfFrames(FramePool):
+    """A pooling that needs nothing beside the frame values and its own parameters."""
+
+    #: The function that the module calls, by its name.
+    _function: str
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.mean_pool(x, **self._layout(mask))
+        """Bag values (batch, classes) of the frames of `x` where `mask` (batch, frames) is True."""
+        function = getattr(functional, self._function)
+        return function(x, *self._parameters_used(), **self._layout(mask))
+
+    def _parameters_used(self) -> tuple[Tensor | float, ...]:
+        """What the function takes after x."""
+        return ()
 
 
-class MaxPool(FramePool):
-    """`functional.max_pool`."""
+class MeanPool(_OfFrames):
+    """`milkernels.functional.mean_pool`.
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.max_pool(x, **self._layout(mask))
+    >>> MeanPool()(torch.tensor([[[0.2, 0.4]]]))
+    tensor([[0.3000]])
+    """
+
+    _function = "mean_pool"
 
 
-class MaxMeanPool(FramePool):
-    """`functional.max_mean_pool`, for embeddings (PANNs' pooling)."""
+class MaxPool(_OfFrames):
+    """`milkernels.functional.max_pool`.
+
+    >>> MaxPool()(torch.tensor([[[0.2, 0.4]]]))
+    tensor([[0.4000]])
+    """
+
+    _function = "max_pool"
+
+
+class MaxMeanPool(_OfFrames):
+    """`milkernels.functional.max_mean_pool`, for embeddings (PANNs' pooling).
+
+    >>> MaxMeanPool()(torch.tensor([[[-1.0, 3.0]]]))
+    tensor([[4.]])
+    """
 
     gives_probabilities = False
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.max_mean_pool(x, **self._layout(mask))
+    _function = "max_mean_pool"
 
 
-class NoisyOrPool(FramePool):
-    """`functional.noisy_or_pool`."""
+class NoisyOrPool(_OfFrames):
+    """`milkernels.functional.noisy_or_pool`.
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.noisy_or_pool(x, **self._layout(mask))
+    >>> NoisyOrPool()(torch.tensor([[[0.5, 0.5]]]))
+    tensor([[0.7500]])
+    """
+
+    _function = "noisy_or_pool"
 
 
-class RankPool(FramePool):
-    """`functional.rank_pool`: global weighted rank pooling.
+class RankPool(_OfFrames):
+    """`milkernels.functional.rank_pool`: global weighted rank pooling.
 
     Args:
         decay: what a frame's weight is to that of the frame ranked before it, in [0, 1]. Half of
             the whole weight is on the first ln 0.5 / ln decay frames: 69 of them for 0.99.
+
+    >>> RankPool(decay=0.5)(torch.tensor([[[0.3, 0.9]]]))
+    tensor([[0.7000]])
     """
+
+    _function = "rank_pool"
 
     def __init__(self, decay: float = 0.99, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
         validation.decay(decay)
         self.decay = decay
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.rank_pool(x, self.decay, **self._layout(mask))
+    def _parameters_used(self) -> tuple[Tensor | float, ...]:
+        return (self.decay,)
 
     def extra_repr(self) -> str:
         return f"decay={self.decay}, {super().extra_repr()}"
 
 
-class LogMeanExpPool(FramePool):
-    """`functional.log_mean_exp_pool`, with a sharpness for all classes or a learned one for each.
+class LogMeanExpPool(_OfFrames):
+    """`milkernels.functional.log_mean_exp_pool`, with one sharpness for all classes or a learned
+    one for each.
 
     Args:
         num_classes: learn a sharpness for each of so many classes; None keeps one for all.
         init: the sharpness, at the start. 5 as in Pinheiro and Collobert, 2015.
+
+    >>> LogMeanExpPool(num_classes=1)(torch.tensor([[[0.2, 0.8]]])).detach()
+    tensor([[0.6711]])
     """
+
+    _function = "log_mean_exp_pool"
 
     def __init__(
         self,
@@ -105,33 +154,47 @@ class LogMeanExpPool(FramePool):
             init if num_classes is None else nn.Parameter(torch.full((num_classes,), float(init)))
         )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.log_mean_exp_pool(x, self.sharpness, **self._layout(mask))
+    def _parameters_used(self) -> tuple[Tensor | float, ...]:
+        return (self.sharpness,)
 
 
-class LinearSoftmaxPool(FramePool):
-    """`functional.linear_softmax_pool`."""
+class LinearSoftmaxPool(_OfFrames):
+    """`milkernels.functional.linear_softmax_pool`.
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.linear_softmax_pool(x, **self._layout(mask))
+    >>> LinearSoftmaxPool()(torch.tensor([[[0.2, 0.6]]]))
+    tensor([[0.5000]])
+    """
 
-
-class ExpSoftmaxPool(FramePool):
-    """`functional.exp_softmax_pool`."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.exp_softmax_pool(x, **self._layout(mask))
+    _function = "linear_softmax_pool"
 
 
-class AutoPool(FramePool):
-    """`functional.auto_pool` with a learned alpha per class.
+class ExpSoftmaxPool(_OfFrames):
+    """`milkernels.functional.exp_softmax_pool`.
+
+    >>> ExpSoftmaxPool()(torch.tensor([[[0.2, 0.6]]]))
+    tensor([[0.4395]])
+    """
+
+    _function = "exp_softmax_pool"
+
+
+class AutoPool(_OfFrames):
+    """`milkernels.functional.auto_pool` with a learned alpha per class.
 
     Args:
         num_classes: how many.
         init: alpha at the start.
         max_alpha: holds |alpha| at this (constrained auto-pool, CAP).
         penalty: λ of `penalty()`, λ Σ α_c² (regularised auto-pool, RAP).
+
+    >>> pool = AutoPool(num_classes=3, init=2.0, penalty=0.1)
+    >>> pool(torch.rand(4, 3, 50)).shape
+    torch.Size([4, 3])
+    >>> round(pool.penalty().item(), 4)
+    1.2
     """
+
+    _function = "auto_pool"
 
     def __init__(
         self,
@@ -153,21 +216,28 @@ class AutoPool(FramePool):
             return self.alpha
         return self.alpha.clamp(-self.max_alpha, self.max_alpha)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.auto_pool(x, self.constrained_alpha(), **self._layout(mask))
+    def _parameters_used(self) -> tuple[Tensor | float, ...]:
+        return (self.constrained_alpha(),)
 
     def penalty(self) -> Tensor | float:
+        """λ Σ α_c², for the caller's loss."""
         return self._penalty * self.alpha.square().sum()
 
 
-class PowerPool(FramePool):
-    """`functional.power_pool` with a learned power n ≥ 0 per class, linear softmax at the start.
+class PowerPool(_OfFrames):
+    """`milkernels.functional.power_pool` with a learned power n ≥ 0 per class, linear softmax at
+    the start.
 
     Args:
         num_classes: how many.
         init: n at the start.
         penalty: λ of `penalty()`, λ Σ n_c².
+
+    >>> PowerPool(num_classes=3, dim=1, from_logits=True)(torch.randn(4, 50, 3)).shape
+    torch.Size([4, 3])
     """
+
+    _function = "power_pool"
 
     def __init__(
         self,
@@ -187,37 +257,47 @@ class PowerPool(FramePool):
         """n, at least 0, as the pooling uses it."""
         return _NonNegative.apply(self.power)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return functional.power_pool(x, self.constrained_power(), **self._layout(mask))
+    def _parameters_used(self) -> tuple[Tensor | float, ...]:
+        return (self.constrained_power(),)
 
     def penalty(self) -> Tensor | float:
+        """λ Σ n_c², for the caller's loss."""
         return self._penalty * self.constrained_power().square().sum()
 
 
-class PowerExpPool(FramePool):
-    """`functional.power_exp_pool` with a learned power β ≥ 0 and alpha per class.
+class PowerExpPool(_OfFrames):
+    """`milkernels.functional.power_exp_pool` with a learned power β ≥ 0 and alpha per class.
 
     Starts at linear softmax (β = 1, α = 0).
+
+    >>> PowerExpPool(num_classes=1)(torch.tensor([[[0.2, 0.6]]])).detach()
+    tensor([[0.5000]])
     """
+
+    _function = "power_exp_pool"
 
     def __init__(self, num_classes: int, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
         self.power = nn.Parameter(torch.ones(num_classes))
         self.alpha = nn.Parameter(torch.zeros(num_classes))
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        power = _NonNegative.apply(self.power)
-        return functional.power_exp_pool(x, power, self.alpha, **self._layout(mask))
+    def _parameters_used(self) -> tuple[Tensor | float, ...]:
+        return _NonNegative.apply(self.power), self.alpha
 
 
 class AttentionPool(FramePool):
-    """`functional.attention_pool` with a linear layer that scores each frame for each class.
+    """`milkernels.functional.attention_pool` with a linear layer that scores each frame for each
+    class.
 
     Args:
         in_features: width of the features that the scores come from.
         num_classes: how many.
         score_activation: None, "sigmoid", "tanh" or "clamp".
         normalize: "frames", or "classes" as in the DESED baseline.
+
+    >>> pool = AttentionPool(in_features=64, num_classes=3)
+    >>> pool(torch.rand(4, 3, 50), torch.randn(4, 50, 64)).shape
+    torch.Size([4, 3])
     """
 
     def __init__(
@@ -255,51 +335,10 @@ class _NonNegative(torch.autograd.Function):
         return parameter.clamp(min=0)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (parameter,) = ctx.saved_tensors
         return torch.where((parameter > 0) | (gradient < 0), gradient, 0)
-
-
-_POOLINGS: dict[str, type[FramePool]] = {
-    "mean": MeanPool,
-    "max": MaxPool,
-    "max_mean": MaxMeanPool,
-    "linear_softmax": LinearSoftmaxPool,
-    "exp_softmax": ExpSoftmaxPool,
-    "auto": AutoPool,
-    "power": PowerPool,
-    "power_exp": PowerExpPool,
-    "attention": AttentionPool,
-    "noisy_or": NoisyOrPool,
-    "rank": RankPool,
-    "log_mean_exp": LogMeanExpPool,
-}
-_LEARNED_PER_CLASS = (AutoPool, PowerPool, PowerExpPool, AttentionPool, LogMeanExpPool)
-
-
-def list_poolings(probabilities: bool = False) -> list[str]:
-    """Names that `build_pooling` takes; with `probabilities` those that give a probability."""
-    return [
-        name for name, kind in _POOLINGS.items() if kind.gives_probabilities or not probabilities
-    ]
-
-
-def build_pooling(name: str, num_classes: int, **options: object) -> FramePool:
-    """Build a frame-level pooling by its function's name without `_pool`.
-
-    `options` go to the module: `dim`, `from_logits`, and its own (`in_features` for "attention").
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for an option that the module does not take.
-    """
-    if name not in _POOLINGS:
-        raise ValueError(f"pooling: expected one of {', '.join(_POOLINGS)}, got {name!r}")
-    module = _POOLINGS[name]
-    if issubclass(module, _LEARNED_PER_CLASS):
-        return module(num_classes=num_classes, **options)
-    return module(**options)

@@ -6,12 +6,12 @@ gradient goes through the reference, which is differentiable to any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -39,8 +39,8 @@ class Family:
     tensors: str
     options: str
     saved: int
-    forward: Callable[..., tuple[Tensor, ...]]
-    forward_fake: Callable[..., tuple[Tensor, ...]]
+    forward: Callable[..., Tensor | tuple[Tensor, ...]]
+    forward_fake: Callable[..., Tensor | tuple[Tensor, ...]]
     backward: Callable[..., list[Tensor]]
     backward_fake: Callable[..., list[Tensor]]
     reference: Callable[..., Tensor]
@@ -184,7 +184,7 @@ def _input_gradients(
     needs = list(ctx.needs_input_grad[2:])
     if gradient is None:
         return None, None, *(None for _ in needs)
-    gradients = None
+    gradients: Sequence[Tensor] | None = None
     if torch.is_grad_enabled():
         inputs = ctx.saved_tensors[: ctx.inputs]
         gradients = _differentiable_gradients(family, inputs, ctx.options, needs, gradient)
@@ -206,7 +206,9 @@ def _differentiable_gradients(
     y = family.reference(*inputs, *options)
     if not y.requires_grad:
         return None
-    needed = [tensor for tensor, need in zip(inputs, needs, strict=True) if need]
+    needed = [
+        tensor for tensor, need in zip(inputs, needs, strict=True) if need and tensor is not None
+    ]
     return torch.autograd.grad(y, needed, gradient, create_graph=True)
 
 
@@ -235,6 +237,10 @@ def kernels(backend: str, family: str) -> Any:
     return import_module(f"milkernels.kernels.cpp.{family}")
 
 
+@overload
+def by_class(tensor: Tensor, dim: int) -> Tensor: ...
+@overload
+def by_class(tensor: Tensor | None, dim: int) -> Tensor | None: ...
 def by_class(tensor: Tensor | None, dim: int) -> Tensor | None:
     """A frame tensor as a (bags, classes, frames) view."""
     return tensor if tensor is None or dim == 2 else tensor.transpose(1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,7 +36,7 @@ def _rows(z: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _forward(z: Tensor, *rest: Tensor | str) -> tuple[Tensor, Tensor]:
+def _forward(z: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *layers, variant, backend = rest
     y, statistics = _forward_fake(z, *rest)
     if z.numel() == 0:
@@ -43,7 +45,7 @@ def _forward(z: Tensor, *rest: Tensor | str) -> tuple[Tensor, Tensor]:
     return y, statistics
 
 
-def _forward_fake(z: Tensor, *rest: Tensor | str) -> tuple[Tensor, Tensor]:
+def _forward_fake(z: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *shape, width = z.shape
     rows = 0 if rest[-1] == "triton" and width <= NARROW_ROW else STATISTICS_ROWS
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
@@ -79,7 +81,7 @@ def _backward(
     return [tensor for tensor in gradients if tensor is not None]
 
 
-def _backward_fake(_: Tensor, *rest: object) -> list[Tensor]:
+def _backward_fake(gradient: Tensor, *rest: Any) -> list[Tensor]:
     *inputs, _, needs, _, _ = rest
     return [tensor for tensor in _empty_gradients(inputs, needs) if tensor is not None]
 
@@ -91,7 +93,7 @@ def _empty_gradients(inputs: list[Tensor], needs: list[bool]) -> list[Tensor | N
     ]
 
 
-def _reference(*arguments: Tensor | str) -> Tensor:
+def _reference(*arguments: Any) -> Tensor:
     return reference.linear_attention_pool(*arguments[:-1])
 
 

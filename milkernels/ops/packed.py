@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -180,7 +182,7 @@ def _reference(
     *_: object,
 ) -> Tensor:
     tensors = zip(_PARAMETERS, (scores, power, alpha, sharpness), strict=True)
-    arguments = {key: tensor for key, tensor in tensors if tensor is not None}
+    arguments: dict[str, Any] = {key: tensor for key, tensor in tensors if tensor is not None}
     if name == "rank":
         arguments["decay"] = decay
     if scores is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -75,8 +75,8 @@ class _PoolBCE(torch.autograd.Function):
         saved = ctx.saved_tensors
         tensors, gradients = saved[: ctx.inputs], saved[ctx.inputs :]
         if torch.is_grad_enabled():
-            given = iter(_differentiable_gradients(tensors, ctx.options, needs, gradient))
-            return None, *(next(given) if need else None for need in needs), *labels
+            exact = iter(_differentiable_gradients(tensors, ctx.options, needs, gradient))
+            return None, *(next(exact) if need else None for need in needs), *labels
         if _mixes_cells(ctx.options):
             given = _weighted_anew(tensors, ctx.options, gradient)
         elif torch.compiler.is_compiling():
@@ -103,11 +103,12 @@ def _scaled(
 ) -> list[Tensor | None]:
     """The gradients of the five differentiable inputs, for this gradient of the loss."""
     x, scores, *parameters = tensors[:_DIFFERENTIABLE]
+    target, _, label_mask, _ = tensors[_DIFFERENTIABLE:]
     _, _, _, reduction, dim, *_, backend = options
     x_gradient, scores_gradient, shares = gradients
     by = gradient
-    if _defers_the_mean(x, reduction):
-        by = by * _scale(tensors[_DIFFERENTIABLE], tensors[_DIFFERENTIABLE + 2], reduction)
+    if _defers_the_mean(cast(Tensor, x), reduction):
+        by = by * _scale(cast(Tensor, target), label_mask, reduction)
     of_frames = by.unsqueeze(dim) if reduction == "none" else by
     results: list[Tensor | None] = []
     for tensor, filled, need in ((x, x_gradient, needs[0]), (scores, scores_gradient, needs[1])):
@@ -158,7 +159,7 @@ def _scale(target: Tensor, label_mask: Tensor | None, reduction: str) -> Tensor:
 
 
 def _differentiable_gradients(
-    tensors: tuple[Tensor | None, ...],
+    tensors: tuple[Any, ...],
     options: tuple[Any, ...],
     needs: tuple[bool, ...],
     gradient: Tensor,
@@ -225,7 +226,7 @@ def _forward(
     from_logits: bool,
     gradients: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     cells, *filled = _empty_outputs(x, scores, alpha, power, sharpness, dim, gradients)
     if weight is not None:
         weight = weight.expand(cells.shape).to(cells.dtype).contiguous()
@@ -261,7 +262,7 @@ def _empty_outputs(
     sharpness: Tensor | None,
     dim: int,
     gradients: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Losses (bags, classes), then gradients: x's, the scores', and each bag's and class's share of
     each learned parameter's (parameters, bags, classes). Those that are not wanted hold nothing."""
     shape = (x.shape[0], x.shape[3 - dim])
@@ -294,7 +295,7 @@ def _forward_fake(
     from_logits: bool,
     gradients: bool,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     cells, *filled = _empty_outputs(x, scores, alpha, power, sharpness, dim, gradients)
     return cells if reduction == "none" else cells.new_empty(()), *filled
 

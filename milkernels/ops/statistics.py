@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def _forward_fake(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     bags, channels = h.shape[0], h.shape[3 - dim]
-    heads = query.shape[0] if scores is None else scores.shape[3 - dim]
+    heads = cast(Tensor, scores).shape[3 - dim] if query is None else query.shape[0]
     compute = torch.float64 if h.dtype == torch.float64 else torch.float32
     return (
         h.new_empty((bags, 2 * channels)),
@@ -108,7 +110,7 @@ def _empty_gradients(
     """Of frame tensors as they lie; the query's, which is summed, contiguous."""
     formats = (torch.preserve_format, torch.contiguous_format, torch.preserve_format)
     return [
-        torch.empty_like(tensor, memory_format=layout) if needed else None
+        torch.empty_like(tensor, memory_format=layout) if needed and tensor is not None else None
         for tensor, needed, layout in zip(inputs, needs, formats, strict=False)
     ]
 
@@ -122,9 +124,9 @@ def _reference(
     dim: int,
     _: str,
 ) -> Tensor:
-    if scores is None:
+    if query is not None:
         return reference.attention_stats_pool(h, query, mask, dim, eps)
-    return reference.weighted_stats_pool(h, scores, mask, dim, eps)
+    return reference.weighted_stats_pool(h, cast(Tensor, scores), mask, dim, eps)
 
 
 register(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from milkernels.family import WEIGHTED_AVERAGES
 from milkernels.reference import weighted_average
 from milkernels.reference.class_attention import class_weights
 from milkernels.reference.frames import Frames
@@ -31,7 +32,9 @@ def frame_weights(
     return values.restore(values.by_layout(weights))
 
 
-def _normalised(log_weight: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _normalised(name: str) -> Callable[..., Tensor]:
+    log_weight = getattr(weighted_average, f"{name}_log_weight")
+
     def weights(values: Frames, *parameters: Any, **options: Any) -> Tensor:
         return values.weights(log_weight(values, *parameters, **options))
 
@@ -77,13 +80,9 @@ def _log_mean_exp(values: Frames, sharpness: float | Tensor) -> Tensor:
     return values.weights(sharpness * values.x)
 
 
+#: Of weighted averages the functions that the reference pools by.
 FRAME_WEIGHTS: dict[str, Callable[..., Tensor]] = {
-    "mean": _normalised(weighted_average.mean_log_weight),
-    "linear_softmax": _normalised(weighted_average.linear_softmax_log_weight),
-    "exp_softmax": _normalised(weighted_average.exp_softmax_log_weight),
-    "auto": _normalised(weighted_average.auto_log_weight),
-    "power": _normalised(weighted_average.power_log_weight),
-    "power_exp": _normalised(weighted_average.power_exp_log_weight),
+    **{name: _normalised(name) for name in WEIGHTED_AVERAGES},
     "attention": _attention,
     "rank": rank_weights,
     "max": _max,

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from milkernels import reference
 from milkernels.packing import pack
-from milkernels.reference import log_mean_exp, maximum, noisy_or, rank, weighted_average
-
-_POOLINGS = {
-    "mean": weighted_average.mean_pool,
-    "max": maximum.max_pool,
-    "max_mean": maximum.max_mean_pool,
-    "linear_softmax": weighted_average.linear_softmax_pool,
-    "exp_softmax": weighted_average.exp_softmax_pool,
-    "auto": weighted_average.auto_pool,
-    "power": weighted_average.power_pool,
-    "power_exp": weighted_average.power_exp_pool,
-    "attention": weighted_average.attention_pool,
-    "noisy_or": noisy_or.noisy_or_pool,
-    "rank": rank.rank_pool,
-    "log_mean_exp": log_mean_exp.log_mean_exp_pool,
-}
 
 
 def pool_packed(
@@ -39,7 +24,7 @@ def pool_packed(
     `functional.pool_packed`."""
     if x.is_nested:
         x, offsets = pack("x", x)
-    bags = list(pairwise(offsets.tolist()))
+    bags = list(pairwise(cast(Tensor, offsets).tolist()))
     values = [
         _pool_bag(name, x, first, last, parameters, from_logits, options)
         # Without bags, one of no instances ties the empty result to its inputs.
@@ -66,5 +51,5 @@ def _pool_bag(
         return values[None, first:last]
 
     keywords = {key: of_bag(value) for key, value in options.items()}
-    pool = _POOLINGS[name]
+    pool = getattr(reference, f"{name}_pool")
     return pool(*map(of_bag, (x, *parameters)), dim=1, from_logits=from_logits, **keywords)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy
+
+from milkernels import reference
 
 
 def pool_bce(
@@ -24,7 +25,7 @@ def pool_bce(
     **options: Any,
 ) -> Tensor:
     """w (-t log y - (1 - t) log(1 - y)) with y = pool(x), reduced over the known labels."""
-    pool = getattr(import_module("milkernels.reference"), f"{name}_pool")
+    pool = getattr(reference, f"{name}_pool")
     with torch.autocast(x.device.type, enabled=False):
         y = pool(
             _exact(x),

@@ -169,21 +169,22 @@ def _two_step_leads_more_in_noise(results: Results) -> list[Finding]:
     """Its lead over the best baseline is larger at the lowest SNR than at the highest."""
     corpora = sorted(
         (corpus for corpus in results.corpora if corpus.snr is not None),
-        key=lambda corpus: corpus.snr,
+        key=lambda corpus: corpus.snr or 0.0,
     )
     if len(corpora) < 2:
         return []
     noisy, clear = corpora[0], corpora[-1]
     leads = [_leads(results, corpus.name) for corpus in (noisy, clear)]
     gains = [leads[0][seed] - leads[1][seed] for seed in sorted({*leads[0]} & {*leads[1]})]
-    gain = mean_of(gains)
-    if gain is None:
+    gain, *means = (mean_of(values) for values in (gains, *(lead.values() for lead in leads)))
+    if gain is None or None in means:
         return []
-    means = [mean_of(lead.values()) for lead in leads]
-    text = (
-        f"micro AP, lead over the best baseline {_signed(means[0])} at {noisy.snr:g} dB and "
-        f"{_signed(means[1])} at {clear.snr:g} dB"
-    )
+    at = [
+        f"{_signed(mean)} at {corpus.snr:g} dB"
+        for mean, corpus in zip(means, (noisy, clear), strict=True)
+        if mean is not None
+    ]
+    text = f"micro AP, lead over the best baseline {' and '.join(at)}"
     return [Finding(f"{noisy.name}, {clear.name}", direction(gain), text)]
 
 
@@ -194,8 +195,9 @@ def _leads(results: Results, corpus: str) -> dict[int, float]:
         others = [results.of(corpus, other).get(seed) for other in _BASELINES]
         values = [other.measures.get("micro_AP") for other in others if other is not None]
         own = run.measures.get("micro_AP")
-        if own is not None and values and None not in values:
-            leads[seed] = own - max(values)
+        best = [value for value in values if value is not None]
+        if own is not None and best and len(best) == len(values):
+            leads[seed] = own - max(best)
     return leads
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,8 +37,8 @@ class Shown:
     @property
     def times(self) -> np.ndarray:
         """Middle of each output frame, in seconds."""
-        frames = self.inside.frame if self.inside.frame is not None else self.inside.heads
-        return (np.arange(len(frames)) + 0.5) * self.detector.frame_seconds
+        frames = self.inside.heads if self.inside.frame is None else self.inside.frame
+        return (np.arange(len(cast(np.ndarray, frames))) + 0.5) * self.detector.frame_seconds
 
 
 def draw_frames(options: StudyOptions, results: Results) -> list[Path]:
@@ -82,7 +83,8 @@ def draw_frames(options: StudyOptions, results: Results) -> list[Path]:
 
 def _draw_thresholds(path: Path, runs: dict[str, Run], corpus: Corpus, facts: CorpusFacts) -> None:
     """Frames above θ·y learn upwards where the label is positive (Liu et al., figure 2)."""
-    order = sorted(range(len(facts.classes)), key=lambda index: facts.event_seconds[index])
+    seconds = facts.event_seconds or [0.0] * len(facts.classes)
+    order = sorted(range(len(facts.classes)), key=lambda index: seconds[index])
     labels = [label for label in (order[0], order[-1]) if _holding(corpus, label)]
     figure = Figure(figsize=(12, 2.9 * len(labels)), dpi=110)
     figure.set_layout_engine("constrained")
@@ -105,7 +107,7 @@ def _draw_thresholds(path: Path, runs: dict[str, Run], corpus: Corpus, facts: Co
             )
             axes.set_title(
                 f"{pooling.replace('_', ' ')}: {facts.classes[label]} "
-                f"({facts.event_seconds[label]:.1f} s on average), {segment.clip_id}\n"
+                f"({seconds[label]:.1f} s on average), {segment.clip_id}\n"
                 f"n = {power:.2f}, θ = {share:.2f}, y = {clip:.2f}",
                 size=9,
             )
@@ -117,7 +119,7 @@ def _draw_attention(path: Path, shown: Shown) -> None:
     """Probability and weight of a class that the clip holds, and of the absent class of the largest
     frame probability (Wang et al., figure 3)."""
     inside = shown.inside
-    peak = inside.frame.max(0)
+    peak = cast(np.ndarray, inside.frame).max(0)
     held = list(shown.segment.labels)
     absent = [label for label in np.argsort(-peak) if label not in held]
     labels = [max(held, key=lambda label: peak[label]), *absent[:1]]
@@ -130,7 +132,9 @@ def _draw_attention(path: Path, shown: Shown) -> None:
         clip = inside.clip[label]
         axes.axhline(clip, color="0.4", linestyle=":", label="clip probability")
         weights = axes.twinx()
-        weights.plot(shown.times, inside.attention[:, label], color=WEIGHT, linewidth=1.2)
+        weights.plot(
+            shown.times, cast(np.ndarray, inside.attention)[:, label], color=WEIGHT, linewidth=1.2
+        )
         weights.set_ylabel("attention weight", color=WEIGHT)
         weights.set_ylim(bottom=0)
         weights.spines["top"].set_visible(False)
@@ -164,10 +168,11 @@ def _draw_heads(path: Path, runs: dict[str, Run], corpus: Corpus) -> None:
     axes.set_title(f"{first.segment.clip_id}: {names}", size=10)
     axes.set_ylabel("mel band")
     for axes, (name, shown) in zip(others, looks.items(), strict=True):
-        for head, colour in zip(shown.inside.heads.T, CURVES, strict=False):
+        heads = cast(np.ndarray, shown.inside.heads)
+        for head, colour in zip(heads.T, CURVES, strict=False):
             axes.plot(shown.times, head, color=colour, linewidth=1.2)
         _mark(axes, shown, None)
-        count = shown.inside.heads.shape[1]
+        count = heads.shape[1]
         axes.set_title(
             f"{name.replace('_', ' ')}: weights of {count} head{'s' * (count > 1)}", size=10
         )
@@ -177,7 +182,7 @@ def _draw_heads(path: Path, runs: dict[str, Run], corpus: Corpus) -> None:
 
 
 def _curve(axes: Axes, shown: Shown, label: int) -> None:
-    frame = shown.inside.frame[:, label]
+    frame = cast(np.ndarray, shown.inside.frame)[:, label]
     _mark(axes, shown, label)
     axes.plot(shown.times, frame, color=PROBABILITY, linewidth=1.3, label="frame probability")
     axes.set_ylim(0, 1.02)
@@ -203,7 +208,9 @@ def _mark(axes: Axes, shown: Shown, label: int | None) -> None:
 
 def _look(run: Run, corpus: Corpus, segment: LabelledClip | None = None) -> Shown:
     """A run's detector in a clip: the one given, or that of most classes and then lowest name."""
-    segment = segment or min(corpus.evaluation, key=lambda one: (-len(one.labels), one.clip_id))
+    segment = segment or min(
+        corpus.evaluation_clips, key=lambda one: (-len(one.labels), one.clip_id)
+    )
     detector = load_detector(run.folder.model)
     return Shown(detector, look_inside(detector, _audio(detector, segment)), segment, corpus)
 
@@ -217,7 +224,7 @@ def _holding(corpus: Corpus, label: int) -> Sequence[LabelledClip]:
     """Evaluation clips with events of a class, those of fewest classes first."""
     found = [
         segment
-        for segment in corpus.evaluation
+        for segment in corpus.evaluation_clips
         if any(event.label == label for event in corpus.strong.get(segment.clip_id, ()))
     ]
     return sorted(found, key=lambda segment: (len(segment.labels), segment.clip_id))

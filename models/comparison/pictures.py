@@ -71,6 +71,7 @@ def draw_measures(path: Path, results: Results, corpus: str) -> None:
 def draw_powers(path: Path, results: Results, corpus: str) -> None:
     """Learned power of each class against the mean length of its events (Liu et al., figure 3)."""
     facts = next(one for one in results.corpora if one.name == corpus)
+    lengths = facts.event_seconds or []
     systems = [
         system
         for system in results.systems
@@ -84,16 +85,16 @@ def draw_powers(path: Path, results: Results, corpus: str) -> None:
         powers = np.array([run.powers for run in results.of(corpus, system).values() if run.powers])
         mean = powers.mean(0)
         for one in powers:
-            axes.plot(facts.event_seconds, one, ".", color=CURVES[0], alpha=0.45)
-        axes.plot(facts.event_seconds, mean, "D", color=CURVES[3], markersize=6)
-        for seconds, power, name in zip(facts.event_seconds, mean, facts.classes, strict=True):
+            axes.plot(lengths, one, ".", color=CURVES[0], alpha=0.45)
+        axes.plot(lengths, mean, "D", color=CURVES[3], markersize=6)
+        for seconds, power, name in zip(lengths, mean, facts.classes, strict=True):
             axes.annotate(name, (seconds, power), xytext=(6, 4), textcoords="offset points", size=8)
         axes.axhline(1, color="0.5", linestyle="--", linewidth=0.8)
         axes.set_xscale("log")
-        axes.set_xlim(min(facts.event_seconds) * 0.8, max(facts.event_seconds) * 1.8)
+        axes.set_xlim(min(lengths) * 0.8, max(lengths) * 1.8)
         axes.set_xlabel("mean length of the class's events (s)")
         axes.set_ylabel("power n; dashed: 1, where it starts")
-        rank = spearmanr(facts.event_seconds, mean)
+        rank = spearmanr(lengths, mean)
         axes.set_title(
             f"{system}: rank correlation {rank.statistic:+.2f} (p = {rank.pvalue:.2g})", size=10
         )

@@ -141,13 +141,14 @@ def _durations_table(results: Results, corpus: str) -> list[str]:
     powered = [(system, powers) for system, powers in powered if powers]
     if not powered:
         return []
-    order = sorted(range(len(facts.classes)), key=lambda index: facts.event_seconds[index])
+    seconds = facts.event_seconds or [0.0] * len(facts.classes)
+    order = sorted(range(len(facts.classes)), key=lambda index: seconds[index])
     return _table(
         ["class", "mean event (s)", *(f"n of {system}, each seed" for system, _ in powered)],
         [
             [
                 facts.classes[index],
-                f"{facts.event_seconds[index]:.2f}",
+                f"{seconds[index]:.2f}",
                 *(", ".join(f"{one[index]:.2f}" for one in powers) for _, powers in powered),
             ]
             for index in order

@@ -132,8 +132,8 @@ class StudyCorpus:
             list(corpus.classes.names),
             seconds,
             _single_snr(self.path / RECORD),
-            len(corpus.train),
-            len(corpus.evaluation),
+            len(corpus.train_clips),
+            len(corpus.evaluation_clips),
         )
 
 
@@ -168,7 +168,7 @@ def run_all(study: StudyOptions) -> Iterator[tuple[Run, RunResult]]:
 
 def _finish(run: Run, corpus: StudyCorpus) -> RunResult:
     finished = run.folder.is_finished() and run.observations.exists()
-    cache = None if finished else corpus.features(run.training.features)
+    cache = None if finished else corpus.features(features_of(run.study, run.system))
     # Also checks that a finished run is of these options.
     metrics = train(run.training, corpus.corpus, cache)
     if not finished:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from models.data.audioset import StrongLabel
 from models.detector import Detector
 from models.plots import CURVES, TRUTH, save_figure
+from models.two_step_autoencoder import TwoStepAutoencoder
 
 _MOST_CLASSES = 3
 
@@ -40,7 +42,7 @@ def draw_two_step(
     lengths = torch.tensor([len(waveform)])
     with torch.no_grad():
         features, frames = detector.front_end(waveform[None], lengths)
-        inside = detector.network.explain(features, frames)
+        inside = cast(TwoStepAutoencoder, detector.network).explain(features, frames)
     shown = labels[:_MOST_CLASSES]
     seconds = features.shape[1] * detector.preset.frame_seconds
     times = (np.arange(features.shape[1]) + 0.5) * detector.preset.frame_seconds

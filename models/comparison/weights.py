@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def look_inside(detector: Detector, waveform: Tensor) -> Inside:
                 if isinstance(module, AttentionPool):
                     attention = _attention(module, *inputs[:2])
                 else:
-                    heads = _heads(module, inputs[0])
+                    heads = _heads(cast(AttentionStatsPool, module), inputs[0])
     finally:
         for hook in hooks:
             hook.remove()

@@ -309,7 +309,7 @@ def _bad_times(where: str, start: str, end: str) -> UserError:
 
 
 def _times(start: str, end: str, where: str) -> tuple[float, float]:
-    times = _time(start), _time(end)
-    if None in times or times[0].seconds >= times[1].seconds:
+    first, last = _time(start), _time(end)
+    if first is None or last is None or first.seconds >= last.seconds:
         raise _bad_times(where, start, end)
-    return times[0].seconds, times[1].seconds
+    return first.seconds, last.seconds

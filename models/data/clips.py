@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.data.labels import target_of
-from models.data.segments import LabelledClip
+from models.data.segments import Clips
 from models.errors import UserError
 
 
@@ -82,7 +82,7 @@ class ClipDataset(Dataset["Clip | Unreadable"]):
 
     def __init__(
         self,
-        clips: Sequence[LabelledClip],
+        clips: Clips,
         num_classes: int,
         sample_rate: int = 16000,
         seconds: float = 10.0,

@@ -44,6 +44,22 @@ class Corpus:
     train_strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     unlabelled: ClipSource | None = None
 
+    @property
+    def train_clips(self) -> ClipSource:
+        """The training clips of a corpus that is not streamed."""
+        return _listed(self.train)
+
+    @property
+    def evaluation_clips(self) -> ClipSource:
+        """The evaluation clips of a corpus that is not streamed."""
+        return _listed(self.evaluation)
+
+
+def _listed(split: ClipSource | Shards) -> ClipSource:
+    if isinstance(split, Shards):
+        raise TypeError("clips: expected those of a corpus that is not streamed from shards")
+    return split
+
 
 def open_corpus(directory: Path) -> Corpus:
     """Read a corpus folder: AudioSet's lists and an audio folder, packs, shards, or DESED's lists.
@@ -71,6 +87,8 @@ def open_corpus(directory: Path) -> Corpus:
     if not packs and not shards:
         segment_tables(directory)
     classes = ClassList.read(directory / "class_labels_indices.csv")
+    train: ClipSource | Shards
+    evaluation: ClipSource | Shards
     if packs:
         train, evaluation = (read_packs(paths, len(classes)) for paths in packs)
     elif shards:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-Labels = csr_array | Tensor | Sequence[Sequence[int]]
+Labels: TypeAlias = csr_array | Tensor | Sequence[Sequence[int]]
 """Labels of N clips: a sparse bool matrix or a 0/1 tensor, (N, num_classes), or each clip's class
 indices."""
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
+from typing import Any
 
 import h5py
 import numpy as np
@@ -72,7 +73,7 @@ class PackedClips(Sequence[PackedClip]):
     def __len__(self) -> int:
         return len(self.row)
 
-    def __getitem__(self, index: int) -> PackedClip:
+    def __getitem__(self, index: Any) -> Any:
         return PackedClip(
             self.ids[index].decode(errors="replace"),
             labels_of(self.labels, index),

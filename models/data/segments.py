@@ -25,8 +25,10 @@ from models.data.labels import labels_of, matrix_from_counts
 class LabelledClip(Protocol):
     """One clip of any kind of corpus: its name, its classes and how its sound is read."""
 
-    clip_id: str
-    labels: tuple[int, ...]
+    @property
+    def clip_id(self) -> str: ...
+    @property
+    def labels(self) -> tuple[int, ...]: ...
 
     def load(self, sample_rate: int, seconds: float) -> Tensor:
         """(samples,) float32 at `sample_rate`, at most `seconds` long and never padded.
@@ -36,15 +38,21 @@ class LabelledClip(Protocol):
         """
 
 
-class ClipSource(Protocol):
-    """Many clips, indexed; cheap to hold, to hand to worker processes and to select from."""
+class Clips(Protocol):
+    """Some clips, indexed."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> LabelledClip: ...
+    def __iter__(self) -> Iterator[LabelledClip]: ...
+
+
+class ClipSource(Clips, Protocol):
+    """Many clips; cheap to hold, to hand to worker processes and to select from."""
 
     @property
     def labels(self) -> csr_array:
         """(clips, classes) sparse bool."""
 
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> LabelledClip: ...
     def select(self, indices: Sequence[int] | np.ndarray) -> ClipSource:
         """The clips at `indices`, in that order."""
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import webdataset
@@ -69,7 +70,7 @@ class ClipStream(IterableDataset["Clip | Unreadable"]):
         )
 
     def decoded(
-        self, samples: Iterable[dict[str, object] | Unreadable]
+        self, samples: Iterable[dict[str, Any] | Unreadable]
     ) -> Iterator[Clip | Unreadable]:
         """Samples as clips."""
         for sample in samples:
@@ -83,7 +84,7 @@ class ClipStream(IterableDataset["Clip | Unreadable"]):
                 name = sample.clip_id if isinstance(sample, Unreadable) else sample["__key__"]
                 yield Unreadable(str(name), str(error))
 
-    def _decode(self, sample: dict[str, object]) -> Clip:
+    def _decode(self, sample: dict[str, Any]) -> Clip:
         name, where = str(sample["__key__"]), f"{sample['__url__']}, {sample['__key__']}"
         sound = next((sample[end] for end in sample if f".{end}" in AUDIO_SUFFIXES), None)
         if sound is None:
@@ -102,7 +103,7 @@ class ClipStream(IterableDataset["Clip | Unreadable"]):
     def _column(self, label: str | int) -> int:
         if isinstance(label, int) and 0 <= label < len(self.classes):
             return label
-        return self._columns[label]
+        return self._columns[str(label)]
 
 
 class ShuffledClips(ClipStream):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -110,16 +110,17 @@ class ConvolutionBlock(nn.Module):
         out_channels: int,
         layers: int = 2,
         pool: Pool | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__()
         widths = [in_channels] + [out_channels] * layers
-        self.layers = nn.ModuleList(
+        stack = [
             ConvolutionLayer(widths[index], widths[index + 1], **options) for index in range(layers)
-        )
+        ]
+        self.layers = nn.ModuleList(stack)
         self.pool = pool
         # ReLU and max commute: pooling first leaves a fraction of the values to it.
-        last = self.layers[-1]
+        last = stack[-1]
         self.relu_after_pool = pool is not None and pool.kind == "max" and last.activation == "relu"
         if self.relu_after_pool:
             last.activation = None
@@ -151,13 +152,14 @@ def _max_pool(
     maps: Tensor, padding: Padding | None, size: Size, then_relu: bool
 ) -> tuple[Tensor, Padding | None]:
     # Before a ReLU the zeros of padded frames do not outweigh what it would let through.
-    mixes = padding is not None and size[0] > 1 and not then_relu
-    if mixes:
+    mixes = size[0] > 1 and not then_relu
+    if padding is not None and mixes:
         maps = padding.fill(maps, -float("inf"))
     maps = functional.max_pool2d(maps, size, ceil_mode=True)
     if padding is not None:
         padding = padding.pooled(size[0])
-    return padding.fill(maps) if mixes else maps, padding
+        maps = padding.fill(maps) if mixes else maps
+    return maps, padding
 
 
 def _average_pool(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from models.layers.convolution import ConvolutionBlock, reduction
 from models.layers.frame_head import FRAME_POOLINGS, FrameHead
 from models.layers.padding import as_maps
+from models.network import Network, in_channels_last
 from models.output import DetectorOutput
 
 
-class Crnn(nn.Module):
+class Crnn(Network):
     """Blocks of convolutions, a recurrent layer over frames, and a head.
 
     Args:
@@ -33,7 +33,8 @@ class Crnn(nn.Module):
         self, blocks: Sequence[ConvolutionBlock], recurrence: nn.Module, head: FrameHead
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks).to(memory_format=torch.channels_last)
+        self.blocks = nn.ModuleList(blocks)
+        in_channels_last(self.blocks)
         self.recurrence = recurrence
         self.head = head
         self.frame_reduction = reduction(blocks)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def initialise(network: nn.Module) -> None:
@@ -32,6 +32,6 @@ def _initialise_gru(gru: nn.GRU) -> None:
             nn.init.zeros_(parameter)
 
 
-def _zero(bias: nn.Parameter | None) -> None:
+def _zero(bias: Tensor | None) -> None:
     if bias is not None:
         nn.init.zeros_(bias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -21,7 +23,8 @@ class BidirectionalGru(nn.GRU):
     def __init__(self, in_width: int, width: int, layers: int = 1) -> None:
         super().__init__(in_width, width, layers, batch_first=True, bidirectional=True)
 
-    def forward(self, hidden: Tensor, padding: Padding | None) -> Tensor:
+    def forward(self, hidden: Any, padding: Any = None) -> Any:
+        """(batch, frames, 2 · width) of (batch, frames, in_width) and a `Padding`, or None."""
         if padding is None:
             return super().forward(hidden)[0]
         # A packed sequence has at least one frame; the mask still leaves out an empty clip.

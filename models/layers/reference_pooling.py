@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from types import FunctionType
+from typing import Any
 
 from torch import nn
 
@@ -22,16 +23,17 @@ def use_reference_pooling(network: nn.Module, functions: object = reference) -> 
     """
     for module in network.modules():
         if _calls_functional(type(module).forward):
-            module.__class__ = _twin(type(module), functions)
+            kind: Any = type(module)
+            module.__class__ = _twin(kind, functions)
 
 
-def _calls_functional(forward: FunctionType) -> bool:
+def _calls_functional(forward: Any) -> bool:
     named = "functional" in forward.__code__.co_names
     return named and forward.__globals__.get("functional") is functional
 
 
 @cache
-def _twin(kind: type[nn.Module], functions: object) -> type[nn.Module]:
+def _twin(kind: Any, functions: object) -> type[nn.Module]:
     """A subclass whose `forward` finds others under the name `functional`: the contract is that
     both have the same functions."""
     forward = kind.forward

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -62,6 +62,10 @@ def lane_axis(x: Tensor) -> int:
     return 1 if of_class == 1 and of_frame != 1 else 2
 
 
+@overload
+def along(tensor: Tensor, axis: int) -> Tensor: ...
+@overload
+def along(tensor: Tensor | None, axis: int) -> Tensor | None: ...
 def along(tensor: Tensor | None, axis: int) -> Tensor | None:
     """The tensor, or a copy contiguous along `axis`."""
     if tensor is None or tensor.stride(axis) == 1 or tensor.shape[axis] <= 1:
@@ -69,6 +73,10 @@ def along(tensor: Tensor | None, axis: int) -> Tensor | None:
     return empty_along(tensor, axis).copy_(tensor)
 
 
+@overload
+def empty_along(tensor: Tensor, axis: int) -> Tensor: ...
+@overload
+def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None: ...
 def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None:
     """The tensor, or an empty one like it that is contiguous along `axis`."""
     if tensor is None or tensor.stride(axis) == 1 or tensor.shape[axis] <= 1:
@@ -79,6 +87,10 @@ def empty_along(tensor: Tensor | None, axis: int) -> Tensor | None:
     return tensor.new_empty((bags, frames, classes)).transpose(1, 2)
 
 
+@overload
+def in_arithmetic(parameter: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None: ...
 def in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None:
     return None if parameter is None else parameter.to(arithmetic(x)).contiguous()
 
@@ -92,7 +104,7 @@ def empty_in_arithmetic(parameter: Tensor | None, x: Tensor) -> Tensor | None:
 def hand_over(filled: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> None:
     """Copy what the kernel could not write in place."""
     for source, target in zip(filled, given, strict=True):
-        if source is not None and source is not target:
+        if source is not None and target is not None and source is not target:
             target.copy_(source)
 
 

@@ -46,7 +46,7 @@ def backward(
         filled,
     )
     for source, target in zip(filled, layer_gradients, strict=True):
-        if target is not None and source is not target:
+        if source is not None and target is not None and source is not target:
             target.copy_(source)
 
 

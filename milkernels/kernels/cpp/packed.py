@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -120,6 +120,10 @@ class _Call:
             self.x,
         )
 
+    @overload
+    def view(self, tensor: Tensor) -> Tensor: ...
+    @overload
+    def view(self, tensor: Tensor | None) -> Tensor | None: ...
     def view(self, tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.t()[None]
 

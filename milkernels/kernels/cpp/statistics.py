@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from milkernels.kernels.cpp import extension
@@ -17,7 +19,7 @@ def forward(
     """The statistics (bags, 2 · channels), then what the backward pass needs: peak and total of the
     weights (2, bags, heads), mean, what rounding took off it, and variance (3, bags, channels)."""
     bags, channels, _ = h.shape
-    heads = query.shape[0] if scores is None else scores.shape[1]
+    heads = cast(Tensor, scores).shape[1] if query is None else query.shape[0]
     compute = extension.arithmetic(h)
     y = h.new_empty((bags, 2 * channels))
     normaliser = h.new_empty((2, bags, heads), dtype=compute)
