@@ -208,6 +208,8 @@ void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
   const bool by_row = problem.frames_contiguous;
   const int64_t lines = by_row ? problem.classes : problem.frames;
   const int64_t length = by_row ? problem.frames : problem.classes;
+  // Of no elements there is no address.
+  if (length == 0) return;
   for (int64_t line = 0; line < lines; ++line) {
     E* to = at_mutable<E>(problem.x_gradient, bag, by_row ? line : 0, by_row ? 0 : line);
     std::memset(to, 0, static_cast<size_t>(length) * sizeof(E));

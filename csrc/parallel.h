@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #if defined(__SANITIZE_THREAD__)
-#include <atomic>
 #include <thread>
 #include <vector>
 #elif defined(_OPENMP)
@@ -23,18 +22,17 @@ constexpr int64_t kElementsPerThread = 16384;
 inline thread_local bool inside_parallel = false;
 static inline bool in_parallel() { return inside_parallel; }
 
+// Tasks in turns: neighbours, which may touch the same memory, are surely different threads'.
 template <class Body>
-inline void share_out(int64_t tasks, int64_t grain, int threads, const Body& body) {
-  std::atomic<int64_t> next{0};
-  const auto work = [&] {
+inline void share_out(int64_t tasks, int64_t, int threads, const Body& body) {
+  const auto work = [&](int number) {
     inside_parallel = true;
-    for (int64_t first; (first = next.fetch_add(grain, std::memory_order_relaxed)) < tasks;)
-      for (int64_t task = first; task < first + grain && task < tasks; ++task) body(task);
+    for (int64_t task = number; task < tasks; task += threads) body(task);
     inside_parallel = false;
   };
   std::vector<std::thread> others;
-  for (int number = 1; number < threads; ++number) others.emplace_back(work);
-  work();
+  for (int number = 1; number < threads; ++number) others.emplace_back(work, number);
+  work(0);
   for (std::thread& other : others) other.join();
 }
 

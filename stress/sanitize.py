@@ -100,9 +100,10 @@ def build(name: str, sanitizer: Sanitizer, variants: str) -> Path:
 
 def pytest(sanitizer: Sanitizer, library: Path, arguments: list[str], examples: int) -> int:
     """Run tests on that build; their exit status."""
+    # With -s: a report that ends the process would be lost with what pytest captures.
     plugins = ("-p", "stress.only_built", "-p", "no:cacheprovider")
     settings = ("-o", f"pythonpath={library} .")
-    given = ("-m", "pytest", "-q", *plugins, *settings, *arguments)
+    given = ("-m", "pytest", "-q", "-s", *plugins, *settings, *arguments)
     return python(sanitizer, library, *given, MILKERNELS_EXAMPLES=str(examples))
 
 

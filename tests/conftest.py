@@ -2,7 +2,6 @@
 checked, and poisoned memory."""
 
 import os
-from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -12,8 +11,7 @@ if not torch.cuda.is_available():
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-import milkernels
+from interpreted import checked_backend
 
 KERNEL_BACKENDS = ("cpp", "triton")
 
@@ -39,7 +37,7 @@ def seed():
 @pytest.fixture(params=("reference", *KERNEL_BACKENDS))
 def any_backend(request):
     """Each backend in turn, the reference among them."""
-    with _checked_backend(request.param):
+    with checked_backend(request.param):
         yield request.param
 
 
@@ -47,21 +45,9 @@ def any_backend(request):
 def kernel_backend(request):
     """Each backend of kernels, on memory that is NaN until they write it."""
     torch.use_deterministic_algorithms(True)
-    with _checked_backend(request.param):
+    with checked_backend(request.param):
         yield request.param
     torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def _checked_backend(name):
-    """The backend; what Triton's kernels touch in the interpreter has to be theirs."""
-    watched = nullcontext()
-    if name == "triton" and not torch.cuda.is_available():
-        from interpreted import bounds_checked  # noqa: PLC0415 - Triton
-
-        watched = bounds_checked()
-    with milkernels.backend(name), watched:
-        yield
 
 
 @pytest.fixture

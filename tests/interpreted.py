@@ -6,15 +6,18 @@ In the interpreter every load and store of every form passes through the two met
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from milkernels.kernels.launch import Launch
+import milkernels
+
+if TYPE_CHECKING:
+    from milkernels.kernels.launch import Launch
 
 #: Called with the pointers and the mask of a load or store before it is done.
 Access = Callable[[Any, Any], None]
@@ -23,7 +26,10 @@ Access = Callable[[Any, Any], None]
 @contextmanager
 def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
     """Call `launch` before each launch, and `access` before each of its loads and stores."""
-    from triton.runtime.interpreter import InterpreterBuilder  # noqa: PLC0415 - not on a GPU
+    # Triton is loaded by those who use it alone, and not on a GPU.
+    from triton.runtime.interpreter import InterpreterBuilder  # noqa: PLC0415
+
+    from milkernels.kernels.launch import Launch  # noqa: PLC0415
 
     load, store, run = (
         InterpreterBuilder.create_masked_load,
@@ -107,3 +113,11 @@ def bounds_checked() -> Iterator[Bounds]:
     bounds = Bounds()
     with watch(bounds.access, bounds.launch):
         yield bounds
+
+
+@contextmanager
+def checked_backend(name: str) -> Iterator[None]:
+    """The backend of that name; in the interpreter with every address checked."""
+    interpreted = name == "triton" and not torch.cuda.is_available()
+    with milkernels.backend(name), bounds_checked() if interpreted else nullcontext():
+        yield

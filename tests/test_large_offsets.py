@@ -9,6 +9,7 @@ import os
 import pytest
 import torch
 from cases import POOLINGS, PROBABILITIES, make_case
+from interpreted import checked_backend
 from test_linear_attention import make_inputs, pool
 from test_linear_attention import run as run_linear_attention
 from test_packed import make_packed
@@ -27,7 +28,7 @@ def backend(request):
     """Without the poison of other tests, which would touch all memory there is."""
     if request.param == "triton" and torch.cuda.is_available():
         pytest.skip("the interpreter reads memory of the CPU")
-    with milkernels.backend(request.param):
+    with checked_backend(request.param):
         yield
 
 
