@@ -1,11 +1,11 @@
-# make install, demo, test, bench, lint, docs, dist: each sets up what it needs.
+# make install, demo, test, bench, lint, docs, dist, sanitize: each sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 BUILT := $(VENV)/built
 
-.PHONY: install demo test test-installed bench lint docs dist clean
+.PHONY: install demo test test-installed bench lint docs dist sanitize clean
 
 install: $(BUILT)
 
@@ -45,6 +45,11 @@ docs: install
 
 dist: install
 	MILKERNELS_REQUIRE_CPP=1 $(BIN)/python -m build
+
+# Half an hour on two cores.
+sanitize: install
+	$(BIN)/python -m stress.sanitize address
+	$(BIN)/python -m stress.sanitize thread
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info milkernels/_C.*.so

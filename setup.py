@@ -35,7 +35,11 @@ if X86:
     ]
 ELEMENTS = ("double", "float", "BFloat16", "Float16")
 #: Double precision is for checking: on AVX-512 the kernels of AVX2 serve it.
-WITHOUT_KERNELS = {("avx512", "double")}
+VARIANTS = [
+    f"{instruction_set}-{element}"
+    for instruction_set, element in product(INSTRUCTION_SETS, ELEMENTS)
+    if (instruction_set, element) != ("avx512", "double")
+]
 #: On x86 GCC leaves instructions in the order of the source: dependent chains, each of which
 #: fills the processor's window before the next begins.
 SCHEDULED = ["-fschedule-insns", "-fsched-pressure"]
@@ -43,6 +47,23 @@ FLAGS = [
     *("-std=c++17", "-O2", "-g0", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-fvisibility=hidden"),
 ]
+
+
+def variants() -> list[str]:
+    """What to build: all, or those that a developer names."""
+    chosen = os.environ.get("MILKERNELS_VARIANTS", "").split() or VARIANTS
+    unknown = next((name for name in chosen if name not in VARIANTS), None)
+    if unknown is not None:
+        raise ValueError(f"MILKERNELS_VARIANTS: expected some of {VARIANTS}, got {unknown}")
+    return chosen
+
+
+def sanitizing() -> list[str]:
+    """Flags for a build that finds its own faults, slowly: see `make sanitize`."""
+    sanitizers = os.environ.get("MILKERNELS_SANITIZE")
+    if not sanitizers:
+        return []
+    return [f"-fsanitize={sanitizers}", "-O1", "-g", "-fno-omit-frame-pointer"]
 
 
 def flags_of(target: Path) -> Path:
@@ -68,23 +89,22 @@ class BuildKernels(build_ext):
 
     def build_extension(self, extension: Pybind11Extension) -> None:
         flags = list(FLAGS)
+        sanitizers = sanitizing()
         openmp = self._openmp()
-        flags += openmp
-        if X86:
-            extension.define_macros.append(("MILKERNELS_X86", "1"))
+        flags += [*openmp, *sanitizers]
+        table = " ".join(f"KERNELS({name.replace('-', ',')})" for name in variants())
+        extension.define_macros.append(("MILKERNELS_VARIANTS(KERNELS)", table))
         if os.environ.get("MILKERNELS_WERROR"):
             flags.append("-Werror")
         extension.extra_compile_args = flags
-        extension.extra_link_args = openmp
+        extension.extra_link_args = [*openmp, *sanitizers[:1]]
         scheduled = SCHEDULED if self._compiles(["-Werror", *SCHEDULED]) else []
         extension.extra_objects = self._compile_kernels([*flags, *scheduled])
         super().build_extension(extension)
 
     def _compile_kernels(self, flags: list[str]) -> list[str]:
         jobs = [
-            (source, *variant)
-            for source, *variant in product(KERNEL_SOURCES, INSTRUCTION_SETS, ELEMENTS)
-            if tuple(variant) not in WITHOUT_KERNELS
+            (source, *variant.split("-")) for source, variant in product(KERNEL_SOURCES, variants())
         ]
         # Each job works in the pool's thread: the compiler object only spawns processes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <string>
 #include <tuple>
 
 #include "dispatch.h"
@@ -64,10 +63,7 @@ inline Element element_of(const Tensor& tensor) {
 }
 
 // The kernels for a tensor's dtype.
-inline const Kernels& kernels(const Tensor& tensor) {
-  static const std::string instruction_set = chosen_instruction_set();
-  return kernels_for(instruction_set, element_of(tensor));
-}
+inline const Kernels& kernels(const Tensor& tensor) { return kernels_for(element_of(tensor)); }
 
 // Whether ranks are 32-bit integers, and not 16-bit ones.
 inline bool is_wide(const Tensor& ranks) { return ranks.dtype.bits == 32; }

@@ -95,7 +95,7 @@ inline Arithmetic<E> exponentials_of_classes(const ClassAttentionProblem& proble
   const Vector<T> peak = broadcast(largest_lane<T>(peaks));
   Vector<T> total{};
   for (int64_t index = 0; index < problem.classes; index += kStep) {
-    const Vector<T> exponential = exp2((load(exponentials + index) - peak) * T(kLog2E));
+    const Vector<T> exponential = exp(load(exponentials + index) - peak);
     store(exponentials + index, exponential);
     total += exponential;
   }
@@ -130,7 +130,7 @@ void exponentials_of_block(const ClassAttentionProblem& problem, int64_t bag, in
   for (int64_t index = 0; index < problem.classes; ++index) {
     T* row = exponentials + index * block;
     for (int64_t v = 0; v * kStep < count; ++v) {
-      const Vector<T> exponential = exp2((load(row + v * kStep) - peak[v]) * T(kLog2E));
+      const Vector<T> exponential = exp(load(row + v * kStep) - peak[v]);
       store(row + v * kStep, exponential);
       inverse_total[v] += exponential;
     }

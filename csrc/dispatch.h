@@ -17,6 +17,7 @@ std::vector<std::string> usable_instruction_sets();
 // Throws std::invalid_argument if that one is not usable.
 std::string chosen_instruction_set();
 
-const Kernels& kernels_for(const std::string& instruction_set, Element element);
+// Those of the chosen instruction set, looked up once.
+const Kernels& kernels_for(Element element);
 
 }  // namespace milkernels

@@ -26,7 +26,7 @@ struct Sigmoid {
 template <class T>
 MILKERNELS_INLINE Sigmoid<T> sigmoid(Vector<T> raw) {
   const Vector<T> zero{};
-  const Vector<T> decay = exp2((raw < zero ? raw : -raw) * T(kLog2E));
+  const Vector<T> decay = exp(minus_magnitude<T>(raw));
   const Vector<T> larger = reciprocal(T(1) + decay);
   const Vector<T> smaller = decay * larger;
   const auto positive = raw >= zero;
@@ -89,15 +89,16 @@ struct FormulaCoefficients {
 };
 
 // A frame's value x, log x in two parts, the score after its activation, and the factor that its
-// weight has beside the exponential.
+// weight has beside the exponential. Nothing has a default: an array of frames would be filled with
+// them in memory, for nothing.
 template <class T>
 struct Frame {
   Vector<T> x;
-  Vector<T> complement{};
-  Vector<T> log_whole{};
-  Vector<T> log_rest{};
-  Vector<T> score{};
-  Vector<T> factor = broadcast(T(1));
+  Vector<T> complement;
+  Vector<T> log_whole;
+  Vector<T> log_rest;
+  Vector<T> score;
+  Vector<T> factor;
 };
 
 // kActivated: scores go through an activation, chosen when the kernel runs.
@@ -110,12 +111,14 @@ struct Formula {
   static constexpr bool kScores = kMember == Member::kAttention;
   // The weight is the factor alone.
   static constexpr bool kDirect = kMember == Member::kMean || (kLinear && !kFromLogits);
+  // Every frame weighs 1.
+  static constexpr bool kCounts = kMember == Member::kMean;
   static constexpr bool kReadsValues = kMember != Member::kMean || kFromLogits;
 
   template <class T>
   static MILKERNELS_INLINE Frame<T> read(Vector<T> raw, Vector<T> score, Activation activation) {
     const Vector<T> zero{};
-    Frame<T> frame{raw};
+    Frame<T> frame{raw, zero, zero, zero, zero, broadcast(T(1))};
     if constexpr (kFromLogits) {
       const Sigmoid<T> at = sigmoid<T>(raw);
       frame.x = at.value;

@@ -134,6 +134,9 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     coefficients.make(block, F::coefficients(problem, task.class_start + index, lanes_from(index)));
     gatherers.make(block, {});
   }
+  // The processor sees eight rows read in turns, and not that the next eight follow.
+  const int64_t next_frames = kFramesAtOnce * source.x.stride_frame;
+  const int64_t next_scores = kFramesAtOnce * source.scores.stride_frame;
   int64_t frame = task.first;
   while (frame < task.last) {
     // Masked frames are passed over whole: in this layout a frame is real for every class.
@@ -153,6 +156,8 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
       Vector<T> raw[kGroup<T>];
       Vector<T> score[kGroup<T>];
       const auto read = [&](int k, int from) MILKERNELS_INLINE_LAMBDA {
+        prefetch(x[from] + index + next_frames);
+        if constexpr (F::kScores) prefetch(scores[from] + index + next_scores);
         raw[k] = load_lanes(x[from] + index, lanes);
         score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
       };

@@ -64,13 +64,9 @@ MILKERNELS_INLINE Product<T> one_minus_sigmoid(Vector<T> raw, Vector<T>& exponen
   const Vector<T> one = broadcast(T(1));
   // Beyond this 1 - σ(raw) is 0 in any type.
   const Vector<T> limit = broadcast(T(-1e6));
-  Vector<T> minus = raw < zero ? raw : -raw;
+  Vector<T> minus = minus_magnitude<T>(raw);
   minus = minus < limit ? limit : minus;
-  const Vector<T> log2_e = broadcast(T(kLog2E));
-  const Vector<T> log2_e_rest = broadcast(static_cast<T>(kLog2E - static_cast<double>(T(kLog2E))));
-  const Vector<T> whole = nearest(minus * log2_e);
-  const Vector<T> rest =
-      multiply_add(minus, log2_e_rest, multiply_add(minus, log2_e, -whole));
+  const auto [whole, rest] = exponent_of_two<T>(minus);
   const Vector<T> fraction = exp2(rest);
   const Vector<T> decay = fraction * power_of_two<T>(whole);
   const Vector<T> larger = one / (one + decay);

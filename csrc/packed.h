@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "parallel.h"
@@ -19,6 +21,16 @@ struct Packing {
   Bytes bytes;
 
   int64_t length(int64_t bag) const { return offsets[bag + 1] - offsets[bag]; }
+
+  // Throws where a bag would reach out of the instances: kernels trust what they get.
+  void check(int64_t instances) const {
+    for (int64_t bag = 0; bag < bags; ++bag)
+      if (offsets[bag] < 0 || offsets[bag + 1] < offsets[bag] || offsets[bag + 1] > instances)
+        throw std::invalid_argument("offsets: expected bag " + std::to_string(bag) +
+                                    " among the " + std::to_string(instances) +
+                                    " instances, got " + std::to_string(offsets[bag]) + " to " +
+                                    std::to_string(offsets[bag + 1]));
+  }
 };
 
 // Bags that are run one after the other, and what they cost.
@@ -54,6 +66,7 @@ inline std::vector<Batch> batches_of(const Packing& packing, int64_t classes) {
 // thread reuses. What a bag's kernel computes does not depend on the threads that it runs on.
 template <class P, class Pool>
 void pool_bags(const P& whole, const Packing& packing, const Pool& pool) {
+  packing.check(whole.frames);
   const auto run = [&](int64_t bag, int threads, std::vector<double>& scratch) {
     P part = sliced(whole, {{0, 1}, {0, whole.classes}, {packing.offsets[bag], packing.length(bag)}},
                     packing.bytes);

@@ -1,9 +1,14 @@
 // Tasks over the threads of PyTorch's own pool: its OpenMP runtime is the one already loaded.
+// ThreadSanitizer cannot see into that runtime: what is built for it starts threads of its own.
 #pragma once
 
 #include <cstdint>
 
-#ifdef _OPENMP
+#if defined(__SANITIZE_THREAD__)
+#include <atomic>
+#include <thread>
+#include <vector>
+#elif defined(_OPENMP)
 #include <omp.h>
 #endif
 
@@ -12,23 +17,56 @@ namespace milkernels {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kElementsPerThread = 16384;
 
+// Internal to each file that includes this: see arguments.h.
+#if defined(__SANITIZE_THREAD__)
+
+inline thread_local bool inside_parallel = false;
+static inline bool in_parallel() { return inside_parallel; }
+
+template <class Body>
+inline void share_out(int64_t tasks, int64_t grain, int threads, const Body& body) {
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    inside_parallel = true;
+    for (int64_t first; (first = next.fetch_add(grain, std::memory_order_relaxed)) < tasks;)
+      for (int64_t task = first; task < first + grain && task < tasks; ++task) body(task);
+    inside_parallel = false;
+  };
+  std::vector<std::thread> others;
+  for (int number = 1; number < threads; ++number) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+}
+
+#elif defined(_OPENMP)
+
+static inline bool in_parallel() { return omp_in_parallel(); }
+
+template <class Body>
+inline void share_out(int64_t tasks, int64_t grain, int threads, const Body& body) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, grain)
+  for (int64_t task = 0; task < tasks; ++task) body(task);
+}
+
+#else
+
+static inline bool in_parallel() { return true; }
+
+template <class Body>
+inline void share_out(int64_t, int64_t, int, const Body&) {}
+
+#endif
+
 template <class Body>
 inline void parallel_for(int64_t tasks, int64_t elements, int threads, const Body& body) {
-#ifdef _OPENMP
   const int64_t useful = elements / kElementsPerThread;
   if (threads > useful) threads = static_cast<int>(useful);
   if (threads > tasks) threads = static_cast<int>(tasks);
-  if (threads > 1 && !omp_in_parallel()) {
+  if (threads > 1 && !in_parallel()) {
     const int64_t share = tasks / (threads * int64_t{8});
-    const int64_t grain = share > 1 ? share : 1;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, grain)
-    for (int64_t task = 0; task < tasks; ++task) body(task);
+    share_out(tasks, share > 1 ? share : 1, threads, body);
     return;
   }
-#else
-  (void)elements;
-  (void)threads;
-#endif
   for (int64_t task = 0; task < tasks; ++task) body(task);
 }
 

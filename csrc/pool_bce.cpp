@@ -217,7 +217,8 @@ template <class P>
 void run_slice(const P& problem, const CrossEntropyProblem& loss, const Slice& slice, int threads,
                const Kernels& kernels, Element element) {
   const Bytes bytes = bytes_of(element);
-  const bool backward = problem.x_gradient.data != nullptr;
+  // Of bags without frames x's gradient has no address, and learned parameters' is still asked for.
+  const bool backward = problem.x_gradient.data != nullptr || learns(problem);
   Memory memory;
   P part = sliced(problem, slice, bytes);
   part.exact_bags = true;

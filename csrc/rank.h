@@ -247,7 +247,9 @@ void scatter_ranked(const RankProblem& problem, const RankWeights<Arithmetic<E>>
   E* x_gradient = at_mutable<E>(problem.x_gradient, bag, class_index, frame);
   const int64_t cell = bag * problem.classes + class_index;
   const T* total = static_cast<const T*>(problem.total) + cell;
-  Vector<T> scale = broadcast((bag_gradients<E>(problem, cell, 1) / load_first(total, 1))[0]);
+  // Of no classes there is nothing to read.
+  Vector<T> scale{};
+  if (by_frame) scale = broadcast((bag_gradients<E>(problem, cell, 1) / load_first(total, 1))[0]);
   for (int64_t start = 0; start < length; start += kStep) {
     const int64_t count = length - start < kStep ? length - start : kStep;
     if (!by_frame)

@@ -152,6 +152,13 @@ MILKERNELS_INLINE Vector<float> polynomial(Vector<float> x, float first, Rest...
   return value;
 }
 
+// -|x|, by its sign bit.
+template <class T>
+MILKERNELS_INLINE Vector<T> minus_magnitude(Vector<T> x) {
+  const auto sign = bit_cast<Integer<T>>(broadcast(T(-0.0)));
+  return bit_cast<Vector<T>>(bit_cast<Integer<T>>(x) | sign);
+}
+
 // NaN in `a` stays, NaN in `b` is passed over.
 template <class V>
 MILKERNELS_INLINE V maximum(V a, V b) {
@@ -160,6 +167,17 @@ MILKERNELS_INLINE V maximum(V a, V b) {
 template <class V>
 MILKERNELS_INLINE V minimum(V a, V b) {
   return b < a ? b : a;
+}
+
+// A few vectors combined, in pairs and those in pairs: none waits for more than it must.
+template <int kCount, class V, class Combine>
+MILKERNELS_INLINE V together(const V* vectors, const Combine& combine) {
+  if constexpr (kCount == 1) {
+    return vectors[0];
+  } else {
+    return combine(together<kCount / 2>(vectors, combine),
+                   together<kCount - kCount / 2>(vectors + kCount / 2, combine));
+  }
 }
 
 #if defined(__clang__) || __GNUC__ >= 12
@@ -268,14 +286,22 @@ MILKERNELS_INLINE Vector<float> times_power_of_two(Vector<float> value, Vector<f
 #endif
 }
 
+// 2^x on [-1/2, 1/2]: the best polynomial of its degree.
+MILKERNELS_INLINE Vector<float> exp2_of_fraction(Vector<float> x) {
+  return polynomial(x, 1.53533605e-4f, 1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f,
+                    2.40226477e-1f, 6.93147182e-1f, 1.0f);
+}
+
 // 2^(x + exponent) for a whole exponent and a sum up to 1: relative error below 1.2e-7, exact where
-// x is whole, 0 below -126. The polynomial is the best of its degree on [-1/2, 1/2].
+// x is whole, 0 below -126.
 MILKERNELS_INLINE Vector<float> exp2(Vector<float> x, Vector<float> exponent) {
   const Vector<float> whole = nearest(x);
-  const Vector<float> power =
-      polynomial(x - whole, 1.53533605e-4f, 1.33988750e-3f, 9.61843692e-3f, 5.55033237e-2f,
-                 2.40226477e-1f, 6.93147182e-1f, 1.0f);
-  return times_power_of_two(power, whole + exponent);
+  return times_power_of_two(exp2_of_fraction(x - whole), whole + exponent);
+}
+
+MILKERNELS_INLINE Vector<float> exp2(Vector<float> x) {
+  const Vector<float> whole = nearest(x);
+  return times_power_of_two(exp2_of_fraction(x - whole), whole);
 }
 
 MILKERNELS_INLINE Vector<double> exp2(Vector<double> x, Vector<double> exponent) {
@@ -284,13 +310,37 @@ MILKERNELS_INLINE Vector<double> exp2(Vector<double> x, Vector<double> exponent)
   return x;
 }
 
-template <class V>
-MILKERNELS_INLINE V exp2(V x) {
-  return exp2(x, V{});
-}
+MILKERNELS_INLINE Vector<double> exp2(Vector<double> x) { return exp2(x, Vector<double>{}); }
 
 constexpr double kLog2E = 1.44269504088896340736;
 constexpr double kLn2 = 0.69314718055994530942;
+
+// x · log2 e as a whole number and what is left, which the product alone would round by |x| units.
+template <class V>
+struct Exponent {
+  V whole;
+  V rest;
+};
+
+template <class T>
+MILKERNELS_INLINE Exponent<Vector<T>> exponent_of_two(Vector<T> x) {
+  constexpr T kHigh = T(kLog2E);
+  constexpr T kLow = sizeof(T) == 4 ? T(kLog2E - double(kHigh)) : T(2.0355273740931033e-17);
+  const Vector<T> whole = nearest(x * kHigh);
+  const Vector<T> rest = multiply_add(x, broadcast(kHigh), -whole);
+  return {whole, multiply_add(x, broadcast(kLow), rest)};
+}
+
+// e^x for x up to 0, with the error of exp2; 0 below 2^-126.
+MILKERNELS_INLINE Vector<float> exp(Vector<float> x) {
+  const Exponent<Vector<float>> exponent = exponent_of_two<float>(x);
+  return times_power_of_two(exp2_of_fraction(exponent.rest), exponent.whole);
+}
+
+MILKERNELS_INLINE Vector<double> exp(Vector<double> x) {
+  for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
+  return x;
+}
 
 // The smallest whole number at least x.
 MILKERNELS_INLINE Vector<float> ceiling(Vector<float> x) {
@@ -425,6 +475,9 @@ MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
     std::memcpy(to, &bits, sizeof bits);
   }
 }
+
+// Brings a line nearer that is read soon; there may be no memory at the address.
+MILKERNELS_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
 // The first `count` lanes, in memory that may end there; the others are 0.
 template <class E>

@@ -54,26 +54,27 @@ struct WeightedAverage {
         const Integer<T> higher = top > peak;
         if (any(higher)) raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
       }
-      Vector<T> group_total{};
-      Vector<T> group_products{};
+      Vector<T> weights[kCount];
+      Vector<T> weighted[kCount];
+      Vector<T> least[kCount];
+      Vector<T> most[kCount];
       MILKERNELS_UNROLL
       for (int k = 0; k < kCount; ++k) {
-        Vector<T> weight = F::template weight<T>(frames[k], coefficients, -peak);
-        Vector<T> x = frames[k].x;
-        if constexpr (!kAll) {
-          weight = real[k] ? weight : zero;
-          x = real[k] ? x : zero;
-          low = real[k] ? minimum(low, x) : low;
-          high = real[k] ? maximum(high, x) : high;
-        } else {
-          low = minimum(low, x);
-          high = maximum(high, x);
-        }
-        group_total += weight;
-        group_products = multiply_add(weight, x, group_products);
+        const Vector<T> weight = F::template weight<T>(frames[k], coefficients, -peak);
+        const Vector<T> x = frames[k].x;
+        weights[k] = kAll ? weight : real[k] ? weight : zero;
+        weighted[k] = kAll ? weight * x : real[k] ? weight * x : zero;
+        least[k] = kAll ? x : real[k] ? x : low;
+        most[k] = kAll ? x : real[k] ? x : high;
       }
-      total.add(group_total);
-      products.add(group_products);
+      const Vector<T> group_total = together<kCount>(weights, [](auto a, auto b) { return a + b; });
+      if constexpr (F::kCounts)
+        total.sum += group_total;  // a whole number, of one segment: nothing is lost
+      else
+        total.add(group_total);
+      products.add(together<kCount>(weighted, [](auto a, auto b) { return a + b; }));
+      low = minimum(low, together<kCount>(least, [](auto a, auto b) { return minimum(a, b); }));
+      high = maximum(high, together<kCount>(most, [](auto a, auto b) { return maximum(a, b); }));
     }
 
     MILKERNELS_INLINE void raise_peak(Vector<T> to) {

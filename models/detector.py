@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from models import build_model, model_class
-from models.checkpoint import save_atomically
+from models.checkpoint import load_saved, save_atomically
 from models.data.classes import ClassList
 from models.errors import UserError
 from models.features import PRESETS, FrontEnd
@@ -116,7 +115,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
         content = _read(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: {advice}, found nothing there") from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {advice}, but the file cannot be read as one") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise UserError(f"{path}: {advice}, found another kind of file")
@@ -127,7 +126,14 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
         classes = ClassList(tuple(content["mids"]), tuple(content["names"]))
         detector = Detector(spec, classes)
         detector.load_state_dict(content["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise UserError(
             f"{path}: {advice}, but its contents do not fit together: train it again with this "
             "version"
@@ -137,7 +143,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
 
 def _read(path: Path) -> object:
     if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_saved(path)
     try:
         with safe_open(path, "pt") as file:
             content = json.loads((file.metadata() or {}).get("detector", "null"))

@@ -42,6 +42,14 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _exit(f"error: {_describe(error)}", 1)
+    except RuntimeError as error:
+        if not _is_lost_worker(error):
+            raise
+        _exit(
+            "error: a process that reads clips was killed, perhaps for want of memory: run the "
+            "same command again, with fewer --workers or a smaller --batch-size",
+            1,
+        )
     except KeyboardInterrupt:
         _exit("interrupted: run the same command again to go on where it stopped", 130)
     except Terminated:
@@ -52,6 +60,11 @@ def run_command(main: Callable[[], None]) -> None:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     raise Terminated
+
+
+def _is_lost_worker(error: RuntimeError) -> bool:
+    """Whether PyTorch's loader says that one of its processes is gone."""
+    return str(error).startswith("DataLoader worker")
 
 
 def _describe(error: OSError) -> str:

@@ -217,8 +217,13 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
             f"{len(detectors[0].classes)} others or in another order: use the class list that it "
             "was trained with"
         )
-    config = json.loads(run.config.read_text(encoding="utf-8"))
-    held_out, seed = (config[key] for key in ("held_out", "seed"))
+    config = run.read_config()
+    held_out, seed = (config.get(key) for key in ("held_out", "seed"))
+    if not isinstance(held_out, float) or not isinstance(seed, int) or not 0 < held_out < 1:
+        raise UserError(
+            f"{run.config}: expected held_out between 0 and 1 and a seed, found {held_out} and "
+            f"{seed}: name the folder of a run of models.train"
+        )
     loading = LoadingOptions(options.batch_size, held_out, seed, options.workers)
     data = TrainingData(corpus, detectors[0].preset, loading)
     return FusedRun(run, detectors, config, data)

@@ -62,6 +62,10 @@ class StepLog(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._flush()
 
+    def on_save_checkpoint(self, trainer: Trainer, *rest: object) -> None:
+        # The run goes on after this step: the rows before it would not come again.
+        self._flush()
+
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import sys
 from pathlib import Path
 from typing import cast
 
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from tqdm import tqdm
 
-from models.checkpoint import save_atomically
+from models.checkpoint import load_saved, save_atomically
 from models.errors import Terminated, UserError
 from models.run_folder import RunFolder, write_history
 from models.system import DetectorTraining
+
+_PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
+"""What the trainer needs of a checkpoint."""
 
 
 class RunCheckpoints(Checkpoint):
@@ -93,9 +94,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         weights_only: bool | None = True,
     ) -> dict[str, object]:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            content = load_saved(Path(path))
+            if not isinstance(content, dict) or _PARTS - content.keys():
+                raise ValueError("parts of it are missing")
+        except ValueError as error:
             raise UserError(
                 f"{path}: expected a checkpoint, but it cannot be read: delete it to start the run "
                 "again"
             ) from error
+        return content

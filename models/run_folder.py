@@ -84,7 +84,7 @@ class RunFolder:
                 f"{self.path}: expected a new folder or one of an earlier run, found other files: "
                 "choose another --out"
             )
-        found = self._read_config()
+        found = self.read_config()
         found.pop("circumstances", None)
         if found.get("classes") != config["classes"]:
             raise UserError(
@@ -106,15 +106,16 @@ class RunFolder:
         """What a finished run measured."""
         return _read_json(self.metrics)
 
+    def read_config(self) -> dict[str, object]:
+        """What decided the run's result, and its circumstances."""
+        return _read_json(self.config)
+
     def _is_empty(self) -> bool:
         if not self.path.is_dir():
             raise UserError(f"{self.path}: expected a folder, found a file: choose another --out")
         # What a run killed at its very start leaves behind.
         leftover = self.config.with_name(f"{self.config.name}.part")
         return all(entry == leftover for entry in self.path.iterdir())
-
-    def _read_config(self) -> dict[str, object]:
-        return _read_json(self.config)
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -135,7 +136,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 def _read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}): choose another --out") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object: choose another --out")

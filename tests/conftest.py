@@ -1,6 +1,8 @@
-"""What every test shares: Triton's interpreter where there is no GPU, and poisoned memory."""
+"""What every test shares: Triton's interpreter where there is no GPU, whose loads and stores are
+checked, and poisoned memory."""
 
 import os
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -9,10 +11,24 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import milkernels
 
 KERNEL_BACKENDS = ("cpp", "triton")
+
+# The same few examples in every run; `--hypothesis-profile=long` looks for new ones.
+settings.register_profile(
+    "short",
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "long", settings.get_profile("short"), max_examples=2000, derandomize=False, print_blob=True
+)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +39,7 @@ def seed():
 @pytest.fixture(params=("reference", *KERNEL_BACKENDS))
 def any_backend(request):
     """Each backend in turn, the reference among them."""
-    with milkernels.backend(request.param):
+    with _checked_backend(request.param):
         yield request.param
 
 
@@ -31,9 +47,21 @@ def any_backend(request):
 def kernel_backend(request):
     """Each backend of kernels, on memory that is NaN until they write it."""
     torch.use_deterministic_algorithms(True)
-    with milkernels.backend(request.param):
+    with _checked_backend(request.param):
         yield request.param
     torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def _checked_backend(name):
+    """The backend; what Triton's kernels touch in the interpreter has to be theirs."""
+    watched = nullcontext()
+    if name == "triton" and not torch.cuda.is_available():
+        from interpreted import bounds_checked  # noqa: PLC0415 - Triton
+
+        watched = bounds_checked()
+    with milkernels.backend(name), watched:
+        yield
 
 
 @pytest.fixture

@@ -67,6 +67,22 @@ def test_nothing_in_gives_nothing_out_and_is_differentiable(any_backend, device,
     assert all((gradient == 0).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["no bags", "no classes", "no frames"])
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_an_empty_slice_is_not_read(any_backend, device, name, dim, axis):
+    """It has the strides of its whole, and no memory."""
+    case = make_case(name, 2, 3, 5, dim=dim, device=device)
+    x_axis = axis if dim == -1 else (0, 2, 1)[axis]
+    case.tensors = [
+        tensor.narrow(x_axis, 0, 0) if tensor.dim() == 3 else tensor[: 0 if axis == 1 else None]
+        for tensor in case.tensors
+    ]
+    y, *gradients = case.run(functional)
+    assert (y == 0).all()
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", PROBABILITY_WEIGHTED)
 def test_a_bag_of_zeros_is_0_with_the_means_gradient(any_backend, device, name, dtype):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import eager
 import pytest
 import torch
+from budget import assert_within_budget
 from cases import Case, assert_close
-from test_kernels import HALF_AND_SINGLE, assert_within_budget
+from test_kernels import HALF_AND_SINGLE
 
 import milkernels
 from milkernels import functional, nn, reference

@@ -1,45 +1,14 @@
 """Every kernel against the float64 oracle, in every dtype, layout and input kind."""
 
-import eager
 import pytest
 import torch
-from cases import ACTIVATIONS, POOLINGS, SCORED, Case, assert_close, make_case
+from budget import assert_within_budget, naive_form, truth_of
+from cases import ACTIVATIONS, POOLINGS, SCORED, assert_close, make_case
 from combinations import every_pair
 
 from milkernels import functional, reference
 
 HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def truth_of(case: Case) -> list[torch.Tensor]:
-    return case.to(torch.float64).run(reference)
-
-
-def assert_within_budget(case: Case, naive) -> None:
-    """At most twice eager PyTorch's own largest error, plus a rounding of the largest value."""
-    truth = truth_of(case)
-    ours = case.run(functional)
-    theirs = case.run_function(naive)
-    rounding = torch.finfo(case.x.dtype).eps
-    for index, (one, other, true) in enumerate(zip(ours, theirs, truth, strict=True)):
-        assert one.dtype == case.x.dtype
-        error = (one.double() - true).abs().max().item()
-        budget = 2 * (other.double() - true).abs().max().item()
-        budget += rounding * true.abs().max().item()
-        assert error <= budget, f"tensor {index}: error {error:.2e} of a budget of {budget:.2e}"
-
-
-def naive_form(name: str, dim: int, from_logits: bool, **keywords):
-    """The eager form, with a transpose and a sigmoid where the case needs them."""
-
-    def pool(x, *rest):
-        if from_logits:
-            x = x.sigmoid()
-        if dim == 1:
-            x, rest = x.transpose(1, 2), [t.transpose(1, 2) if t.dim() == 3 else t for t in rest]
-        return getattr(eager, name)(x, *rest, **keywords)
-
-    return pool
 
 
 @pytest.mark.parametrize(

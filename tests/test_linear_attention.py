@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from budget import assert_errors_within_budget
 from cases import assert_close
 from combinations import every_pair
 from torch import Tensor
@@ -67,19 +68,9 @@ def rows_for(width: int, backend: str) -> tuple[int, ...]:
 )
 def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, variant, width, dtype):
     tensors = make_inputs(width, *rows_for(width, kernel_backend), dtype=dtype, device=device)
-    rounding = torch.finfo(dtype).eps
-    results = zip(
-        run(pool, tensors, variant),
-        run(naive, tensors, variant),
-        truth(tensors, variant),
-        strict=True,
-    )
-    for index, (one, other, true) in enumerate(results):
-        assert one.dtype == dtype
-        error = (one.double() - true).abs().max().item()
-        budget = 2 * (other.double() - true).abs().max().item()
-        budget += rounding * true.abs().max().item()
-        assert error <= budget, f"tensor {index}: error {error:.2e} of a budget of {budget:.2e}"
+    ours = run(pool, tensors, variant)
+    assert all(tensor.dtype == dtype for tensor in ours)
+    assert_errors_within_budget(ours, run(naive, tensors, variant), truth(tensors, variant))
 
 
 @pytest.mark.parametrize("width", [5, 64, 70])

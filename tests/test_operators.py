@@ -1,5 +1,7 @@
 """The operators as PyTorch's own machinery sees them."""
 
+from functools import partial
+
 import pytest
 import torch
 from cases import POOLINGS, PROBABILITIES, WEIGHTED, make_case
@@ -119,22 +121,29 @@ def test_compiles_with_inductor():
     assert module.power.grad.isfinite().all()
 
 
-def test_dynamic_shapes_do_not_recompile():
-    compiled_frames = []
+@pytest.mark.parametrize("name", POOLINGS)
+def test_dynamic_shapes_do_not_recompile(name):
+    """One graph for other bags, classes and frames, with its mask."""
+    graphs = []
 
     def counting(graph, _):
-        compiled_frames.append(graph)
+        graphs.append(graph)
         return graph.forward
 
-    pool = torch.compile(
-        lambda x: functional.linear_softmax_pool(x, from_logits=True),
+    case = make_case(name)
+    pool = partial(case.function(functional), **case.keywords)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda mask, *tensors: pool(*tensors, mask=mask),
         fullgraph=True,
         dynamic=True,
         backend=counting,
     )
     for bags, classes, frames in ((4, 3, 50), (5, 6, 70), (9, 11, 33)):
-        pool(torch.randn(bags, classes, frames))
-    assert len(compiled_frames) == 1
+        case = make_case(name, bags, classes, frames, masked=True)
+        mask = case.keywords["mask"]
+        assert torch.equal(compiled(mask, *case.tensors), pool(*case.tensors, mask=mask))
+    assert len(graphs) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -153,6 +162,21 @@ def test_autocast_reaches_the_pooling_in_half_precision(any_backend, device, nam
         torch.nn.functional.binary_cross_entropy(y.float(), torch.ones_like(y).float())
     (y.float() - 1).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in (*linear.parameters(), *pool.parameters()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_autocast_changes_no_bit_of_a_pooling(name, dtype):
+    """No input is cast: float32 stays float32, and half precision is computed in float32."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for given in (torch.float32, dtype):
+        case = make_case(name, 2, 3, 8, from_logits=True, dtype=given, device=device)
+        outside = case.run(functional)
+        with torch.autocast(device, dtype):
+            inside = case.run(functional)
+        for one, other in zip(inside, outside, strict=True):
+            assert one.dtype == given
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", POOLINGS)

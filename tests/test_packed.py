@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from budget import assert_errors_within_budget, naive_form
 from cases import POOLINGS, SCORED, assert_close, make_case
-from test_kernels import naive_form
 from torch import Tensor
 
 import milkernels
@@ -85,7 +85,7 @@ def naive_packed(pooling: str, from_logits: bool):
     pool = naive_form(pooling, 1, from_logits)
 
     def run(_, x, offsets, *rest, **keywords):
-        values = []
+        values = [x[:0] + sum(tensor[:0].sum() for tensor in rest)]
         for first, last in pairwise(offsets.tolist()):
             bag = [
                 tensor[None, first:last] if tensor.dim() == 2 else tensor for tensor in (x, *rest)
@@ -109,13 +109,10 @@ def naive_packed(pooling: str, from_logits: bool):
 @pytest.mark.parametrize("name", POOLINGS)
 def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, from_logits, dtype):
     case = make_packed(name, from_logits=from_logits, dtype=dtype, device=device)
-    truth = case.to(torch.float64).run(reference)
+    ours = case.run(functional)
+    assert all(tensor.dtype == dtype for tensor in ours)
     theirs = case.run_function(naive_packed(name, from_logits))
-    for one, other, true in zip(case.run(functional), theirs, truth, strict=True):
-        assert one.dtype == dtype
-        budget = 2 * (other.double() - true).abs().max()
-        budget += torch.finfo(dtype).eps * true.abs().max()
-        assert (one.double() - true).abs().max() <= budget
+    assert_errors_within_budget(ours, theirs, case.to(torch.float64).run(reference))
 
 
 @pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
@@ -280,6 +277,9 @@ HOSTILE = {
     "6 at position 2": [0, 2, 7],
     "at position 3": [0, 2, 3, 5],
     "shape": [],
+    "6 at position 1": [0, 2**62],
+    "expected at least": [0, 2**62, 6],
+    "position 1, got": [0, -(2**63), 6],
 }
 
 
@@ -290,6 +290,26 @@ def test_wrong_offsets_are_an_error_that_names_the_position(any_backend, named):
     offsets = torch.tensor(HOSTILE[named], dtype=torch.int64)
     with pytest.raises(ValueError, match=rf"^offsets: .*{named}"):
         functional.pool_packed("mean", torch.rand(6, 3), offsets)
+
+
+@pytest.mark.parametrize(
+    "offsets", [[0, -1, 6], [0, 4, 2, 6], [0, 7], [0, 2**62, 6], [-(2**63), 6]]
+)
+@pytest.mark.parametrize("name", POOLINGS)
+def test_the_operators_of_the_cpu_check_offsets_in_both_directions(name, offsets):
+    (x, good, *rest), options = operator_arguments(name, "cpp", "cpu")
+    operators, bad = torch.ops.milkernels, torch.tensor(offsets)
+    x = torch.rand(6, 3)
+    rest = [
+        torch.rand(6, 3) if tensor is not None and tensor.dim() == 2 else tensor for tensor in rest
+    ]
+    with pytest.raises(ValueError, match=r"^offsets: "):
+        operators.packed(x, bad, *rest, *options)
+    good = torch.linspace(0, 6, len(offsets)).long()
+    y, *saved = operators.packed(x, good, *rest, *options)
+    needs = [tensor is not None and tensor.is_floating_point() for tensor in (x, good, *rest)]
+    with pytest.raises(ValueError, match=r"^offsets: expected bag \d among the 6 instances"):
+        operators.packed_backward(torch.ones_like(y), x, bad, *rest, *saved, needs, *options)
 
 
 @pytest.mark.parametrize("name", ["power_exp", "max_mean", "noisy_or", "log_mean_exp", "rank"])

@@ -95,7 +95,7 @@ def test_every_python_command_is_a_module_that_takes_its_options(document):
     for module, options in commands((ROOT / document).read_text()):
         spec = importlib.util.find_spec(module)
         assert spec is not None, module
-        if module.partition(".")[0] in ("models", "benchmarks"):
+        if module.partition(".")[0] in ("models", "benchmarks", "stress"):
             program = Path(spec.origin)
             source = "".join(
                 path.read_text() for path in program.parent.glob(f"{program.stem}*.py")
@@ -131,7 +131,7 @@ def test_every_local_link_leads_somewhere(document):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_environment_variable_is_read_by_something(document):
     asked = set(re.findall(r"MILKERNELS_\w+", (ROOT / document).read_text()))
-    sources = [ROOT / "setup.py", *ROOT.glob("csrc/*.cpp")]
+    sources = [ROOT / "setup.py", *ROOT.glob("csrc/*.cpp"), *ROOT.glob("tests/*.py")]
     assert [name for name in asked if not any(name in s.read_text() for s in sources)] == []
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -111,6 +112,27 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(
     assert history(stopped) == history(whole)
     states = weights(stopped), weights(whole)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+def test_what_a_kill_leaves_goes_on_to_the_same_bits(alone, data, tmp_path, monkeypatch):
+    """A copy of the folder, taken in mid-step three steps after a checkpoint."""
+    left = tmp_path / "left"
+    log = StepLog.on_train_batch_end
+
+    def copying(self, trainer, *rest):
+        log(self, trainer, *rest)
+        if trainer.global_step == 4:
+            shutil.copytree(tmp_path / "run", left)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StepLog, "on_train_batch_end", copying)
+        train(options(data, tmp_path / "run", save_every=3))
+    assert torch.load(left / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert max(losses(left)) == 3
+    train(options(data, left, save_every=3))
+    assert losses(left) == losses(alone)
+    assert history(left) == history(alone)
+    assert all(torch.equal(value, weights(left)[name]) for name, value in weights(alone).items())
 
 
 def test_a_program_that_sigterm_ends_says_how_to_go_on_and_exits_with_143(capsys):

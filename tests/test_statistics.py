@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import eager
 import pytest
 import torch
+from budget import assert_within_budget, naive_form, truth_of
 from cases import Case, assert_close
 from combinations import every_pair
-from test_kernels import HALF_AND_SINGLE, assert_within_budget
+from test_kernels import HALF_AND_SINGLE
 
 import milkernels
 from milkernels import functional, reference
@@ -59,27 +59,13 @@ def stats_case(
     return StatisticsCase(name, tensors, keywords)
 
 
-def naive_form(name, dim):
-    def pool(h, other):
-        if dim == 1:
-            h = h.transpose(1, 2)
-            other = other.transpose(1, 2) if other.dim() == 3 else other
-        return getattr(eager, name)(h, other)
-
-    return pool
-
-
-def truth_of(case):
-    return case.to(torch.float64).run(reference)
-
-
 @pytest.mark.parametrize(
     ("dim", "dtype", "heads"), every_pair([-1, 1], HALF_AND_SINGLE, [1, 4, 16]), ids=str
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, dim, dtype, heads):
     case = stats_case(name, 4, 16, heads=heads, dim=dim, dtype=dtype, device=device)
-    assert_within_budget(case, naive_form(name, dim))
+    assert_within_budget(case, naive_form(name, dim, False))
 
 
 @pytest.mark.parametrize("frames", [200, 1000])
@@ -89,7 +75,7 @@ def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, dim, fram
     case = stats_case(name, 4, 16, frames, heads=4, dim=dim, device=device)
     if name == "weighted_stats":
         case.tensors[0] += 5  # A query's scores would grow with it.
-    assert_within_budget(case, naive_form(name, dim))
+    assert_within_budget(case, naive_form(name, dim, False))
 
 
 @pytest.mark.parametrize(("dim", "heads", "masked"), every_pair([-1, 1], [1, 3, 12], [False, True]))

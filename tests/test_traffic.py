@@ -10,11 +10,11 @@ if torch.cuda.is_available():
 
 from cases import POOLINGS, PROBABILITIES, make_case
 from combinations import every_pair
+from interpreted import element_bytes, watch
 from test_statistics import stats_case
 
 import milkernels
 from milkernels import functional
-from milkernels.kernels.launch import Launch
 
 BAGS, CLASSES, FRAMES = 2, 5, 1000
 
@@ -26,38 +26,17 @@ class Meter:
         self.bytes = 0
         self.launches = 0
 
-    def count(self, pointers, mask) -> None:
-        element = pointers.dtype.element_ty.primitive_bitwidth // 8
-        self.bytes += int(mask.data.sum()) * element
+    def access(self, pointers, mask) -> None:
+        self.bytes += int(mask.data.sum()) * element_bytes(pointers)
+
+    def launch(self, _) -> None:
+        self.launches += 1
 
 
 @pytest.fixture
-def meter(monkeypatch):
-    from triton.runtime.interpreter import InterpreterBuilder  # noqa: PLC0415 - not on a GPU
-
+def meter():
     meter = Meter()
-    load, store, run = (
-        InterpreterBuilder.create_masked_load,
-        InterpreterBuilder.create_masked_store,
-        Launch.run,
-    )
-
-    def metered_load(builder, pointers, mask, *rest):
-        meter.count(pointers, mask)
-        return load(builder, pointers, mask, *rest)
-
-    def metered_store(builder, pointers, value, mask, *rest):
-        meter.count(pointers, mask)
-        return store(builder, pointers, value, mask, *rest)
-
-    def metered_run(launch):
-        meter.launches += 1
-        run(launch)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_masked_load", metered_load)
-    monkeypatch.setattr(InterpreterBuilder, "create_masked_store", metered_store)
-    monkeypatch.setattr(Launch, "run", metered_run)
-    with milkernels.backend("triton"):
+    with milkernels.backend("triton"), watch(meter.access, meter.launch):
         yield meter
 
 

@@ -220,8 +220,8 @@ def _class_attention_frames_kernel(
         )
         activated = kernels.activated_scores(score, has_class, ACTIVATION)
         higher = tl.maximum(peak, tl.max(activated, 0))
-        here = tl.sum(tl.exp2((activated - higher[None, :]) * kernels.LOG2_E), 0)
-        total = total * tl.exp2((peak - higher) * kernels.LOG2_E) + here
+        here = tl.sum(formula.exponential(activated - higher[None, :]), 0)
+        total = total * formula.exponential(peak - higher) + here
         peak = higher
     address, row = kernels.frame_rows(frames_ptr, bag, bags, frames, frame)
     tl.store(address + kernels.FRAME_PEAK * row, peak, mask=has_frame)
@@ -272,7 +272,7 @@ def _class_attention_frames_kernel(
                 BLOCK_FRAMES,
             )
             activated = kernels.activated_scores(score, has_class, ACTIVATION)
-            share = tl.exp2((activated - peak[None, :]) * kernels.LOG2_E) / total[None, :]
+            share = formula.exponential(activated - peak[None, :]) / total[None, :]
             x, _ = formula.probability(raw, FROM_LOGITS)
             dot += tl.sum(share * _sent_back(share, x, scale, average), 0)
         tl.store(address + kernels.FRAME_DOT * row, dot, mask=has_frame)

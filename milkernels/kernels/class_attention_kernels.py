@@ -24,7 +24,6 @@ FRAME_TOTAL = tl.constexpr(1)
 FRAME_DOT = tl.constexpr(2)
 
 FLOOR = tl.constexpr(family.SHARE_FLOOR)
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -75,13 +74,13 @@ def shares_of(
     """Each class's share of the softmax at its frame."""
     if WHOLE:
         peak = tl.max(activated, 0)
-        exponential = tl.exp2((activated - peak[None, :]) * LOG2_E)
+        exponential = formula.exponential(activated - peak[None, :])
         total = tl.sum(exponential, 0)
     else:
         address, row = frame_rows(frames_ptr, bag, bags, frames, frame)
         peak = tl.load(address + FRAME_PEAK * row, mask=has_frame, other=0)
         total = tl.load(address + FRAME_TOTAL * row, mask=has_frame, other=1)
-        exponential = tl.exp2((activated - peak[None, :]) * LOG2_E)
+        exponential = formula.exponential(activated - peak[None, :])
     return exponential / total[None, :]
 
 

@@ -16,6 +16,11 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 _WEIGHT_FLOOR = tl.constexpr(family.WEIGHT_FLOOR)
 _SCORE_CLAMP = tl.constexpr(family.SCORE_CLAMP)
+#: ln 2 in two parts, of which a whole number multiplies the first without rounding.
+_LN_2_HIGH = tl.constexpr(0.693359375)
+_LN_2_LOW = tl.constexpr(-2.1219444005469058e-4)
+#: exp of numbers below this is 0 in any type.
+_LOWEST_EXPONENT = tl.constexpr(-1.0e4)
 
 #: How a coefficient of the log-weight comes: absent, the constant 1, or one per class.
 NONE = tl.constexpr(0)
@@ -73,11 +78,30 @@ class Formula:
 
 
 @triton.jit
+def split_exponential(x):
+    """exp(x) of a finite x as a fraction near 1 and the power of two that it is to be multiplied
+    with: x · log2 e alone would be rounded by |x| units."""
+    zero = tl.zeros_like(x)
+    whole = tl.floor(x * _LOG2_E + 0.5)
+    rest = tl.fma(whole, zero - _LN_2_HIGH, x)
+    rest = tl.fma(whole, zero - _LN_2_LOW, rest)
+    return tl.exp2(rest * _LOG2_E), whole
+
+
+@triton.jit
+def exponential(x):
+    """exp(x) of x up to 0."""
+    fraction, whole = split_exponential(tl.where(x < _LOWEST_EXPONENT, _LOWEST_EXPONENT, x))
+    return fraction * tl.exp2(whole)
+
+
+@triton.jit
 def probability(raw, FROM_LOGITS: tl.constexpr):
     """Frame values x, and 1 - x (exact for logits far from 0)."""
     if FROM_LOGITS:
-        decay = tl.exp2(-tl.abs(raw) * _LOG2_E)
-        near, far = 1 / (1 + decay), decay / (1 + decay)
+        decay = exponential(-tl.abs(raw))
+        near = 1 / (1 + decay)
+        far = decay * near
         positive = raw >= 0
         return tl.where(positive, near, far), tl.where(positive, far, near)
     else:
@@ -90,7 +114,7 @@ def log2_x(raw, FORMULA: tl.constexpr):
     if FORMULA.power == NONE or (FORMULA.direct and not FORMULA.covariance):
         return raw
     elif FORMULA.from_logits:
-        decay = tl.exp2(-tl.abs(raw) * _LOG2_E)
+        decay = exponential(-tl.abs(raw))
         return tl.where(raw < 0, raw, 0.0) * _LOG2_E - tl.log2(1 + decay)
     else:
         return tl.log2(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))

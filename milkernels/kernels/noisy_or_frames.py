@@ -12,9 +12,6 @@ import triton.language as tl
 
 from milkernels.kernels import formula, tiles
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LOG2_E_REST_32 = tl.constexpr(1.925963033500011e-08)
-_LOG2_E_REST_64 = tl.constexpr(2.0355273740931033e-17)
 #: Logits beyond this have 1 - σ = 0 in any type.
 _LARGEST_LOGIT = tl.constexpr(1.0e6)
 
@@ -73,13 +70,7 @@ def _factor(raw, FROM_LOGITS: tl.constexpr):
     if FROM_LOGITS:
         minus = -tl.abs(raw)
         minus = tl.where(minus < -_LARGEST_LOGIT, -_LARGEST_LOGIT, minus)
-        whole = tl.floor(minus * _LOG2_E + 0.5)
-        rest = tl.fma(minus, zero + _LOG2_E, -whole)
-        if raw.dtype == tl.float64:
-            rest = tl.fma(minus, zero + _LOG2_E_REST_64, rest)
-        else:
-            rest = tl.fma(minus, zero + _LOG2_E_REST_32, rest)
-        fraction = tl.exp2(rest)
+        fraction, whole = formula.split_exponential(minus)
         decay = fraction * tl.exp2(whole)
         larger = 1 / (1 + decay)
         high, low = _one_minus(decay * larger)

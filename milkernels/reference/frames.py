@@ -9,6 +9,11 @@ from torch.nn.functional import logsigmoid
 from milkernels.family import WEIGHT_FLOOR
 
 
+def sigmoid(raw: Tensor) -> Tensor:
+    """σ(raw) with a derivative that keeps its digits where σ rounds to 1."""
+    return torch.where(raw > 0, 1 - (-raw).sigmoid(), raw.sigmoid())
+
+
 class Frames:
     """Frame values as (B, C, T) in the arithmetic dtype, with masked frames set to a harmless 0."""
 
@@ -23,7 +28,7 @@ class Frames:
             if mask is None
             else mask[:, None, :].expand_as(self.raw)
         )
-        self.x = self.raw.sigmoid() if from_logits else self.raw
+        self.x = sigmoid(self.raw) if from_logits else self.raw
 
     def arrange(self, tensor: Tensor) -> Tensor:
         """`tensor` as (B, C, T), in float32 at least, masked frames 0."""

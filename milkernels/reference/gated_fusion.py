@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from milkernels.reference.frames import sigmoid
+
 
 def gated_fusion(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """u = σ(W c + b) ⊙ c. [G, eq. 11]"""
@@ -18,7 +20,7 @@ def gated_fusion(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def gate(c: Tensor, gate: Tensor) -> Tensor:
     """σ(gate) ⊙ c in c's dtype."""
-    return (_in_arithmetic(gate).sigmoid() * _in_arithmetic(c)).to(c.dtype)
+    return (sigmoid(_in_arithmetic(gate)) * _in_arithmetic(c)).to(c.dtype)
 
 
 def _in_arithmetic(tensor: Tensor) -> Tensor:

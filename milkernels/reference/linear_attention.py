@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from milkernels.reference.frames import sigmoid
+
 
 def linear_attention_pool(
     z: Tensor,
@@ -27,9 +29,9 @@ def linear_attention_pool(
     with torch.autocast(z.device.type, enabled=False):
         attention, values = linear(rows, *layers[:2]), linear(rows, *layers[2:])
     if variant == "paper":
-        attention = attention.sigmoid()
+        attention = sigmoid(attention)
     else:
-        values = values.sigmoid()
+        values = sigmoid(values)
     y = (attention.softmax(-1) * values).sum(-1)
     if values.shape[-1] == 0:
         return y.to(z.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from milkernels.family import SCORE_CLAMP
 from milkernels.reference.class_attention import class_weights
-from milkernels.reference.frames import Frames
+from milkernels.reference.frames import Frames, sigmoid
 
 
 def mean_pool(
@@ -134,7 +134,7 @@ def activate(scores: Tensor, activation: str | None) -> Tensor:
     if activation is None:
         return scores
     if activation == "sigmoid":
-        return scores.sigmoid()
+        return sigmoid(scores)
     if activation == "tanh":
         return scores.tanh()
     return scores.clamp(-SCORE_CLAMP, SCORE_CLAMP)

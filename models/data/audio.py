@@ -14,6 +14,12 @@ from torch import Tensor
 
 from models.errors import UserError
 
+_UNREADABLE = (soundfile.SoundFileError, TypeError, ValueError, MemoryError)
+"""What noise in place of audio raises; a header may promise more samples than there is memory."""
+
+RATES = (100, 10_000_000)
+"""Hz; of another rate a few samples may be hours, or hours a few samples."""
+
 _EMPTY = "expected audio, but the file is empty: replace it or leave it out"
 
 
@@ -25,7 +31,7 @@ def load_audio(path: Path, sample_rate: int, seconds: float | None = None) -> Te
     """
     try:
         samples, rate = _read(path, seconds)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
+    except (*_UNREADABLE, OSError) as error:
         raise unreadable(path, error) from error
     return at_rate(samples, rate, sample_rate, seconds, str(path))
 
@@ -36,7 +42,7 @@ def decode_audio(
     """As `load_audio`, from the contents of an audio file; `name` is for the UserError."""
     try:
         samples, rate = _read(io.BytesIO(data), seconds)
-    except (soundfile.SoundFileError, TypeError) as error:
+    except _UNREADABLE as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise UserError(
             f"{name}: expected audio, but it cannot be read ({reason}): replace it or leave it out"
@@ -79,6 +85,8 @@ def unreadable(path: Path, error: Exception) -> UserError:
 
 def _read(source: Path | io.BytesIO, seconds: float | None) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(source) as file:
+        if not RATES[0] <= file.samplerate <= RATES[1]:
+            raise ValueError(f"a sample rate of {file.samplerate} Hz")
         frames = -1 if seconds is None else math.ceil(seconds * file.samplerate)
         samples = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
         return samples, file.samplerate

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,9 @@ from models.data.classes import ClassList
 from models.data.segments import Segment, SegmentBuilder, SegmentList
 from models.data.tables import read_rows, shown, write_lines
 from models.errors import UserError
+
+_LONGEST = 1e9
+"""Seconds beyond which a time is none: more would not fit into milliseconds."""
 
 INCOMPLETE = "INCOMPLETE"
 """Name of the marker file in a corpus folder whose writing has not finished."""
@@ -284,7 +286,7 @@ def _time(text: str) -> _Time | None:
         seconds = float(text)
     except ValueError:
         return None
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds < _LONGEST:
         return None
     return _Time(seconds, text, f"{seconds:g}", round(seconds * 1000))
 

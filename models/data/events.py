@@ -160,7 +160,7 @@ def _recording(path: Path, sample_rate: int) -> np.ndarray:
 def _header(path: Path) -> str:
     try:
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise unreadable(path, error) from error
     return f"{info.frames}/{info.samplerate}/{path.stat().st_size}"
 

@@ -8,6 +8,7 @@ clip's end count as padding, and its id is the file's name without its type and 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,15 @@ import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from models.data.audio import at_rate
+from models.data.audio import RATES, at_rate
 from models.data.labels import labels_of, matrix_from_counts, stack
 from models.errors import UserError
 
 INT16_SCALE = 32767
 """Full scale as PANNs writes it."""
+
+_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError)
+"""What HDF5 raises of a file that is broken, or made of other things than it says."""
 
 _ROWS_AT_ONCE = 1 << 15
 _DEFAULT_RATE = 32000
@@ -44,14 +48,15 @@ class PackedClip:
     def load(self, sample_rate: int, seconds: float) -> Tensor:
         """The waveform: (samples,) float32 at `sample_rate`, without padding."""
         name = f"{self.pack}, row {self.row} ({self.clip_id})"
-        file = _open(self.pack, os.getpid())
         try:
-            samples = file["waveform"][self.row]
+            file = _open(self.pack, os.getpid())
+            rate = _rate(file)
+            samples = file["waveform"][self.row, : math.ceil(seconds * rate)]
             length = int(file["length"][self.row]) if "length" in file else _real(samples)
-        except (OSError, RuntimeError) as error:
+        except _UNREADABLE as error:
             raise UserError(f"{name}: cannot be read ({error})") from error
         scaled = samples[:length].astype(np.float32) / INT16_SCALE
-        return at_rate(scaled, _rate(file), sample_rate, seconds, name)
+        return at_rate(scaled, rate, sample_rate, seconds, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +125,8 @@ def _read_index(path: Path, num_classes: int) -> PackedClips:
             ids = file["clip_id"][:] if "clip_id" in file else _ids(names)
             starts = range(0, len(names), _ROWS_AT_ONCE)
             labels = stack(_labels(file["target"][s : s + _ROWS_AT_ONCE]) for s in starts)
-    except OSError as error:
+            _rate(file)
+    except _UNREADABLE as error:
         raise UserError(f"{path}: expected an HDF5 pack of clips ({error})") from error
     rows = np.flatnonzero(there)
     return PackedClips(
@@ -134,7 +140,11 @@ def _read_index(path: Path, num_classes: int) -> PackedClips:
 
 
 def _check(path: Path, file: h5py.File, num_classes: int) -> None:
-    lacking = [name for name in ("waveform", "target", "audio_name") if name not in file]
+    lacking = [
+        name
+        for name in ("waveform", "target", "audio_name")
+        if not isinstance(file.get(name), h5py.Dataset)
+    ]
     if lacking:
         raise UserError(f"{path}: expected a pack of clips, found no dataset {', '.join(lacking)}")
     waveform, target = file["waveform"], file["target"]
@@ -148,6 +158,21 @@ def _check(path: Path, file: h5py.File, num_classes: int) -> None:
             f"{path}: expected target as ({len(waveform)}, {num_classes}), for the classes of "
             f"class_labels_indices.csv, found {target.shape}: use the class list that belongs to it"
         )
+    for name, kinds, expected in (
+        ("target", "biuf", "numbers"),
+        ("audio_name", "S", "bytes"),
+        ("clip_id", "S", "bytes"),
+        ("length", "i", "whole numbers"),
+    ):
+        found = file.get(name)
+        if found is None:
+            continue
+        rows = getattr(found, "shape", ())[:1]
+        if rows != (len(waveform),) or found.dtype.kind not in kinds:
+            raise UserError(
+                f"{path}: expected {name} as {expected}, one for each of {len(waveform)} clips, "
+                f"found {found}"
+            )
 
 
 def _labels(target: np.ndarray) -> csr_array:
@@ -164,7 +189,10 @@ def _ids(names: np.ndarray) -> np.ndarray:
 
 
 def _rate(file: h5py.File) -> int:
-    return int(file.attrs.get("sample_rate", _DEFAULT_RATE))
+    rate = int(file.attrs.get("sample_rate", _DEFAULT_RATE))
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"a sample rate of {rate} Hz")
+    return rate
 
 
 def _real(samples: np.ndarray) -> int:
