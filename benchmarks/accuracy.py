@@ -130,8 +130,8 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
         yield f"| operation | direction | {' | '.join(titles)} |"
         yield f"| --- | --- |{' --- |' * len(titles)}"
         for operation, direction in dict.fromkeys(key[1:3] for key in found if key[0] == dtype):
-            errors = [found.get((dtype, operation, direction, name)) for name in columns]
-            cells = [_cell(pair, index) for index in (0, 1) for pair in errors]
+            pairs = [found.get((dtype, operation, direction, name)) for name in columns]
+            cells = [_cell(pair, index) for index in (0, 1) for pair in pairs]
             yield f"| `{operation}` | {direction} | {' | '.join(cells)} |"
         yield ""
 

@@ -308,7 +308,7 @@ def parse(arguments: list[str] | None) -> Options:
     if chosen.case:
         cases = [case for case in cases if any(name in case.name for name in chosen.case)]
         if not cases:
-            known = ", ".join(case.name for case in (*SYSTEMS, *HEADS))
+            known = ", ".join([case.name for case in SYSTEMS] + [case.name for case in HEADS])
             raise ValueError(f"--case: none is named so; there are {known}")
     if chosen.quick:
         cases = [_small(case) for case in (SYSTEMS[0], HEADS[2])]

@@ -6,15 +6,15 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "csrc", "docs", "milkernels", "models", "tests")
 FILES = ("*.md", "*.py", "*.toml", "*.txt", "LICENSE", "MANIFEST.in", "Makefile")
 _BUILT = shutil.ignore_patterns("__pycache__", "*.so", ".gitignore")
 
 
 def copy_sources(target: Path) -> Path:
     """The folder `target`, made with all files that a clone has."""
-    for name in FOLDERS:
-        shutil.copytree(ROOT / name, target / name, ignore=_BUILT)
+    for folder in ROOT.iterdir():
+        if any(folder.glob("*.py")) or any(folder.glob("*.cpp")):
+            shutil.copytree(folder, target / folder.name, ignore=_BUILT)
     for pattern in FILES:
         for path in ROOT.glob(pattern):
             shutil.copy(path, target)
