@@ -180,6 +180,19 @@ MILKERNELS_INLINE V together(const V* vectors, const Combine& combine) {
   }
 }
 
+// Σ a_k · b_k in the same order, the first two rounded together.
+template <int kCount, class V>
+MILKERNELS_INLINE V sum_of_products(const V* a, const V* b) {
+  if constexpr (kCount == 1) {
+    return a[0] * b[0];
+  } else if constexpr (kCount == 2) {
+    return multiply_add(a[1], b[1], a[0] * b[0]);
+  } else {
+    constexpr int kHalf = kCount / 2;
+    return sum_of_products<kHalf>(a, b) + sum_of_products<kCount - kHalf>(a + kHalf, b + kHalf);
+  }
+}
+
 #if defined(__clang__) || __GNUC__ >= 12
 // Each lane's neighbour `kDistance` lanes away, in registers.
 template <int kDistance, class V, int... kLane>

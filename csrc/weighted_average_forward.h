@@ -58,7 +58,7 @@ struct WeightedAverage {
         if (any(higher)) raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
       }
       Vector<T> weights[kCount];
-      Vector<T> weighted[kCount];
+      Vector<T> values[kCount];
       Vector<T> least[kCount];
       Vector<T> most[kCount];
       MILKERNELS_UNROLL
@@ -66,7 +66,7 @@ struct WeightedAverage {
         const Vector<T> weight = F::template weight<T>(frames[k], coefficients, -peak);
         const Vector<T> x = frames[k].x;
         weights[k] = kAll ? weight : real[k] ? weight : zero;
-        weighted[k] = kAll ? weight * x : real[k] ? weight * x : zero;
+        values[k] = kAll ? x : real[k] ? x : zero;
         least[k] = kAll ? x : real[k] ? x : low;
         most[k] = kAll ? x : real[k] ? x : high;
       }
@@ -75,7 +75,7 @@ struct WeightedAverage {
         total.sum += group_total;  // a whole number, of one segment: nothing is lost
       else
         total.add(group_total);
-      products.add(together<kCount>(weighted, [](auto a, auto b) { return a + b; }));
+      products.add(sum_of_products<kCount>(weights, values));
       low = minimum(low, together<kCount>(least, [](auto a, auto b) { return minimum(a, b); }));
       high = maximum(high, together<kCount>(most, [](auto a, auto b) { return maximum(a, b); }));
     }
