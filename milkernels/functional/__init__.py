@@ -23,7 +23,7 @@ Sources:
 - [L] Liu et al., "Power pooling", 2021.
 - [M] McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event
   detection", 2018.
-- [X] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
+- [Xu] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
   neural network", 2018, with the clamp of the DESED baseline system.
 - [K] Kong et al., "PANNs: large-scale pretrained audio neural networks for audio pattern
   recognition", 2020.

@@ -132,7 +132,7 @@ def attention_pool(
     et al., 2020), "tanh" (the BirdCLEF AttBlockV2 head) or "clamp" (to ±10, PANNs' AttBlock). A
     score of -inf takes its frame out. `normalize="frames"` is the softmax over frames.
 
-    With `normalize="classes"` [X, eq. 4] the classes compete at each frame: w is the class's share
+    With `normalize="classes"` [Xu, eq. 4] the classes compete at each frame: w is the class's share
     of the softmax over the classes, clamped to [1e-7, 1], and y = Σ x_i w_i / Σ w_i over frames. A
     score of -inf is then a share of 1e-7. A NaN in x stays in its class, but for the scores'
     gradients, which mix the bag's classes; a NaN among a frame's scores spoils all of the bag's

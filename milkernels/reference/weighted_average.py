@@ -3,7 +3,7 @@
 Sources: [W] Wang, Li and Metze, "A comparison of five multiple instance learning pooling functions
 for sound event detection with weak labeling", 2019. [L] Liu et al., "Power pooling", 2021. [M]
 McFee, Salamon and Bello, "Adaptive pooling operators for weakly labeled sound event detection",
-2018. [X] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
+2018. [Xu] Xu et al., "Large-scale weakly supervised audio classification using gated convolutional
 neural network", 2018, with the clamp of the DESED baseline system.
 """
 
@@ -92,7 +92,7 @@ def attention_pool(
     from_logits: bool = False,
 ) -> Tensor:
     """y = Σ x_i w_i / Σ w_i with w_i = exp(a(s_i)). [W, table 1] Over the classes w_i is a class's
-    share of their softmax at the frame, clamped to [1e-7, 1]. [X, eq. 4]"""
+    share of their softmax at the frame, clamped to [1e-7, 1]. [Xu, eq. 4]"""
     values = Frames(x, dim, mask, from_logits)
     activated = attention_log_weight(values, scores, score_activation)
     if normalize == "classes":
