@@ -18,7 +18,7 @@ KERNEL_BACKENDS = ("cpp", "triton")
 # The same few examples in every run; `--hypothesis-profile=long` looks for new ones.
 settings.register_profile(
     "short",
-    max_examples=8,
+    max_examples=5,
     derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),

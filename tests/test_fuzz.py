@@ -22,7 +22,7 @@ from test_statistics import stats_case
 import milkernels
 from milkernels import functional
 
-EXAMPLES = int(os.environ.get("MILKERNELS_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("MILKERNELS_EXAMPLES", "25"))
 #: What another order of sums may change.
 TOLERANCES = {
     torch.float32: 1e-4,

@@ -34,7 +34,7 @@ from models.errors import UserError
 from models.run_checkpoints import AtomicCheckpointIO
 from models.run_folder import RunFolder
 
-EXAMPLES = int(os.environ.get("MILKERNELS_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("MILKERNELS_EXAMPLES", "8"))
 CLASSES = ClassList(("/m/a", "/m/b"), ("A", "B"))
 RATE = 8000
 
