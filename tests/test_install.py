@@ -19,7 +19,12 @@ print(*sorted(added - sys.stdlib_module_names))
 print(torch.ops.milkernels.weighted_average.default)
 """
 
+# Nothing is taken from an editable installation, which would lend its extension.
 POOLED = """
+import sys
+sys.meta_path = [
+    finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")
+]
 import milkernels, torch
 print(milkernels.__file__)
 print(milkernels.build_info()["serves"]["cpu"]["backend"])

@@ -96,14 +96,18 @@ def exponential(x):
 
 
 @triton.jit
+def sigmoid(raw, decay):
+    """σ(raw) and 1 - σ(raw), from exp(-|raw|)."""
+    near, far = 1 / (1 + decay), decay / (1 + decay)
+    positive = raw >= 0
+    return tl.where(positive, near, far), tl.where(positive, far, near)
+
+
+@triton.jit
 def probability(raw, FROM_LOGITS: tl.constexpr):
     """Frame values x, and 1 - x (exact for logits far from 0)."""
     if FROM_LOGITS:
-        decay = exponential(-tl.abs(raw))
-        near = 1 / (1 + decay)
-        far = decay * near
-        positive = raw >= 0
-        return tl.where(positive, near, far), tl.where(positive, far, near)
+        return sigmoid(raw, exponential(-tl.abs(raw)))
     else:
         return raw, 1 - raw
 

@@ -12,14 +12,21 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
+def _sigmoid(total):
+    """σ and 1 - σ of a layer's output: a sum of products, whose own rounding is larger than what a
+    plain exp2 adds, and which leaves no registers for more."""
+    return formula.sigmoid(total, tl.exp2(-tl.abs(total) * _LOG2_E))
+
+
+@triton.jit
 def position(attention, value, AS_IN_CODE: tl.constexpr):
     """Log of the weight, value, and the derivative that the sigmoid brings: to the
     attention branch in the paper's form, to the class branch in its authors' code."""
     if AS_IN_CODE:
-        near, far = formula.probability(value, True)
+        near, far = _sigmoid(value)
         return attention, near, near * far
     else:
-        near, far = formula.probability(attention, True)
+        near, far = _sigmoid(attention)
         return near, value, near * far
 
 
