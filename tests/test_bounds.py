@@ -45,7 +45,7 @@ def lay_out(case, layout):
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_poolings_of_odd_shapes_touch_their_own_elements_alone(bounds, name, dim):
-    case = make_case(name, 2, 19, 150, dim=dim, masked=True)
+    case = make_case(name, 2, 19, 67, dim=dim, masked=True)
     case.run(functional)
     lay_out(case, "every second class")
     case.run(functional)
