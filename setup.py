@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
@@ -66,6 +67,15 @@ def sanitizing() -> list[str]:
     return [f"-fsanitize={sanitizers}", "-O1", "-g", "-fno-omit-frame-pointer"]
 
 
+class Job(NamedTuple):
+    """A source to compile, and the folder of its object."""
+
+    source: Path
+    folder: str
+    macros: list[tuple[str, str | None]]
+    flags: list[str]
+
+
 def flags_of(target: Path) -> Path:
     """Where the flags that an object was compiled with are kept."""
     return target.with_suffix(".flags")
@@ -85,7 +95,7 @@ def is_current(target: Path, flags: list[str]) -> bool:
 
 
 class BuildKernels(build_ext):
-    """Compiles the kernels in parallel, and gives them to the linker with the module's objects."""
+    """Compiles in parallel, and only what has changed, and leaves the linking to its base."""
 
     def build_extension(self, extension: Pybind11Extension) -> None:
         flags = list(FLAGS)
@@ -96,31 +106,43 @@ class BuildKernels(build_ext):
         extension.define_macros.append(("MILKERNELS_VARIANTS(KERNELS)", table))
         if os.environ.get("MILKERNELS_WERROR"):
             flags.append("-Werror")
-        extension.extra_compile_args = flags
         extension.extra_link_args = [*openmp, *sanitizers[:1]]
-        scheduled = SCHEDULED if self._compiles(["-Werror", *SCHEDULED]) else []
-        extension.extra_objects = self._compile_kernels([*flags, *scheduled])
+        extension.extra_objects = self._compile_all(extension, flags)
+        extension.sources, extension.depends = [], extension.extra_objects
         super().build_extension(extension)
 
-    def _compile_kernels(self, flags: list[str]) -> list[str]:
-        jobs = [
-            (source, *variant.split("-")) for source, variant in product(KERNEL_SOURCES, variants())
-        ]
+    def _compile_all(self, extension: Pybind11Extension, flags: list[str]) -> list[str]:
+        scheduled = SCHEDULED if self._compiles(["-Werror", *SCHEDULED]) else []
+        jobs: list[Job] = []
+        for source, variant in product(KERNEL_SOURCES, variants()):
+            instruction_set, element = variant.split("-")
+            macros = [
+                ("MILKERNELS_INSTRUCTION_SET", instruction_set),
+                ("MILKERNELS_ELEMENT", element),
+            ]
+            ours = [*flags, *scheduled, *INSTRUCTION_SETS[instruction_set]]
+            jobs.append(Job(source, variant, macros, ours))
+        macros = extension.define_macros
+        jobs += [Job(source, ".", macros, flags) for source in COMMON_SOURCES]
+        includes = [*self.include_dirs, *extension.include_dirs]
         # Each job works in the pool's thread: the compiler object only spawns processes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(lambda job: self._compile(*job, flags), jobs))
+            return list(pool.map(lambda job: self._compile(job, includes), jobs))
 
-    def _compile(self, source: Path, instruction_set: str, element: str, flags: list[str]) -> str:
-        folder = Path(self.build_temp) / f"{instruction_set}-{element}"
-        target = folder / source.with_suffix(".o")
-        flags = [*flags, *INSTRUCTION_SETS[instruction_set]]
-        if not self.force and is_current(target, flags):
+    def _compile(self, job: Job, includes: list[str]) -> str:
+        folder = Path(self.build_temp) / job.folder
+        target = folder / job.source.with_suffix(".o")
+        made_with = [*job.flags, *(f"{name}={value}" for name, value in job.macros)]
+        if not self.force and is_current(target, made_with):
             return str(target)
-        macros = [("MILKERNELS_INSTRUCTION_SET", instruction_set), ("MILKERNELS_ELEMENT", element)]
         (compiled,) = self.compiler.compile(
-            [str(source)], output_dir=str(folder), macros=macros, extra_postargs=[*flags, "-MMD"]
+            [str(job.source)],
+            output_dir=str(folder),
+            macros=job.macros,
+            include_dirs=includes,
+            extra_postargs=[*job.flags, "-MMD"],
         )
-        flags_of(target).write_text(" ".join(flags))
+        flags_of(target).write_text(" ".join(made_with))
         return compiled
 
     def _compiles(self, flags: list[str], source: str = "int main() { return 0; }\n") -> bool:

@@ -5,7 +5,6 @@
 // lanes are frames, and all classes of a block of frames stay in the second cache.
 #pragma once
 
-#include "frames.h"
 #include "formula.h"
 #include "frames.h"
 #include "parallel.h"

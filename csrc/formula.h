@@ -1,7 +1,7 @@
 // What a frame weighs, and its derivative beside it: the C++ twin of kernels/formula.py.
 #pragma once
 
-#include "simd.h"
+#include "elementary.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {

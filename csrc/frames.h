@@ -2,6 +2,7 @@
 // and lanes run along it. Classes contiguous: a task is a block of classes and lanes are classes.
 #pragma once
 
+#include "elements.h"
 #include "long_sum.h"
 
 namespace milkernels {

@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-#include "simd.h"
+#include "elements.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "scratch.h"
-#include "simd.h"
+#include "elements.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {

@@ -2,6 +2,7 @@
 // them. Variances are taken about their own part's mean, so that none of them cancels.
 #pragma once
 
+#include "elementary.h"
 #include "frames.h"
 
 namespace milkernels {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,36 @@ if TYPE_CHECKING:
 Access = Callable[[Any, Any], None]
 
 
+@cache
+def patch_the_language_once_a_launch() -> None:
+    """Triton's interpreter looks through its whole language at every call of a device function, a
+    third of the tests' time: let it do so once a launch for each set of modules to patch."""
+    from triton.runtime import interpreter  # noqa: PLC0415
+
+    patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
+    language = (interpreter.tl, interpreter.tl.core)
+    patched: set[tuple[str, ...]] = set()
+
+    @cache
+    def modules_of(function):
+        values = list(function.__globals__.values())
+        return tuple(module.__name__ for module in language if any(module is v for v in values))
+
+    def patch_once(function):
+        modules = modules_of(function)
+        if modules in patched:
+            return interpreter._LangPatchScope()
+        patched.add(modules)
+        return patch(function)
+
+    def launch_afresh(executor, *args, **keywords):
+        patched.clear()
+        return launch(executor, *args, **keywords)
+
+    interpreter._patch_lang = patch_once
+    interpreter.GridExecutor.__call__ = launch_afresh
+
+
 @contextmanager
 def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
     """Call `launch` before each launch, and `access` before each of its loads and stores."""
@@ -31,6 +62,7 @@ def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
 
     from milkernels.kernels.launch import Launch  # noqa: PLC0415
 
+    patch_the_language_once_a_launch()
     load, store, run = (
         InterpreterBuilder.create_masked_load,
         InterpreterBuilder.create_masked_store,

@@ -143,6 +143,20 @@ def test_every_file_named_in_contributing_is_there():
     assert missing == []
 
 
+def test_every_file_of_contributings_layout_is_there():
+    layout = (ROOT / "CONTRIBUTING.md").read_text().split("## Layout")[1].split("\n\n")[1]
+    missing, folders = [], []
+    for depth, names in re.findall(r"^ {4}((?:  ){0,3})(\S.*?)(?:  .*)?$", layout, re.MULTILINE):
+        folders = folders[: len(depth) // 2]
+        missing += [
+            name for name in names.split(", ") if not any(ROOT.joinpath(*folders).glob(name))
+        ]
+        if names.endswith("/"):
+            folders.append(names)
+    assert "csrc/" in layout
+    assert missing == []
+
+
 def test_the_readmes_speeds_are_those_of_the_committed_table():
     table = results.read(ROOT / "benchmarks" / "results" / "cpu.csv")
     lines = list(summary.headline(table))
