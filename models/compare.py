@@ -6,14 +6,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from models import list_model_poolings, list_models, model_class
+import torch
+
+from models import build_model, list_model_poolings, list_models, model_class
 from models.checkpoint import write_text
 from models.comparison.claims import judge
 from models.comparison.pictures import draw_pictures
 from models.comparison.report import to_json, to_markdown
 from models.comparison.results import Results, RunResult, System
-from models.comparison.runs import StudyCorpus, StudyOptions, run_all
+from models.comparison.runs import StudyCorpus, StudyOptions, options_of, run_all
 from models.demo_page import describe_machine
 from models.errors import CommandParser, UserError, run_command
 from models.features import PRESETS
@@ -82,6 +85,18 @@ def _check(options: StudyOptions) -> None:
                 f"{system.model}: expected one of its poolings {', '.join(known)}, "
                 f"got {system.pooling}"
             )
+        _check_network(system, options_of(options, system))
+
+
+def _check_network(system: System, options: dict[str, Any]) -> None:
+    # All are looked at before the first trains, which takes long.
+    try:
+        with torch.device("meta"):
+            build_model(system.model, 2, system.pooling, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{system}: the network cannot be built ({error}): correct --model-option"
+        ) from error
 
 
 def parse() -> StudyOptions:
@@ -121,7 +136,7 @@ def parse() -> StudyOptions:
         action="append",
         default=[],
         type=_model_option,
-        metavar="[MODEL:]NAME=VALUE",
+        metavar="[MODEL[:POOLING]:]NAME=VALUE",
         help="an option of the network (of --model without a name), the value in JSON",
     )
     add(
@@ -144,9 +159,15 @@ def parse() -> StudyOptions:
     chosen = given.poolings or ([] if given.systems else POOLINGS)
     systems = [System(given.model, pooling) for pooling in chosen]
     systems += [_system(text, parser) for text in given.systems]
-    options: dict[str, dict[str, object]] = {}
-    for model, name, value in given.model_option:
-        options.setdefault(model or given.model, {})[name] = value
+    options: dict[str, dict[str, Any]] = {}
+    known = dict.fromkeys(key for system in systems for key in (system.model, system.key))
+    for place, name, value in given.model_option:
+        key = place or given.model
+        if key not in known:
+            parser.error(
+                f"--model-option: expected an option of {', '.join(known)}, got one of {key}"
+            )
+        options.setdefault(key, {})[name] = value
     return StudyOptions(
         out=given.out,
         data=tuple(given.data),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from models.comparison.report import (
     to_markdown,
 )
 from models.comparison.results import CorpusFacts, Mean, Results, RunResult, System, mean_of
-from models.comparison.runs import StudyOptions
+from models.comparison.runs import StudyOptions, options_of
 from models.comparison.two_step_pictures import draw_two_step
 from models.comparison.weights import look_inside
 from models.data.audioset import StrongLabel
@@ -256,6 +257,7 @@ def test_a_folder_of_other_files_is_not_touched(study, tmp_path):
         (["--seeds", "1", "1"], "different"),
         (["--epochs", "0"], "--epochs: expected 1"),
         (["--systems", "none:max"], "expected one of dcase2017_crnn"),
+        (["--model-option", "talnet:heads=2"], "got one of talnet"),
     ],
 )
 def test_bad_options_are_one_line(arguments, words, monkeypatch, capsys):
@@ -266,11 +268,34 @@ def test_bad_options_are_one_line(arguments, words, monkeypatch, capsys):
     assert words in line
 
 
+def test_an_option_is_for_a_network_or_for_one_of_its_poolings(monkeypatch):
+    options = ["channels=[2,2,2]", "dcase2017_crnn:max:channels=[4,4,4]", "gru_width=3"]
+    arguments = [word for option in options for word in ("--model-option", option)]
+    monkeypatch.setattr(sys, "argv", ["compare", "--data", "a", "--out", "b", *arguments])
+    study = program.parse()
+    built = {system.pooling: options_of(study, system) for system in study.systems}
+    assert built["max"] == {"channels": [4, 4, 4], "gru_width": 3}
+    assert built["mean"] == {"channels": [2, 2, 2], "gru_width": 3}
+
+
 def test_a_pooling_that_the_network_does_not_take_is_named(study, tmp_path):
     options, _ = study
     systems = (System("gmap_cnn", "power"),)
     with pytest.raises(UserError, match=r"gmap_cnn: expected one of its poolings .* got power"):
         program.compare(StudyOptions(tmp_path / "out", options.data, systems))
+
+
+def test_an_option_that_a_later_network_does_not_take_stops_before_the_first_trains(
+    study, tmp_path
+):
+    options, _ = study
+    systems = (*options.systems, System("atrous_cnn", "rank"))
+    wrong = {**options.model_options, "atrous_cnn:rank": {"channels": [2, 2]}}
+    with pytest.raises(UserError, match=r"atrous_cnn, rank: .*expected 4 numbers, got \[2, 2\]"):
+        program.compare(
+            replace(options, out=tmp_path / "out", systems=systems, model_options=wrong)
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_report_prints_the_papers_figures(study):

@@ -16,6 +16,11 @@ class System:
     model: str
     pooling: str
 
+    @property
+    def key(self) -> str:
+        """As the command line has it: MODEL:POOLING."""
+        return f"{self.model}:{self.pooling}"
+
     def __str__(self) -> str:
         return f"{self.model}, {self.pooling.replace('_', ' ')}"
 

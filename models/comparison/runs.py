@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -38,7 +39,7 @@ UNGATED = "ungated_"
 class StudyOptions:
     """A study; `models.compare --help` describes each option.
 
-    `model_options` are by network.
+    `model_options` are by network, or by network and pooling as MODEL:POOLING, which goes before.
     """
 
     out: Path
@@ -49,7 +50,7 @@ class StudyOptions:
     epochs: int = 20
     batch_size: int = 32
     learning_rate: float = 1e-3
-    model_options: dict[str, dict[str, object]] = field(default_factory=dict)
+    model_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     cache_features: bool = True
     workers: int = 0
     accelerator: str = "auto"
@@ -92,7 +93,7 @@ class Run:
             batch_size=study.batch_size,
             learning_rate=study.learning_rate,
             seed=self.seed,
-            model_options=study.model_options.get(self.system.model, {}),
+            model_options=options_of(study, self.system),
             accelerator=study.accelerator,
             devices="1",
             workers=study.workers,
@@ -140,6 +141,12 @@ class StudyCorpus:
 def features_of(study: StudyOptions, system: System) -> str:
     """Name of the features that a system is trained on."""
     return study.features or model_class(system.model).features
+
+
+def options_of(study: StudyOptions, system: System) -> dict[str, Any]:
+    """The options that a system's network is built with."""
+    given = study.model_options
+    return {**given.get(system.model, {}), **given.get(system.key, {})}
 
 
 def list_runs(study: StudyOptions) -> list[Run]:
