@@ -36,6 +36,8 @@ DECAY = 0.9
 
 ACTIVATIONS = (None, "sigmoid", "tanh", "clamp")
 
+HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
+
 
 @dataclass
 class Case:

@@ -13,8 +13,8 @@ import torch
 from cases import ACTIVATIONS, REAL_VALUED, SCORED, Case, make_case
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from test_packed import PackedCase, make_packed
-from test_statistics import StatisticsCase, stats_case
+from packed_cases import PackedCase, make_packed
+from statistics_cases import StatisticsCase, stats_case
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

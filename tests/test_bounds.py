@@ -14,11 +14,11 @@ import triton
 import triton.language as tl
 from cases import POOLINGS, PROBABILITIES, make_case
 from interpreted import bounds_checked
+from loss_cases import labels_of
+from loss_cases import run as run_with_loss
+from packed_cases import make_packed
+from statistics_cases import stats_case
 from test_layouts import VIEWS
-from test_packed import make_packed
-from test_pool_bce import labels_of
-from test_pool_bce import run as run_with_loss
-from test_statistics import stats_case
 
 import milkernels
 from milkernels import functional

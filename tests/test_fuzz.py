@@ -12,12 +12,12 @@ from functools import cache
 import pytest
 import torch
 from cases import ACTIVATIONS, POOLINGS, PROBABILITIES, SCORED, make_case
-from test_linear_attention import make_inputs, pool
-from test_linear_attention import run as run_linear_attention
-from test_packed import make_packed
-from test_pool_bce import labels_of
-from test_pool_bce import run as run_with_loss
-from test_statistics import stats_case
+from linear_attention_cases import make_inputs, pool
+from linear_attention_cases import run as run_linear_attention
+from loss_cases import labels_of
+from loss_cases import run as run_with_loss
+from packed_cases import make_packed
+from statistics_cases import stats_case
 
 import milkernels
 from milkernels import functional

@@ -6,8 +6,7 @@ import eager
 import pytest
 import torch
 from budget import assert_within_budget
-from cases import Case, assert_close
-from test_kernels import HALF_AND_SINGLE
+from cases import HALF_AND_SINGLE, Case, assert_close
 
 import milkernels
 from milkernels import functional, nn, reference

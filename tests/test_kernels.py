@@ -3,12 +3,10 @@
 import pytest
 import torch
 from budget import assert_within_budget, naive_form, truth_of
-from cases import ACTIVATIONS, POOLINGS, SCORED, assert_close, make_case
+from cases import ACTIVATIONS, HALF_AND_SINGLE, POOLINGS, SCORED, assert_close, make_case
 from combinations import every_pair
 
 from milkernels import functional, reference
-
-HALF_AND_SINGLE = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from budget import assert_within_budget, naive_form, truth_of
 from cases import Case, assert_close
-from test_kernels import assert_within_budget, naive_form, truth_of
 
 from milkernels import functional
 

@@ -12,10 +12,10 @@ import torch
 from budget import assert_errors_within_budget, naive_form
 from cases import POOLINGS, PROBABILITIES, Case
 from hypothesis import given, settings
+from loss_cases import run as run_with_loss
+from packed_cases import PackedCase, naive_packed
+from statistics_cases import NAMES as STATISTICS
 from strategies import PackedPooling, PaddedPooling, Situation, Statistics, situations
-from test_packed import PackedCase, naive_packed
-from test_pool_bce import run as run_with_loss
-from test_statistics import NAMES as STATISTICS
 from torch import Tensor
 
 from milkernels import functional, reference

@@ -11,7 +11,7 @@ if torch.cuda.is_available():
 from cases import POOLINGS, PROBABILITIES, make_case
 from combinations import every_pair
 from interpreted import element_bytes, watch
-from test_statistics import stats_case
+from statistics_cases import stats_case
 
 import milkernels
 from milkernels import functional

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from test_linear_attention import VARIANTS, naive
+from linear_attention_cases import VARIANTS, naive
 
 from milkernels import nn
 
