@@ -29,13 +29,15 @@ LEFT_OUT = "not triton and not reference and not compile and not opcheck and not
 
 @dataclass(frozen=True)
 class Sanitizer:
-    """One build: flags of GCC, the runtimes to be loaded first, settings, and tests."""
+    """One build: flags of GCC, the runtimes to be loaded first, settings, tests, and the instruction
+    sets and elements that these need."""
 
     sanitize: str
     runtimes: tuple[str, ...]
     settings: dict[str, str]
     tests: tuple[str, ...]
     selection: str
+    variants: str
 
 
 SANITIZERS = {
@@ -49,6 +51,7 @@ SANITIZERS = {
         },
         tuple(f"tests/test_{name}.py" for name in KERNEL_TESTS),
         LEFT_OUT,
+        "avx2-float avx2-BFloat16 avx2-Float16 avx2-double avx512-float",
     ),
     "thread": Sanitizer(
         "thread",
@@ -59,6 +62,7 @@ SANITIZERS = {
         },
         tuple(f"tests/test_{name}.py" for name in ("long_bags", "packed", "statistics")),
         f"({LEFT_OUT}) and thread",
+        "avx2-float avx2-double",
     ),
 }
 
@@ -69,14 +73,10 @@ def main() -> None:
     add = parser.add_argument
     add("sanitizer", choices=SANITIZERS)
     add("--examples", type=int, default=1000, help="of each fuzzer, default 1000")
-    add(
-        "--variants",
-        default="avx2-float avx2-BFloat16 avx2-Float16 avx2-double avx512-float",
-        help="instruction sets and elements to build, default %(default)s",
-    )
+    add("--variants", help="instruction sets and elements to build; default: what the tests need")
     given = parser.parse_args()
     sanitizer = SANITIZERS[given.sanitizer]
-    library = build(given.sanitizer, sanitizer, given.variants)
+    library = build(given.sanitizer, sanitizer, given.variants or sanitizer.variants)
     if python(sanitizer, library, "-m", "stress.broken", given.sanitizer) == 0:
         sys.exit("error: expected the sanitizer to stop a broken call, and it did not")
     selected = [*sanitizer.tests, "-k", sanitizer.selection]
