@@ -29,8 +29,7 @@ LEFT_OUT = "not triton and not reference and not compile and not opcheck and not
 
 @dataclass(frozen=True)
 class Sanitizer:
-    """One build: flags of GCC, the runtimes to be loaded first, settings, tests, and the instruction
-    sets and elements that these need."""
+    """One build: flags of GCC, runtimes to load first, settings, tests, what they need built."""
 
     sanitize: str
     runtimes: tuple[str, ...]
