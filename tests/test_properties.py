@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
-from budget import assert_errors_within_budget, naive_form
+from budget import assert_errors_within_budget, naive_form, together
 from cases import POOLINGS, PROBABILITIES, Case
 from hypothesis import given, settings
 from loss_cases import run as run_with_loss
@@ -73,10 +73,7 @@ def assert_cases_are_exact(
         ours = case.run(functional)
         assert all(tensor.dtype == situation.dtype for tensor in ours)
         results.append((ours, eagerly(case), case.to(torch.float64).run(reference)))
-    ours, theirs, truth = (
-        [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in zip(*part, strict=True)]
-        for part in zip(*results, strict=True)
-    )
+    ours, theirs, truth = map(together, zip(*results, strict=True))
     if situation.dtype == torch.float64:
         # The oracle's quotient loses digits as the sharpness falls.
         relative = 1e-8 if situation.name == "log_mean_exp" else 1e-13
