@@ -113,6 +113,8 @@ class BuildKernels(build_ext):
 
     def _compile_all(self, extension: Pybind11Extension, flags: list[str]) -> list[str]:
         scheduled = SCHEDULED if self._compiles(["-Werror", *SCHEDULED]) else []
+        if sanitizing():
+            scheduled = []
         jobs: list[Job] = []
         for source, variant in product(KERNEL_SOURCES, variants()):
             instruction_set, element = variant.split("-")

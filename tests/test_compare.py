@@ -177,6 +177,13 @@ def test_attention_is_shown_by_its_weights(normalize):
     assert (inside.attention * inside.frame).sum(0) == pytest.approx(inside.clip, abs=1e-5)
 
 
+def test_attention_over_cells_is_shown_by_the_weights_of_a_frames_bands():
+    detector = untrained("atrous_cnn", "attention", channels=[2, 2, 2], mels=64)
+    inside = look_inside(detector, torch.randn(16000))
+    assert inside.attention.shape == inside.frame.shape
+    assert inside.attention.sum(0) == pytest.approx(1, abs=1e-5)
+
+
 def test_each_head_of_attention_statistics_is_shown_by_its_weights():
     detector = untrained("gmap_cnn", "gmap", channels=[2, 2, 4, 8], hidden_width=4)
     inside = look_inside(detector, torch.randn(16000))
@@ -303,7 +310,7 @@ def test_a_report_prints_the_papers_figures(study):
     assert "| gmap | 0.417 | 0.971 | 2.678 |" in to_markdown(results, {})
 
 
-@pytest.mark.parametrize("name", ["durations", "heads"])
+@pytest.mark.parametrize("name", ["durations", "heads", "noise"])
 def test_a_study_in_the_readme_is_the_committed_one(name):
     folder = Path(program.__file__).parent
     results = read_results(folder / "results" / f"{name}.json")

@@ -23,7 +23,7 @@ class Inside:
         clip: (classes,) probabilities.
         frame: (output frames, classes) probabilities; None of a network without.
         attention: (output frames, classes) weights of attention pooling, of sum 1 over the clip;
-            None of another pooling.
+            of cells, those of a frame together; None of another pooling.
         heads: (output frames, heads) weights of attention statistics; None of another pooling.
     """
 
@@ -56,17 +56,15 @@ def look_inside(detector: Detector, waveform: Tensor) -> Inside:
     finally:
         for hook in hooks:
             hook.remove()
-    return Inside(
-        features[0].numpy(),
-        output.clip[0].numpy(),
-        None if output.frame is None else output.frame[0].numpy(),
-        attention,
-        heads,
-    )
+    frame = None if output.frame is None else output.frame[0].numpy()
+    if attention is not None and frame is not None:
+        # Where cells of frames and bands are pooled, the bands of a frame follow one another.
+        attention = attention.reshape(len(frame), -1, attention.shape[1]).sum(1)
+    return Inside(features[0].numpy(), output.clip[0].numpy(), frame, attention, heads)
 
 
 def _attention(pool: AttentionPool, x: Tensor, features: Tensor) -> np.ndarray | None:
-    """Of frames; None where cells of frames and bands are pooled or embeddings are."""
+    """Of frames, or of cells of frames and bands; None where embeddings are pooled."""
     if not pool.from_logits or x.shape[:2] != features.shape[:2]:
         return None
     weights = functional.frame_weights(
