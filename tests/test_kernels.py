@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from budget import assert_within_budget, naive_form, truth_of
+from budget import assert_within_budget, cases_of, naive_form, truth_of
 from cases import ACTIVATIONS, HALF_AND_SINGLE, POOLINGS, SCORED, assert_close, make_case
 from combinations import every_pair
 
@@ -24,9 +24,8 @@ def test_errors_stay_within_twice_eager_pytorchs(
 @pytest.mark.parametrize("frames", [200, 1000])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, frames, from_logits):
-    # The interpreter is slow.
-    count = 1 if kernel_backend == "triton" and device == "cpu" else 8
     options = {"from_logits": from_logits, "device": device}
+    count = cases_of(kernel_backend, device)
     case, *more = (make_case(name, 4, 16, frames, **options) for _ in range(count))
     assert_within_budget(case, naive_form(name, -1, from_logits), *more)
 
