@@ -138,9 +138,9 @@ class Draw:
         drawn = torch.rand(size, generator=self.generator, device=self.device)
         return (low + (high - low) * drawn).to(self.dtype)
 
-    def frame_values(self, case: Case) -> Tensor:
+    def frame_values(self, case: Case, mean_logit: float = -1.0) -> Tensor:
         """Mostly inactive, as a detector's are."""
-        logits = self.normal(*case.extent, scale=2.0, mean=-1.0)
+        logits = self.normal(*case.extent, scale=2.0, mean=mean_logit)
         return logits if case.from_logits else logits.sigmoid()
 
 

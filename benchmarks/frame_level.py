@@ -18,13 +18,14 @@ from milkernels import functional, reference
 @dataclass(frozen=True)
 class FrameLevel(Operation):
     """A pooling: `name` is its function in `benchmarks.eager`, and with `_pool` in `milkernels` if
-    no other `function` is given there, called with the `keywords`."""
+    no other `function` is given, called with the `keywords`; `mean_logit` is its frames'."""
 
     name: str
     parameters: tuple[str, ...] = ()
     scores: bool = False
     function: str | None = None
     keywords: Mapping[str, object] = field(default_factory=dict, hash=False)
+    mean_logit: float = -1.0
 
     @property
     def arguments(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -35,7 +36,7 @@ class FrameLevel(Operation):
         scores = (draw.normal(*case.extent),) if self.scores else ()
         parameters = (draw.uniform(shape.classes, low=0.5, high=2.5) for _ in self.parameters)
         return Inputs(
-            (draw.frame_values(case), *scores),
+            (draw.frame_values(case, self.mean_logit), *scores),
             tuple(parameters),
             draw.normal(shape.batch, shape.classes),
         )
@@ -125,7 +126,8 @@ POOLINGS = (
     FrameLevel("power", parameters=("power",)),
     FrameLevel("power_exp", parameters=("power", "alpha")),
     FrameLevel("attention", scores=True),
-    FrameLevel("noisy_or"),
+    # Of likelier frames every bag is 1, and shows no error.
+    FrameLevel("noisy_or", mean_logit=-6.0),
     FrameLevel("log_mean_exp", parameters=("sharpness",)),
     FrameLevel(
         "class_attention",
