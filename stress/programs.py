@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -81,6 +82,8 @@ class Running:
 
 def _main(main: Callable[[], None], arguments: Sequence[object], messages: Path) -> None:
     torch.set_num_threads(1)
+    # Writes to every object's page, which a fork shares until then, and not at some later time.
+    gc.collect()
     sys.argv = ["program", *map(str, arguments)]
     with messages.open("w", buffering=1) as sys.stderr:
         run_command(main)
