@@ -310,7 +310,7 @@ def test_a_report_prints_the_papers_figures(study):
     assert "| gmap | 0.417 | 0.971 | 2.678 |" in to_markdown(results, {})
 
 
-@pytest.mark.parametrize("name", ["durations", "heads", "noise"])
+@pytest.mark.parametrize("name", ["durations", "heads", "noise", "recordings"])
 def test_a_study_in_the_readme_is_the_committed_one(name):
     folder = Path(program.__file__).parent
     results = read_results(folder / "results" / f"{name}.json")

@@ -43,10 +43,11 @@ def draw_measures(path: Path, results: Results, corpus: str) -> None:
     shown = [
         key for key in _MEASURES if any(results.mean(corpus, system, key) for system in systems)
     ]
-    rows = -(-len(shown) // 3)
-    figure = Figure(figsize=(12, rows * (1.0 + 0.32 * len(systems))), dpi=110)
+    columns = min(len(shown), 3)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(4 * columns, rows * (1.0 + 0.32 * len(systems))), dpi=110)
     figure.set_layout_engine("constrained")
-    grid = figure.subplots(rows, 3, squeeze=False, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes, key in zip(grid.flat, shown, strict=False):
         heading, choose = headings[key]
         for row, system in enumerate(systems):
@@ -60,6 +61,7 @@ def draw_measures(path: Path, results: Results, corpus: str) -> None:
         axes.set_title(f"{heading} ({'higher' if choose is max else 'lower'} is better)", size=10)
         axes.set_yticks(range(len(systems)), [_name(system, systems) for system in systems])
         axes.set_ylim(len(systems) - 0.5, -0.5)
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="x", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(shown) :]:
