@@ -79,10 +79,17 @@ struct Exponent {
 template <class T>
 MILKERNELS_INLINE Exponent<Vector<T>> exponent_of_two(Vector<T> x) {
   constexpr T kHigh = T(kLog2E);
-  constexpr T kLow = sizeof(T) == 4 ? T(kLog2E - double(kHigh)) : T(2.0355273740931033e-17);
   const Vector<T> whole = nearest(x * kHigh);
+#if defined(__AVX512F__) || defined(__FMA__)
+  constexpr T kLow = sizeof(T) == 4 ? T(kLog2E - double(kHigh)) : T(2.0355273740931033e-17);
   const Vector<T> rest = multiply_add(x, broadcast(kHigh), -whole);
   return {whole, multiply_add(x, broadcast(kLow), rest)};
+#else
+  // ln 2 in two parts: whole numbers times the first, of few digits, are exact.
+  constexpr T kLn2High = T(0.693359375);
+  constexpr T kLn2Low = T(kLn2 - 0.693359375);
+  return {whole, ((x - whole * kLn2High) - whole * kLn2Low) * kHigh};
+#endif
 }
 
 // e^x for x up to 0, with the error of exp2; 0 below 2^-126.

@@ -30,6 +30,13 @@ def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, frames, f
     assert_within_budget(case, naive_form(name, -1, from_logits), *more)
 
 
+def test_a_sigmoid_keeps_its_digits_far_from_0(kernel_backend, device):
+    x = torch.linspace(-80, -1, 997, device=device)[None, :, None]
+    y = functional.mean_pool(x, from_logits=True)
+    relative = y.double() / x[..., 0].double().sigmoid() - 1
+    assert relative.abs().max() <= 2 * torch.finfo(torch.float32).eps
+
+
 @pytest.mark.parametrize("score_activation", ACTIVATIONS)
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", SCORED)
