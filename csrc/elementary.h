@@ -80,7 +80,7 @@ template <class T>
 MILKERNELS_INLINE Exponent<Vector<T>> exponent_of_two(Vector<T> x) {
   constexpr T kHigh = T(kLog2E);
   const Vector<T> whole = nearest(x * kHigh);
-#if defined(__AVX512F__) || defined(__FMA__)
+#if defined(MILKERNELS_FUSED)
   constexpr T kLow = sizeof(T) == 4 ? T(kLog2E - double(kHigh)) : T(2.0355273740931033e-17);
   const Vector<T> rest = multiply_add(x, broadcast(kHigh), -whole);
   return {whole, multiply_add(x, broadcast(kLow), rest)};

@@ -20,7 +20,7 @@ struct Product {
 // a · b - product exactly, where product is a · b rounded.
 template <class T>
 MILKERNELS_INLINE Vector<T> rounding_of(Vector<T> a, Vector<T> b, Vector<T> product) {
-#if defined(__FMA__) || defined(__AVX512F__)
+#if defined(MILKERNELS_FUSED)
   return multiply_add(a, b, -product);
 #else
   // Halves of a significand: their products are exact, and in this order their sums (Dekker).

@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "arguments.h"
@@ -16,6 +18,11 @@
 // A call would spill every vector: none is preserved over it.
 #define MILKERNELS_INLINE inline __attribute__((always_inline))
 #define MILKERNELS_INLINE_LAMBDA __attribute__((always_inline))
+
+// Where multiply_add rounds once.
+#if defined(__AVX512F__) || defined(__FMA__) || defined(__aarch64__)
+#define MILKERNELS_FUSED
+#endif
 
 // A loop over arrays of vectors that is not unrolled keeps them in memory.
 #if defined(__clang__)
@@ -126,6 +133,9 @@ MILKERNELS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, V
 #elif defined(__FMA__)
   return bit_cast<Vector<float>>(
       _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
+#elif defined(__aarch64__)
+  return bit_cast<Vector<float>>(vfmaq_f32(
+      bit_cast<float32x4_t>(c), bit_cast<float32x4_t>(a), bit_cast<float32x4_t>(b)));
 #else
   return a * b + c;
 #endif
@@ -138,6 +148,9 @@ MILKERNELS_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b
 #elif defined(__FMA__)
   return bit_cast<Vector<double>>(
       _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
+#elif defined(__aarch64__)
+  return bit_cast<Vector<double>>(vfmaq_f64(
+      bit_cast<float64x2_t>(c), bit_cast<float64x2_t>(a), bit_cast<float64x2_t>(b)));
 #else
   return a * b + c;
 #endif
