@@ -112,9 +112,8 @@ class BuildKernels(build_ext):
         super().build_extension(extension)
 
     def _compile_all(self, extension: Pybind11Extension, flags: list[str]) -> list[str]:
-        scheduled = SCHEDULED if self._compiles(["-Werror", *SCHEDULED]) else []
-        if sanitizing():
-            scheduled = []
+        schedules = not sanitizing() and self._compiles(["-Werror", *SCHEDULED])
+        scheduled = SCHEDULED if schedules else []
         jobs: list[Job] = []
         for source, variant in product(KERNEL_SOURCES, variants()):
             instruction_set, element = variant.split("-")
@@ -153,7 +152,9 @@ class BuildKernels(build_ext):
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_text(source)
         try:
-            objects = self.compiler.compile([str(probe)], extra_postargs=flags)
+            objects = self.compiler.compile(
+                [str(probe)], output_dir=self.build_temp, extra_postargs=flags
+            )
             self.compiler.link_executable(objects, str(probe.with_suffix("")), extra_postargs=flags)
         except Exception:
             return False
