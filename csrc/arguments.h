@@ -48,7 +48,7 @@ struct Problem {
 enum StatisticsRow : int { kPeak, kTotal, kAverage };
 
 // Rows of a part's sums in scratch memory.
-constexpr int kMomentRows = 5;
+constexpr int kMomentRows = 6;
 
 // Frames and elements that one task of a forward pass walks through, at most: fixed, so that results
 // do not depend on the number of threads.

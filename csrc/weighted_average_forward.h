@@ -8,16 +8,17 @@ namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
 // Weights are relative to 2^peak; a peak is a whole number, so that changing it rounds nothing.
-// The products are of weight and x; low and high bound x.
+// The products are of weight and x; low and high bound x. The leader is the frame that raised the peak
+// last: the bag value, if the others' weights vanish beside its own.
 template <class E, class F>
 struct WeightedAverage {
   using T = Arithmetic<E>;
   using Coefficients = FormulaCoefficients<T>;
-  static constexpr int kRows = kMomentRows;
+  static constexpr int kRows = F::kDirect ? kMomentRows - 1 : kMomentRows;
   static constexpr bool kScores = F::kScores;
   static constexpr bool kFewInstructions = F::kDirect;
   static constexpr bool kDecays = F::kDecays;
-  enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow };
+  enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow, kLeaderRow };
   using Sums = Rows<T, kRows>;
 
   static MILKERNELS_INLINE Coefficients coefficients(const AverageProblem& problem,
@@ -36,6 +37,7 @@ struct WeightedAverage {
     LongSum<T> products;
     Vector<T> low = broadcast(T(__builtin_inf()));
     Vector<T> high = broadcast(T(-__builtin_inf()));
+    Vector<T> leader{};
 
     template <int kCount, bool kAll>
     MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>* decay,
@@ -55,7 +57,14 @@ struct WeightedAverage {
       }
       if constexpr (!F::kDirect) {
         const Integer<T> higher = top > peak;
-        if (any(higher)) raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
+        if (any(higher)) {
+          MILKERNELS_UNROLL
+          for (int k = 0; k < kCount; ++k) {
+            const auto leads = F::template log2_weight<T>(frames[k], coefficients, zero) == top;
+            leader = higher & leads ? frames[k].x : leader;
+          }
+          raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
+        }
       }
       Vector<T> weights[kCount];
       Vector<T> values[kCount];
@@ -88,7 +97,9 @@ struct WeightedAverage {
     }
 
     MILKERNELS_INLINE Sums rows() const {
-      return {{peak, total.value(), products.value(), low, high}};
+      Sums sums{{peak, total.value(), products.value(), low, high}};
+      if constexpr (!F::kDirect) sums.row[kLeaderRow] = leader;
+      return sums;
     }
   };
 
@@ -96,9 +107,14 @@ struct WeightedAverage {
     const Vector<T> peak = maximum(a.row[kPeakRow], b.row[kPeakRow]);
     const Vector<T> of_a = F::kDirect ? broadcast(T(1)) : exp2(a.row[kPeakRow] - peak);
     const Vector<T> of_b = F::kDirect ? broadcast(T(1)) : exp2(b.row[kPeakRow] - peak);
-    return {{peak, a.row[kTotalRow] * of_a + b.row[kTotalRow] * of_b,
-             a.row[kProductsRow] * of_a + b.row[kProductsRow] * of_b,
-             minimum(a.row[kLowRow], b.row[kLowRow]), maximum(a.row[kHighRow], b.row[kHighRow])}};
+    Sums joint{{peak, a.row[kTotalRow] * of_a + b.row[kTotalRow] * of_b,
+                a.row[kProductsRow] * of_a + b.row[kProductsRow] * of_b,
+                minimum(a.row[kLowRow], b.row[kLowRow]),
+                maximum(a.row[kHighRow], b.row[kHighRow])}};
+    if constexpr (!F::kDirect)
+      joint.row[kLeaderRow] =
+          a.row[kPeakRow] < b.row[kPeakRow] ? b.row[kLeaderRow] : a.row[kLeaderRow];
+    return joint;
   }
 
   static MILKERNELS_INLINE void write(const AverageProblem& problem, int64_t cell, int64_t count,
@@ -107,6 +123,11 @@ struct WeightedAverage {
     const auto nothing = sums.row[kTotalRow] == zero;
     const Vector<T> total = nothing ? broadcast(T(1)) : sums.row[kTotalRow];
     Vector<T> y = sums.row[kProductsRow] / total;
+    // What the product and the quotient round off a frame that has all the weight is put back.
+    if constexpr (!F::kDirect) {
+      const Vector<T> leader = sums.row[kLeaderRow];
+      y = leader * total == sums.row[kProductsRow] ? leader : y;
+    }
     y = y < sums.row[kLowRow] ? sums.row[kLowRow] : y;
     y = y > sums.row[kHighRow] ? sums.row[kHighRow] : y;
     y = nothing ? zero : y;

@@ -31,15 +31,18 @@ def _held(mean, low, high):
 
 
 @triton.jit
-def of_tile(x, log2_x, weight, peak, real, FORMULA: tl.constexpr):
-    """State of a (classes, frames) tile, of its real frames."""
+def of_tile(x, log2_x, weight, peak, leader, real, FORMULA: tl.constexpr):
+    """State of a (classes, frames) tile, of its real frames. `leader` is the value of one that
+    outweighs the rest: what its weight's product and quotient round off is put back."""
     weight = tl.where(real, weight, 0.0)
     x = tl.where(real, x, 0.0)
     total = tl.sum(weight, 1)
     divisor = tl.where(total == 0, 1.0, total)
     low = tl.min(tl.where(real, x, float("inf")), 1)
     high = tl.max(tl.where(real, x, -float("inf")), 1)
-    mean = tl.where(total == 0, 0.0, _held(tl.sum(weight * x, 1) / divisor, low, high))
+    products = tl.sum(weight * x, 1)
+    mean = tl.where(total == 0, 0.0, _held(products / divisor, low, high))
+    mean = tl.where(products == leader * divisor, leader, mean)
     variance = tl.zeros_like(total)
     mean_log = tl.zeros_like(total)
     covariance = tl.zeros_like(total)
@@ -63,12 +66,14 @@ def merge(here, there):
     joint_total = weight + weight_b
     share = weight_b / tl.where(joint_total == 0, 1.0, joint_total)
     step = mean_b - mean
+    # From the nearer of the two, which stays what it is beside a part without weight.
+    joint_mean = tl.where(share > 0.5, mean_b - (1 - share) * step, mean + share * step)
     step_log = mean_log_b - mean_log
     between = share * (1 - share)
     return (
         joint_peak,
         joint_total,
-        mean + share * step,
+        joint_mean,
         variance + share * (variance_b - variance) + between * step * step,
         mean_log + share * step_log,
         covariance + share * (covariance_b - covariance) + between * step * step_log,

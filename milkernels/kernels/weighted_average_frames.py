@@ -80,15 +80,18 @@ def _state_of_tile(
     x, _ = formula.probability(raw, FORMULA.from_logits)
     log2_x = formula.log2_x(raw, FORMULA)
     peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
+    leader = peak + float("nan")
     if FORMULA.direct:
         weight = formula.direct_weight(x, score, FORMULA)
     else:
         log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
-        peak = tl.ceil(tl.max(tl.where(real, log2_weight, -float("inf")), 1))
-        peak = tl.where(peak < moments.LOWEST, moments.LOWEST, peak)
+        log2_weight = tl.where(real, log2_weight, -float("inf"))
+        top = tl.max(log2_weight, 1)
+        leader = tl.max(tl.where(log2_weight == top[:, None], x, -float("inf")), 1)
+        peak = tl.ceil(tl.where(top < moments.LOWEST, moments.LOWEST, top))
         log2_weight = formula.log2_weight(-peak[:, None], x, log2_x, score, alpha, power, FORMULA)
         weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
-    return moments.of_tile(x, log2_x, weight, peak, real, FORMULA)
+    return moments.of_tile(x, log2_x, weight, peak, leader, real, FORMULA)
 
 
 @triton.jit

@@ -1,0 +1,57 @@
+"""A frame beside which the others weigh nothing is the bag value, to the last bit.
+
+Learned weights' gradients multiply x - y: what rounding would leave of it, near x = 100 as much as
+1e-5, becomes a gradient where there is none.
+"""
+
+import pytest
+import torch
+from cases import Case
+
+from milkernels import functional
+from milkernels.kernels import tiles
+
+BAGS, CLASSES = 3, 20
+
+#: Frames in one tile; in several; in several segments.
+FRAMES = (33, 900, 40_000)
+
+WEIGHTED = ("exp_softmax", "auto", "power", "power_exp", "attention")
+
+
+def dominated(name: str, frames: int, device: str) -> tuple[Case, torch.Tensor]:
+    """A case and its dominant frames (bags, classes), beside which even the sum of the others vanishes."""
+    where = torch.randint(frames, (BAGS, CLASSES, 1))
+    parameters = torch.linspace(20, 30, CLASSES)
+    if name in ("power", "power_exp"):
+        x = 0.1 * torch.rand(BAGS, CLASSES, frames)
+        top = 0.8 + 0.1 * torch.rand(BAGS, CLASSES, 1)
+    else:
+        x = 90 + 10 * torch.rand(BAGS, CLASSES, frames)
+        top = 140 + torch.rand(BAGS, CLASSES, 1)
+    rest = {"power": [parameters], "auto": [parameters], "power_exp": [parameters, parameters / 10]}
+    extra = rest.get(name, [])
+    if name == "attention":
+        extra = [torch.randn(x.shape).scatter(2, where, 40.0)]
+        top = 100 + torch.randn(BAGS, CLASSES, 1)
+    tensors = [x.scatter(2, where, top), *extra]
+    return Case(name, [tensor.to(device) for tensor in tensors]), top[..., 0].to(device)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("frames", FRAMES)
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_the_bag_value_is_the_dominant_frame(
+    kernel_backend, device, monkeypatch, name, frames, dim
+):
+    if kernel_backend == "triton":
+        monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 400)
+        frames = min(frames, 900)
+    case, top = dominated(name, frames, device)
+    if dim == 1:
+        case.tensors = [t.mT.contiguous() if t.dim() == 3 else t for t in case.tensors]
+        case.keywords["dim"] = 1
+    y, *gradients = case.run(functional)
+    assert torch.equal(y, top)
+    if name == "attention":
+        assert (gradients[1].abs() < 1e-12).all()
