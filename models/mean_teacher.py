@@ -19,7 +19,7 @@ from models.augmentation import Examples
 from models.data.audioset import StrongLabel
 from models.detector import Detector
 from models.frame_targets import frame_targets
-from models.losses import clip_loss, frame_loss, squared_error
+from models.losses import frame_loss, squared_error
 from models.output import DetectorOutput
 from models.system import Batch, DetectorTraining, TrainingOptions, examples_of
 
@@ -120,7 +120,7 @@ class MeanTeacherTraining(DetectorTraining):
             None if mask is None else mask[strong],
         )
         if bool(weak.any()):
-            loss = loss + clip_loss(student.clip[weak], examples.target[weak])
+            loss = loss + student.clip_loss(examples.target, weak)
         difference = squared_error(student.frame, teacher.frame, mask)
         difference = difference + squared_error(student.clip, teacher.clip)
         weight = self.mean_teacher.weight(self.global_step, self.ramp_up_steps)

@@ -84,7 +84,7 @@ class DetectorTraining(LightningModule):
         """The loss of a batch, without what the network adds, and what the network said."""
         examples = self.augment(examples_of(self.detector, batch))
         output = self.detector.network(examples.features, examples.lengths)
-        return clip_loss(output.clip, examples.target), output
+        return output.clip_loss(examples.target), output
 
     def finish(self) -> Detector:
         """The trained detector."""

@@ -20,7 +20,7 @@ WEIGHTED = ("exp_softmax", "auto", "power", "power_exp", "attention")
 
 
 def dominated(name: str, frames: int, device: str) -> tuple[Case, torch.Tensor]:
-    """A case and its dominant frames (bags, classes), beside which even the sum of the others vanishes."""
+    """A case and its dominant frames (bags, classes), beside which all of the others vanish."""
     where = torch.randint(frames, (BAGS, CLASSES, 1))
     parameters = torch.linspace(20, 30, CLASSES)
     if name in ("power", "power_exp"):
@@ -38,16 +38,22 @@ def dominated(name: str, frames: int, device: str) -> tuple[Case, torch.Tensor]:
     return Case(name, [tensor.to(device) for tensor in tensors]), top[..., 0].to(device)
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_the_bag_value_is_the_dominant_frame(
-    kernel_backend, device, monkeypatch, name, frames, dim
+    kernel_backend, device, monkeypatch, name, frames, dim, masked
 ):
     if kernel_backend == "triton":
         monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 400)
         frames = min(frames, 900)
     case, top = dominated(name, frames, device)
+    if masked:
+        # Of all of them, so that the first group of frames that counts is partly masked.
+        mask = (case.x == top[..., None]).any(1)
+        mask[:, frames // 2 :] = True
+        case.keywords["mask"] = mask
     if dim == 1:
         case.tensors = [t.mT.contiguous() if t.dim() == 3 else t for t in case.tensors]
         case.keywords["dim"] = 1

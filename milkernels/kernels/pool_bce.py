@@ -113,9 +113,13 @@ def labels_of(labels: Labels, stand_in: Tensor) -> dict[str, Any]:
     }
 
 
-def rounds(pooling: PooledLoss) -> bool:
-    """Whether 1 - y is as inexact as y, where the frames' slopes are not."""
-    return pooling.from_logits and pooling.name not in ("max", "noisy_or")
+def slope_of(pooling: PooledLoss) -> int:
+    """What the loss's gradient is taken with respect to, where more is known than y."""
+    if pooling.name == "noisy_or":
+        return cross_entropy.SURVIVAL.value
+    if pooling.name == "max" and pooling.from_logits:
+        return cross_entropy.LOGIT.value
+    return cross_entropy.VALUE.value
 
 
 def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
@@ -141,9 +145,8 @@ def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
             "shares_ptr": call.shares if learned else y,
             "cells": cells.numel(),
             "PARAMETERS": learned,
-            "ROUNDED": rounds(call.pooling),
-            "MAXIMUM_LOGIT": call.pooling.from_logits and call.pooling.name == "max",
-            "NOISY_OR": call.pooling.name == "noisy_or",
+            "FROM_LOGITS": call.pooling.from_logits,
+            "SLOPE": slope_of(call.pooling),
             "GRADIENTS": call.x_gradient is not None,
             "BLOCK_CELLS": _CELLS,
         },
@@ -307,13 +310,14 @@ def _weighted_average(call: Call) -> _Steps:
 
 
 def _maximum(call: Call) -> _Steps:
-    # The maximum's logit, whose sigmoid would be rounded.
+    # The maximum's logit, whose sigmoid would be rounded, in both directions.
     launches, (_, places) = maximum.forward(call.x, call.mask, False, False)
-    flags = (call.pooling.from_logits, False)
     return (
         launches,
         places,
-        lambda gradient: maximum.backward(gradient, call.x, call.mask, places, *flags, call.to_x),
+        lambda gradient: maximum.backward(
+            gradient, call.x, call.mask, places, False, False, call.to_x
+        ),
     )
 
 

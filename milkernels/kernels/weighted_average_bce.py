@@ -141,6 +141,7 @@ def _weighted_average_bce_kernel(
         has_class,
         LABELS,
         FORMULA.from_logits,
+        cross_entropy.VALUE,
     )
     shares = shares_ptr + cell
     if FORMULA.variance:
