@@ -11,7 +11,7 @@ from torch import Tensor
 from milkernels.kernels import log_mean_exp_frames as walks
 from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels import sums, tiles
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, of_classes, or_else
 
 _MERGE_CELLS = 128
 
@@ -208,7 +208,7 @@ def forward(
         {
             **tiles.inputs(x, mask),
             **outputs,
-            "sharpness_ptr": sharpness,
+            "sharpness_ptr": of_classes(sharpness, x),
             "segment_frames": tiling.segment_frames,
             "FROM_LOGITS": from_logits,
             "LEARN": learn,
@@ -225,7 +225,7 @@ def forward(
         triton.cdiv(cells, _MERGE_CELLS),
         {
             **outputs,
-            "sharpness_ptr": sharpness,
+            "sharpness_ptr": of_classes(sharpness, x),
             "cells": cells,
             "classes": classes,
             "segments": segments,
@@ -257,10 +257,10 @@ def backward(
         {
             **tiles.inputs(x, mask),
             "gradient_ptr": gradient,
-            "sharpness_ptr": sharpness,
+            "sharpness_ptr": of_classes(sharpness, x),
             "statistics_ptr": statistics,
             "x_gradient_ptr": x_gradient,
-            "sharpness_gradient_ptr": sharpness_gradient if learn else x,
+            "sharpness_gradient_ptr": or_else(sharpness_gradient, x),
             "walk_frames": tiles.WALK_FRAMES,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
