@@ -8,15 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from milkernels.kernels import jit, sums, tiles
 from milkernels.kernels import log_mean_exp_frames as walks
 from milkernels.kernels import log_mean_exp_sums as states
-from milkernels.kernels import sums, tiles
 from milkernels.kernels.launch import Launch, of_classes, or_else
 
 _MERGE_CELLS = 128
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_forward_kernel(
     x_ptr,
     sharpness_ptr,
@@ -87,7 +87,7 @@ def _log_mean_exp_forward_kernel(
         )
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_merge_kernel(
     sharpness_ptr,
     y_ptr,
@@ -113,7 +113,7 @@ def _log_mean_exp_merge_kernel(
     walks.finish(state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN)
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_backward_kernel(
     gradient_ptr,
     x_ptr,
