@@ -25,7 +25,7 @@ from milkernels.kernels import (
     weighted_average_bce,
 )
 from milkernels.kernels.formula import Formula
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 _CELLS = 128
 _SCALED_ELEMENTS = 2048
@@ -106,7 +106,7 @@ def labels_of(labels: Labels, stand_in: Tensor) -> dict[str, Any]:
     target, weight, known, scale = labels
     return {
         "target_ptr": target,
-        "weight_ptr": stand_in if weight is None else weight,
+        "weight_ptr": or_else(weight, stand_in),
         "known_ptr": stand_in if known is None else known.view(torch.uint8),
         "scale_ptr": scale,
         "LABELS": (weight is not None, known is not None),
@@ -209,19 +209,17 @@ def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launc
     alpha, power, _ = call.parameters
     pooling, x = call.pooling, call.x
     average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
-    scores = x if call.scores is None else call.scores
-    scores_gradient = x if call.scores_gradient is None else call.scores_gradient
     launch = _fused(
         weighted_average_bce._weighted_average_bce_kernel,
         call,
         labels,
         cells,
-        scores_ptr=scores,
-        scores_strides=scores.stride(),
-        scores_gradient_ptr=scores_gradient,
-        scores_gradient_strides=scores_gradient.stride(),
-        power_ptr=x if power is None else power,
-        alpha_ptr=x if alpha is None else alpha,
+        scores_ptr=or_else(call.scores, x),
+        scores_strides=strides_of(call.scores),
+        scores_gradient_ptr=or_else(call.scores_gradient, x),
+        scores_gradient_strides=strides_of(call.scores_gradient),
+        power_ptr=of_classes(power, x),
+        alpha_ptr=of_classes(alpha, x),
         shares_ptr=call.shares,
         FORMULA=Formula.of(average, call.mask is not None),
     )
@@ -259,7 +257,7 @@ def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
         call,
         labels,
         cells,
-        sharpness_ptr=call.parameters[2],
+        sharpness_ptr=of_classes(call.parameters[2], call.x),
         shares_ptr=call.shares,
         FROM_LOGITS=call.pooling.from_logits,
     )

@@ -4,10 +4,9 @@ A program owns a bag's block of classes. With HELD a tile holds all of its frame
 once; else it walks through them a second time, for the gradient, when they come from a cache.
 """
 
-import triton
 import triton.language as tl
 
-from milkernels.kernels import cross_entropy, formula
+from milkernels.kernels import cross_entropy, formula, jit
 from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels import maximum_frames as maximum
@@ -15,7 +14,7 @@ from milkernels.kernels import noisy_or_frames as noisy_or
 from milkernels.kernels import pool_bce_tiles as tile_of
 
 
-@triton.jit
+@jit.kernel
 def _maximum_bce_kernel(
     x_ptr,
     mask_ptr,
@@ -88,7 +87,7 @@ def _maximum_bce_kernel(
         )
 
 
-@triton.jit
+@jit.kernel
 def _noisy_or_bce_kernel(
     x_ptr,
     mask_ptr,
@@ -199,7 +198,7 @@ def _noisy_or_bce_kernel(
             )
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_bce_kernel(
     x_ptr,
     sharpness_ptr,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import jit, sums
 from milkernels.kernels import statistics_tiles as parts
-from milkernels.kernels import sums
 
 
 @triton.jit
@@ -79,7 +79,7 @@ def _write(
     tl.store(of_channel + 2 * cells * channels, variance, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _statistics_forward_kernel(
     h_ptr,
     query_ptr,
@@ -187,7 +187,7 @@ def _statistics_forward_kernel(
     )
 
 
-@triton.jit
+@jit.kernel
 def _statistics_merge_kernel(
     partial_normaliser_ptr,
     partial_moments_ptr,
