@@ -14,7 +14,7 @@ FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def frame_dim(dim: int) -> int:
     """The frame axis as 1 or 2."""
-    if dim not in (-1, -2, 1, 2):
+    if isinstance(dim, (bool, float)) or dim not in (-1, -2, 1, 2):
         raise ValueError(
             f"dim: expected -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes), "
             f"got {dim!r}"

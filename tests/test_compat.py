@@ -139,6 +139,12 @@ def test_weights_may_be_left_out(name):
     assert_same([clip, frames], [expected, expected_frames])
 
 
+@pytest.mark.parametrize("name", ["PANNs, sigmoid", "BirdCLEF, linear"])
+def test_every_backend_returns_weights(any_backend, name):
+    theirs, ours, x = pair(name)
+    assert_same(list(ours(x)), list(theirs(x)))
+
+
 class Model(nn.Module):
     """A network with every head somewhere in it."""
 

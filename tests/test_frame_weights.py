@@ -1,9 +1,12 @@
 """The weights behind a pooling."""
 
+import re
+
 import pytest
 import torch
 from cases import POOLINGS, make_case
 
+import milkernels
 from milkernels import functional
 
 AVERAGES = tuple(name for name in POOLINGS if name not in ("max_mean", "noisy_or", "log_mean_exp"))
@@ -71,11 +74,61 @@ def test_weights_are_differentiable():
     assert torch.allclose(scores.grad, torch.autograd.grad(pooled, scores)[0])
 
 
-def test_an_unknown_pooling_is_refused():
-    with pytest.raises(ValueError, match=r"name: expected one of mean, .*, got 'median'"):
-        functional.frame_weights("median", torch.rand(1, 1, 2))
+@pytest.mark.parametrize("name", ["median", ["mean"], None])
+def test_an_unknown_pooling_is_refused(name):
+    message = rf"name: expected one of mean, .*, got {re.escape(repr(name))}"
+    with pytest.raises(ValueError, match=message):
+        functional.frame_weights(name, torch.rand(1, 1, 2))
 
 
-def test_what_the_pooling_refuses_is_refused():
-    with pytest.raises(ValueError, match=r"power: expected shape \(3,\), \(classes,\), got \(4,\)"):
-        functional.frame_weights("power", torch.rand(2, 3, 5), torch.ones(4))
+@pytest.mark.parametrize("name", POOLINGS)
+def test_every_backend_gives_the_same_weights(any_backend, device, name):
+    case = make_case(name, masked=True, device=device)
+    with milkernels.backend("reference"):
+        expected = weights_of(case)
+    assert torch.equal(weights_of(case), expected)
+
+
+X = torch.rand(2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "keywords"),
+    [
+        ("power: expected shape (3,), (classes,), got (4,)", ("power", X, torch.ones(4)), {}),
+        ("power: power needs it, got none", ("power", X), {}),
+        ("decay: expected a float in [0, 1], got 2.0", ("rank", X, 2.0), {}),
+        ("x: expected 3 dimensions (batch, classes, frames), got shape (3, 5)", ("max", X[0]), {}),
+        (
+            "mask: expected shape (2, 5), (batch, frames), got (5, 2)",
+            ("mean", X),
+            {"mask": torch.ones(5, 2, dtype=torch.bool)},
+        ),
+        (
+            "mask: expected a tensor on x's device cpu, got meta",
+            ("mean", X),
+            {"mask": torch.ones(2, 5, dtype=torch.bool, device="meta")},
+        ),
+        (
+            "alpha: expected a tensor on x's device cpu, got meta",
+            ("auto", X, torch.ones(3, device="meta")),
+            {},
+        ),
+        (
+            "scores: expected a tensor on x's device cpu, got meta",
+            ("attention", X, X.to("meta")),
+            {},
+        ),
+        (
+            "dim: expected -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes), "
+            "got 1.0",
+            ("mean", X),
+            {"dim": 1.0},
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_pooling_refuses_is_refused(message, arguments, keywords):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        functional.frame_weights(*arguments, **keywords)
+    assert str(caught.value) == message

@@ -75,6 +75,33 @@ def test_power_stays_at_least_zero_and_can_come_back():
         assert reached(module.constrained_power())
 
 
+@pytest.mark.parametrize("name", POOLINGS)
+def test_vmap_maps_over_every_module(name):
+    x, module = torch.rand(3, 2, 3, 9), build(name)
+    mapped = torch.func.vmap(lambda bags: call(module, bags))(x)
+    assert torch.equal(mapped, torch.stack([call(module, bags) for bags in x]))
+
+
+@pytest.mark.parametrize("name", ["auto", "power", "power_exp", "log_mean_exp", "attention"])
+def test_every_clip_has_gradients_of_its_own(name):
+    """As for differential privacy: of the parameters, by `functional_call`, `grad` and `vmap`."""
+    module = nn.LogMeanExpPool(3) if name == "log_mean_exp" else build(name)
+    x, features = torch.rand(4, 3, 9), torch.rand(4, 9, 7)
+
+    def loss(parameters, *clip):
+        bags = tuple(tensor[None] for tensor in clip)
+        return torch.func.functional_call(module, parameters, bags).square().sum()
+
+    clips = (x, features) if name == "attention" else (x,)
+    parameters = dict(module.named_parameters())
+    mapped = torch.func.vmap(torch.func.grad(loss), in_dims=(None, *(0 for _ in clips)))
+    gradients = mapped({key: value.detach() for key, value in parameters.items()}, *clips)
+    for index, clip in enumerate(zip(*clips, strict=True)):
+        alone = torch.autograd.grad(loss(parameters, *clip), list(parameters.values()))
+        for key, expected in zip(parameters, alone, strict=True):
+            torch.testing.assert_close(gradients[key][index], expected)
+
+
 def test_power_below_zero_is_refused():
     with pytest.raises(ValueError, match="init: expected a power of at least 0, got -1"):
         nn.PowerPool(3, init=-1)

@@ -9,6 +9,7 @@ from milkernels import functional
 
 X = torch.rand(2, 3, 5)
 ONES = torch.ones(3)
+AXES = "dim: expected -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes)"
 
 WRONG = {
     "x: expected 3 dimensions (batch, classes, frames), got shape (3, 5)": (
@@ -24,9 +25,17 @@ WRONG = {
         lambda: functional.linear_softmax_pool(X.long()),
     ),
     "x: expected a tensor, got list": (TypeError, lambda: functional.mean_pool([[[1.0]]])),
-    "dim: expected -1 or 2 for (batch, classes, frames), 1 for (batch, frames, classes), got 0": (
+    f"{AXES}, got 0": (
         ValueError,
         lambda: functional.exp_softmax_pool(X, dim=0),
+    ),
+    f"{AXES}, got True": (
+        ValueError,
+        lambda: functional.max_pool(X, dim=True),
+    ),
+    f"{AXES}, got 1.0": (
+        ValueError,
+        lambda: functional.attention_pool(X, X, dim=1.0),
     ),
     "mask: expected a bool tensor (True = real frame), got torch.float32": (
         TypeError,

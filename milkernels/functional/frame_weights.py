@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from milkernels import functional, reference
+from milkernels import reference, validation
+from milkernels.functional import pooling_arguments
 
 
 def frame_weights(
@@ -44,16 +45,12 @@ def frame_weights(
     >>> frame_weights("linear_softmax", torch.tensor([[[0.2, 0.6]]]))
     tensor([[[0.2500, 0.7500]]])
     """
-    if name not in reference.FRAME_WEIGHTS:
+    if not isinstance(name, str) or name not in reference.FRAME_WEIGHTS:
         expected = ", ".join(reference.FRAME_WEIGHTS)
         raise ValueError(f"name: expected one of {expected}, got {name!r}")
-    layout: dict[str, Any] = {"dim": dim, "mask": mask, "from_logits": from_logits}
-    # On tensors without memory: the function's checks and none of its work.
-    without_memory = [_on_meta(value) for value in (x, *parameters)]
-    keywords = {key: _on_meta(value) for key, value in {**layout, **options}.items()}
-    getattr(functional, f"{name}_pool")(*without_memory, **keywords)
-    return reference.frame_weights(name, x, *parameters, **layout, **options)
-
-
-def _on_meta(value: Any) -> Any:
-    return value.detach().to("meta") if isinstance(value, Tensor) else value
+    given = pooling_arguments.named(name, parameters, options)
+    dim = validation.frame_dim(dim)
+    bags, classes, frames = validation.frame_values(x, dim)
+    validation.mask_of(mask, bags, frames, x.device)
+    pooling_arguments.check(given, x, classes)
+    return reference.frame_weights(name, x, dim=dim, mask=mask, from_logits=from_logits, **given)

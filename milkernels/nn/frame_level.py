@@ -364,6 +364,8 @@ class _NonNegative(torch.autograd.Function):
     """max(θ, 0), with a gradient at and below 0 only where it leads back up: a power that reached 0
     must be able to leave it."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(parameter: Tensor) -> Tensor:
         return parameter.clamp(min=0)

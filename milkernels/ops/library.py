@@ -1,7 +1,7 @@
 """How a family becomes operators: torch.library, fakes, autograd, choice of kernels.
 
-A family is a pair of operators, forward and backward, below one autograd.Function. A gradient of a
-gradient goes through the reference, which is differentiable to any order.
+A family is a pair of operators, forward and backward, below one autograd.Function each. A gradient
+of a gradient goes through the reference, which is differentiable to any order.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_transforms_are_active = torch._C._are_functorch_transforms_active
+transforms_are_active = torch._C._are_functorch_transforms_active
 _tracing_state = torch._C._get_tracing_state
 _profiles = torch.autograd._profiler_enabled
 
@@ -108,7 +108,7 @@ def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
     return (
         not torch.compiler.is_compiling()
         and _dispatch_modes() == 0
-        and not _transforms_are_active()
+        and not transforms_are_active()
         and _tracing_state() is None
         and not _profiles()
     )
@@ -123,7 +123,7 @@ def differentiates(*tensors: Tensor | None) -> bool:
     """Whether autograd may record a call with these tensors."""
     if torch.is_grad_enabled():
         # Inside a transform of torch.func a tensor does not tell what is recorded outside of it.
-        hidden = _transforms_are_active()
+        hidden = transforms_are_active()
         for tensor in tensors:
             if tensor is not None and (hidden or tensor.requires_grad):
                 return True
@@ -184,32 +184,105 @@ def _input_gradients(
     needs = list(ctx.needs_input_grad[2:])
     if gradient is None:
         return None, None, *(None for _ in needs)
-    gradients: Sequence[Tensor] | None = None
+    options, reference = ctx.options, family.reference
+    gradients: Sequence[Tensor]
     if torch.is_grad_enabled():
-        inputs = ctx.saved_tensors[: ctx.inputs]
-        gradients = _differentiable_gradients(family, inputs, ctx.options, needs, gradient)
-    if gradients is None:
-        gradients = backward(gradient, *ctx.saved_tensors, needs, *ctx.options)
+        operator = getattr(torch.ops.milkernels, f"{family.name}_backward")
+        gradients = differentiable_gradients(
+            lambda *tensors: operator(*tensors, needs, *options),
+            lambda *inputs: reference(*inputs, *options),
+            needs,
+            gradient,
+            ctx.saved_tensors,
+        )
+    else:
+        gradients = backward(gradient, *ctx.saved_tensors, needs, *options)
     remaining = iter(gradients)
     return None, None, *[next(remaining) if needed else None for needed in needs]
 
 
-def _differentiable_gradients(
-    family: Family,
-    inputs: tuple[Tensor | None, ...],
-    options: tuple[Any, ...],
-    needs: list[bool],
+def differentiable_gradients(
+    backward: Callable[..., Sequence[Tensor]],
+    reference: Callable[..., Tensor],
+    needs: Sequence[bool],
     gradient: Tensor,
-) -> tuple[Tensor, ...] | None:
-    """Gradients of the inputs in need that can be differentiated again; None where nothing is
-    recorded, as in `torch.func.vjp`, which is over when it asks for gradients."""
-    y = family.reference(*inputs, *options)
-    if not y.requires_grad:
-        return None
-    needed = [
-        tensor for tensor, need in zip(inputs, needs, strict=True) if need and tensor is not None
+    tensors: Sequence[Tensor | None],
+) -> tuple[Tensor, ...]:
+    """Gradients for the inputs in need, by kernels, that can be differentiated again.
+
+    `tensors` are the inputs, one for each of `needs`, then what else the kernels need.
+    `backward(gradient, *tensors)` gives the gradients, and `reference(*inputs)` the value that they
+    are of, in plain PyTorch.
+    """
+    return _Gradients.apply(backward, reference, tuple(needs), gradient, *tensors)
+
+
+class _Gradients(torch.autograd.Function):
+    """Gradients as a function of the value's gradient and of the inputs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        backward: Callable[..., Sequence[Tensor]],
+        reference: Callable[..., Tensor],
+        needs: tuple[bool, ...],
+        *tensors: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        return tuple(backward(*tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, ctx.reference, ctx.needs, *tensors = inputs
+        ctx.given = len(tensors)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors[: 1 + len(ctx.needs)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3 : 3 + len(tensors)]
+        found = _second_gradients(ctx.reference, tensors, ctx.needs, wanted, gradients)
+        return None, None, None, *found, *(None for _ in range(ctx.given - len(tensors)))
+
+
+def _second_gradients(
+    reference: Callable[..., Tensor],
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    wanted: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients of the wanted `tensors`, the value's gradient and the inputs, from `gradients` of
+    the first gradients. Each tensor stands for itself alone, whatever it was computed from and
+    however often it is given."""
+    inputs_in_need = [place for place, need in enumerate(needs) if need]
+    free = [
+        place
+        for place, (tensor, want) in enumerate(zip(tensors, wanted, strict=True))
+        if want and tensor is not None
     ]
-    return torch.autograd.grad(y, needed, gradient, create_graph=True)
+
+    def first(*given: Tensor) -> tuple[Tensor, ...]:
+        gradient, *inputs = _replaced(tensors, free, given)
+        _, pull, *_ = torch.func.vjp(
+            lambda *values: reference(*_replaced(inputs, inputs_in_need, values)),
+            *(inputs[place] for place in inputs_in_need),
+        )
+        return pull(gradient)
+
+    firsts, pull, *_ = torch.func.vjp(first, *(tensors[place] for place in free))
+    pairs = zip(firsts, gradients, strict=True)
+    found = pull(tuple(torch.zeros_like(one) if given is None else given for one, given in pairs))
+    return _replaced([None] * len(tensors), free, found)
+
+
+def _replaced(
+    tensors: Sequence[Tensor | None], places: list[int], values: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """`tensors` with others at some places."""
+    given = dict(zip(places, values, strict=True))
+    return [given.get(place, tensor) for place, tensor in enumerate(tensors)]
 
 
 class _Triton:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,7 +10,14 @@ from torch import Tensor
 
 from milkernels import reference
 from milkernels.family import PooledLoss
-from milkernels.ops.library import by_class, define, differentiates, kernels
+from milkernels.ops.library import (
+    by_class,
+    define,
+    differentiable_gradients,
+    differentiates,
+    kernels,
+    transforms_are_active,
+)
 from milkernels.reference.pool_bce import known_share
 
 NAME = "pool_bce"
@@ -52,6 +60,8 @@ def pool_bce(
 class _PoolBCE(torch.autograd.Function):
     """The forward pass leaves the gradients for a gradient of 1; the backward pass scales them."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(options: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, ...]:
         return torch.ops.milkernels.pool_bce(*tensors, *options)
@@ -68,34 +78,55 @@ class _PoolBCE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        needs = ctx.needs_input_grad[1 : 1 + _DIFFERENTIABLE]
-        labels = (None,) * (ctx.inputs - _DIFFERENTIABLE)
+        needs = (*ctx.needs_input_grad[1 : 1 + _DIFFERENTIABLE], False, False, False, False)
         if gradient is None:
-            return None, *(None for _ in needs), *labels
-        saved = ctx.saved_tensors
-        tensors, gradients = saved[: ctx.inputs], saved[ctx.inputs :]
+            return None, *(None for _ in needs)
+        tensors, options = ctx.saved_tensors, ctx.options
+        if ctx.handed_out:
+            # The first ones were scaled in place.
+            with torch.no_grad():
+                _, *gradients = torch.ops.milkernels.pool_bce(*tensors[: ctx.inputs], *options)
+            tensors = (*tensors[: ctx.inputs], *gradients)
+        given: Sequence[Tensor]
         if torch.is_grad_enabled():
-            exact = iter(_differentiable_gradients(tensors, ctx.options, needs, gradient))
-            return None, *(next(exact) if need else None for need in needs), *labels
-        if _mixes_cells(ctx.options):
-            given = _weighted_anew(tensors, ctx.options, gradient)
-        elif torch.compiler.is_compiling():
-            given = _scaled(tensors, gradients, ctx.options, needs, gradient, in_place=False)
+            given = differentiable_gradients(
+                lambda *tensors: _gradients(*tensors, options=options, needs=needs, in_place=False),
+                lambda *inputs: _reference(*inputs, *options),
+                needs,
+                gradient,
+                tensors,
+            )
         else:
-            if ctx.handed_out:
-                _, *gradients = torch.ops.milkernels.pool_bce(*tensors, *ctx.options)
-            ctx.handed_out = True
-            given = _scaled(tensors, gradients, ctx.options, needs, gradient, in_place=True)
-        return (
-            None,
-            *(one if need else None for one, need in zip(given, needs, strict=True)),
-            *labels,
-        )
+            in_place = not (
+                _mixes_cells(options) or torch.compiler.is_compiling() or transforms_are_active()
+            )
+            ctx.handed_out = ctx.handed_out or in_place
+            given = _gradients(gradient, *tensors, options=options, needs=needs, in_place=in_place)
+        remaining = iter(given)
+        return None, *(next(remaining) if need else None for need in needs)
+
+
+def _gradients(
+    gradient: Tensor,
+    *saved: Tensor | None,
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    in_place: bool,
+) -> list[Tensor]:
+    """Gradients of the inputs in need, for this gradient of the loss. `saved` are all inputs, then
+    the gradients for a gradient of 1."""
+    tensors, gradients = saved[: len(needs)], saved[len(needs) :]
+    if _mixes_cells(options):
+        given = _weighted_anew(tensors, options, gradient)
+    else:
+        given = _scaled(tensors, gradients, options, needs, gradient, in_place)
+    pairs = zip(given, needs, strict=False)
+    return [cast(Tensor, one) for one, need in pairs if need]
 
 
 def _scaled(
     tensors: tuple[Tensor | None, ...],
-    gradients: tuple[Tensor, ...],
+    gradients: tuple[Tensor | None, ...],
     options: tuple[Any, ...],
     needs: tuple[bool, ...],
     gradient: Tensor,
@@ -105,7 +136,7 @@ def _scaled(
     x, scores, *parameters = tensors[:_DIFFERENTIABLE]
     target, _, label_mask, _ = tensors[_DIFFERENTIABLE:]
     _, _, _, reduction, dim, *_, backend = options
-    x_gradient, scores_gradient, shares = gradients
+    x_gradient, scores_gradient, shares = cast(tuple[Tensor, ...], gradients)
     by = gradient
     if _defers_the_mean(cast(Tensor, x), reduction):
         by = by * _scale(cast(Tensor, target), label_mask, reduction)
@@ -156,18 +187,6 @@ def _scale(target: Tensor, label_mask: Tensor | None, reduction: str) -> Tensor:
         return target.new_ones((), dtype=torch.float64)
     cells = target.new_empty(target.shape, dtype=torch.float64)
     return known_share(cells, label_mask)
-
-
-def _differentiable_gradients(
-    tensors: tuple[Any, ...],
-    options: tuple[Any, ...],
-    needs: tuple[bool, ...],
-    gradient: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of the inputs in need that can be differentiated again."""
-    loss = _reference(*tensors, *options)
-    needed = [tensor for tensor, need in zip(tensors, needs, strict=False) if need]
-    return torch.autograd.grad(loss, needed, gradient, create_graph=True)
 
 
 def _reference(
