@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from models.data.audioset import (
     INCOMPLETE,
     StrongLabel,
@@ -23,6 +25,14 @@ from models.errors import UserError
 
 
 @dataclass(frozen=True)
+class CorpusOptions:
+    """What of a corpus folder is read; `models.train --help` describes each option."""
+
+    eval_lists: tuple[str, ...] = ()
+    held_out_lists: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A corpus folder, read.
 
@@ -34,6 +44,8 @@ class Corpus:
         strong: a clip id's events; empty where localisation cannot be measured.
         train_strong: the same for training clips.
         unlabelled: training clips of which nothing is known.
+        held_out: rows of `train` that are not learned from; None for a part of them drawn at
+            random.
     """
 
     directory: Path
@@ -43,6 +55,7 @@ class Corpus:
     strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     train_strong: Mapping[str, list[StrongLabel]] = field(default_factory=dict)
     unlabelled: ClipSource | None = None
+    held_out: np.ndarray | None = None
 
     @property
     def train_clips(self) -> ClipSource:
@@ -61,7 +74,7 @@ def _listed(split: ClipSource | Shards) -> ClipSource:
     return split
 
 
-def open_corpus(directory: Path) -> Corpus:
+def open_corpus(directory: Path, options: CorpusOptions | None = None) -> Corpus:
     """Read a corpus folder: AudioSet's lists and an audio folder, packs, shards, or DESED's lists.
 
     - `class_labels_indices.csv`; without it, a folder of DESED's has the classes that its lists
@@ -81,8 +94,14 @@ def open_corpus(directory: Path) -> Corpus:
         raise UserError(
             f"{directory}: this corpus is half written: run the mix command that made it again"
         )
+    options = options or CorpusOptions()
     if desed_lists(directory):
-        return _open_desed(directory)
+        return _open_desed(directory, options)
+    if options.eval_lists or options.held_out_lists:
+        raise UserError(
+            "--eval-lists, --held-out-lists: expected a corpus of DESED's lists, found no TSV file in "
+            f"{directory / 'metadata'}"
+        )
     packs, shards = (_both_splits(directory, suffix) for suffix in ("h5", "tar"))
     if not packs and not shards:
         segment_tables(directory)
@@ -115,9 +134,15 @@ def _both_splits(directory: Path, suffix: str) -> list[list[Path]]:
     return [train, evaluation] if train else []
 
 
-def _open_desed(directory: Path) -> Corpus:
+def _open_desed(directory: Path, options: CorpusOptions) -> Corpus:
     table = directory / "class_labels_indices.csv"
-    lists, classes = read_desed(directory, ClassList.read(table) if table.exists() else None)
+    lists, classes = read_desed(
+        directory,
+        ClassList.read(table) if table.exists() else None,
+        options.eval_lists,
+        options.held_out_lists,
+    )
+    held_out = np.arange(len(lists.train) - lists.held_out, len(lists.train))
     return Corpus(
         directory,
         classes,
@@ -126,6 +151,7 @@ def _open_desed(directory: Path) -> Corpus:
         lists.strong,
         lists.train_strong,
         lists.unlabelled if len(lists.unlabelled) else None,
+        held_out if options.held_out_lists else None,
     )
 
 
