@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import soundfile
 
 from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
-from models.data.corpus import CorpusOptions, open_corpus
+from models.data.corpus import CorpusOptions, open_corpus, open_evaluation_set
 from models.data.part_batches import PartBatches
 from models.data.sampling import BalancedBatchSampler
 from models.data.segments import Segment
@@ -197,6 +198,17 @@ def test_names_of_lists_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         open_corpus(baseline, CorpusOptions(**options))
+
+
+def test_an_evaluation_set_needs_no_training_lists(baseline: Path) -> None:
+    shutil.rmtree(baseline / "metadata/train")
+    found = open_evaluation_set(baseline, options=CorpusOptions(("eval/public",)))
+    assert names_of(found.clips) == [*found.strong] == ["eval/public/p"]
+    # The classes of a detector, or those that the lists name.
+    assert found.classes.names == ("Cat", "Dog")
+    assert open_evaluation_set(baseline, ClassList(("Dog", "Cat"), ("Dog", "Cat"))).clips[
+        0
+    ].labels == (0,)
 
 
 def test_other_corpora_have_no_lists_to_name(tmp_path: Path) -> None:

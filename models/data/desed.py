@@ -85,6 +85,7 @@ def read_desed(
     classes: ClassList | None,
     eval_lists: Sequence[str] = (),
     held_out_lists: Sequence[str] = (),
+    training: bool = True,
 ) -> tuple[DesedLists, ClassList]:
     """Read the lists of a corpus folder.
 
@@ -95,6 +96,7 @@ def read_desed(
         eval_lists: names of the lists to evaluate on, as `validation/validation`; none for those
             that the module's docstring says.
         held_out_lists: names of the lists whose clips are held out of training.
+        training: read training clips, of which there must be some; without, the evaluation alone.
 
     Raises:
         UserError: a list or line that is none of the known kinds, an unknown class, a name of no
@@ -110,15 +112,15 @@ def read_desed(
     learned = [
         each
         for each in lists
-        if not _is_evaluation(each.name) and each not in evaluated and each not in held_out
+        if training and not _is_evaluation(each.name) and each not in [*evaluated, *held_out]
     ]
     clips = _Clips(directory, classes)
     read = clips.of(evaluated)
     kept = clips.of(held_out)
     train = clips.of([each for each in learned if each.labelled], but=kept)
     unlabelled = clips.of([each for each in learned if not each.labelled], but={**train, **kept})
-    for found, expected in ((train, "training"), (read, "evaluation")):
-        if not found:
+    for found, needed, expected in ((train, training, "training"), (read, True, "evaluation")):
+        if needed and not found:
             raise _without_clips(directory, expected)
     return DesedLists(
         SegmentList.of([*_segments(train), *_segments(kept)], len(classes)),
