@@ -19,7 +19,7 @@ from models.data.audioset import (
     segment_tables,
 )
 from models.data.classes import ClassList
-from models.data.desed import desed_lists, read_desed
+from models.data.desed import desed_lists, is_desed_list, read_desed, read_desed_events
 from models.data.packs import read_packs
 from models.data.segments import ClipSource
 from models.data.shards import Shards
@@ -174,6 +174,25 @@ def open_evaluation_set(
     else:
         clips = read_evaluation_list(directory, classes)
     return EvaluationSet(directory, classes, clips, _strong(directory, "eval", classes))
+
+
+def read_events(path: Path, classes: ClassList) -> list[StrongLabel]:
+    """The events of AudioSet's or DESED's strong labels, or of a corpus folder's training clips.
+
+    Raises:
+        UserError: for what cannot be read, or holds no event of the classes.
+    """
+    if path.is_dir() and not desed_lists(path):
+        strong = _strong(path, "train", classes)
+    elif path.is_dir() or is_desed_list(path):
+        strong = {"": read_desed_events(path, classes)}
+    else:
+        strong = read_strong_labels(path, classes)
+    events = [event for clip in strong.values() for event in clip]
+    if not events:
+        where = " of training clips" if path.is_dir() else ""
+        raise UserError(f"{path}: expected events{where} of the detector's classes, found none")
+    return events
 
 
 def _check_folder(directory: Path, options: CorpusOptions) -> None:

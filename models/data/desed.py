@@ -132,6 +132,53 @@ def read_desed(
     ), classes
 
 
+def read_desed_events(path: Path, classes: ClassList) -> list[StrongLabel]:
+    """The events of a strong list, or of all that a corpus folder has for training, whether their
+    audio is there or not.
+
+    Events of other classes are left out with one warning.
+
+    Raises:
+        UserError: a list that cannot be read or, alone, is not strong.
+    """
+    if path.is_dir():
+        lists = [each for each in _read_lists(path) if not _is_evaluation(each.name)]
+    else:
+        alone = _read(path, path.parent)
+        if alone is None or alone.events is None:
+            raise UserError(f"{path}: expected a strong list, {' '.join(_STRONG[0])}")
+        lists = [alone]
+    columns = _columns(classes)
+    every = [
+        (file, *event)
+        for each in lists
+        for file, events in (each.events or {}).items()
+        for event in events
+    ]
+    unknown = [label for *_, label in every if label not in columns]
+    if unknown:
+        logger.warning(
+            "%s: left out %d events whose class is not in the class list (first: %s)",
+            *(path, len(unknown), unknown[0]),
+        )
+    return [
+        StrongLabel(file, onset, offset, columns[label])
+        for file, onset, offset, label in every
+        if label in columns
+    ]
+
+
+def is_desed_list(path: Path) -> bool:
+    """Whether a file begins as one of DESED's lists does."""
+    _, header = next(read_rows(path, delimiter="\t"), (0, []))
+    return header[:1] == ["filename"]
+
+
+def _columns(classes: ClassList) -> dict[str, int]:
+    columns = {name: index for index, name in enumerate(classes.names)}
+    return columns | {mid: index for index, mid in enumerate(classes.mids)}
+
+
 def _read_lists(directory: Path) -> list[_List]:
     """All lists but those of durations."""
     read = (_read(path, directory / "metadata") for path in desed_lists(directory))
@@ -239,8 +286,7 @@ class _Clips:
 
     def __init__(self, directory: Path, classes: ClassList) -> None:
         self._audio = directory / "audio"
-        self._columns = {name: index for index, name in enumerate(classes.names)}
-        self._columns |= {mid: index for index, mid in enumerate(classes.mids)}
+        self._columns = _columns(classes)
         # Several lists may name files of the same folder.
         self._files: Callable[[Path], AudioFiles] = lru_cache(maxsize=None)(AudioFiles)
 
