@@ -10,7 +10,11 @@ from itertools import chain
 from pathlib import Path
 
 from models import list_model_poolings, list_models
-from models.corpus_options import add_eval_lists, add_held_out_lists
+from models.corpus_options import (
+    add_eval_lists,
+    add_held_out_lists,
+    add_ignore_unknown_labels,
+)
 from models.data.classes import ClassList
 from models.data.corpus import CorpusOptions
 from models.data.sampling import BALANCING
@@ -64,11 +68,12 @@ class TrainOptions:
     strict: bool = False
     eval_lists: tuple[str, ...] = ()
     held_out_lists: tuple[str, ...] = ()
+    ignore_unknown_labels: bool = False
 
     @property
     def corpus(self) -> CorpusOptions:
         """What of the corpus folder is read."""
-        return CorpusOptions(self.eval_lists, self.held_out_lists)
+        return CorpusOptions(self.eval_lists, self.held_out_lists, self.ignore_unknown_labels)
 
     def deciding(self, classes: ClassList) -> dict[str, object]:
         """What decides the result, for the run's config.json."""
@@ -206,6 +211,7 @@ def _parser() -> CommandParser:
     )
     add_eval_lists(add)
     add_held_out_lists(add)
+    add_ignore_unknown_labels(add)
     add(
         "--normalisation-clips",
         type=_positive,

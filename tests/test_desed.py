@@ -200,6 +200,22 @@ def test_names_of_lists_that_cannot_be_used_are_refused(
         open_corpus(baseline, CorpusOptions(**options))
 
 
+def test_labels_that_the_class_list_lacks_can_be_ignored(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ClassList(("/m/dog",), ("Dog",)).write(folder / "class_labels_indices.csv")
+    with pytest.raises(UserError, match=r"Cat of .* or --ignore-unknown-labels"):
+        open_corpus(folder)
+    with caplog.at_level(logging.WARNING):
+        corpus = open_corpus(folder, CorpusOptions(ignore_unknown_labels=True))
+    # Of the strong clips 4 holds a cat alone, and 2 nothing.
+    strong = {name.rpartition("/")[2]: events for name, events in corpus.train_strong.items()}
+    assert {name: len(events) for name, events in strong.items()} == {"1": 1, "2": 0, "3": 1}
+    assert names_of(corpus.evaluation) == ["validation/validation/2"]
+    (message,) = caplog.messages
+    assert "left out 7 labels whose class is not in the class list (first: Cat), and 2" in message
+
+
 def test_an_evaluation_set_needs_no_training_lists(baseline: Path) -> None:
     shutil.rmtree(baseline / "metadata/train")
     found = open_evaluation_set(baseline, options=CorpusOptions(("eval/public",)))
