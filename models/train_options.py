@@ -10,7 +10,13 @@ from itertools import chain
 from pathlib import Path
 
 from models import list_model_poolings, list_models
+from models.corpus_options import (
+    add_eval_lists,
+    add_held_out_lists,
+    add_ignore_unknown_labels,
+)
 from models.data.classes import ClassList
+from models.data.corpus import CorpusOptions
 from models.data.sampling import BALANCING
 from models.errors import CommandParser, UserError
 from models.features import PRESETS
@@ -60,6 +66,14 @@ class TrainOptions:
     keep_epochs: int = 0
     cache_features: bool = False
     strict: bool = False
+    eval_lists: tuple[str, ...] = ()
+    held_out_lists: tuple[str, ...] = ()
+    ignore_unknown_labels: bool = False
+
+    @property
+    def corpus(self) -> CorpusOptions:
+        """What of the corpus folder is read."""
+        return CorpusOptions(self.eval_lists, self.held_out_lists, self.ignore_unknown_labels)
 
     def deciding(self, classes: ClassList) -> dict[str, object]:
         """What decides the result, for the run's config.json."""
@@ -92,6 +106,8 @@ def parse_train_options() -> TrainOptions:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     del options["config"]
     options["model_options"] = dict(options.pop("model_option"))
+    for name in ("eval_lists", "held_out_lists"):
+        options[name] = tuple(options[name])
     if options["mean_teacher"] is not None:
         options["mean_teacher"] = tuple(options["mean_teacher"])
         options["batch_size"] = sum(options["mean_teacher"])
@@ -193,6 +209,9 @@ def _parser() -> CommandParser:
         metavar="PART",
         help="part of the training clips that thresholds and learning rate are set by, default 0.1",
     )
+    add_eval_lists(add)
+    add_held_out_lists(add)
+    add_ignore_unknown_labels(add)
     add(
         "--normalisation-clips",
         type=_positive,
