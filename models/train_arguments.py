@@ -10,6 +10,7 @@ from typing import Any
 
 from models.data.sampling import BALANCING
 from models.features import PRESETS
+from models.kept_epochs import KEPT
 from models.trainer import PRECISIONS
 
 Add = Callable[..., Any]
@@ -123,6 +124,13 @@ def add_learning_options(add: Add) -> None:
         "tune-frames",
         "tune thresholds of frames on the events of held-out clips (train_strong.tsv); "
         "without, they are those of clips",
+    )
+    add(
+        "--keep",
+        choices=KEPT,
+        default="last",
+        help="the epoch whose detector is the result: the last (default), or the one with the "
+        "highest held-out mean average precision",
     )
 
 

@@ -54,6 +54,7 @@ class TrainOptions:
     mean_teacher: tuple[int, int, int] | None = None
     consistency: float = 2.0
     tune_frames: bool = False
+    keep: str = "last"
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
