@@ -69,7 +69,7 @@ def train(
     Raises:
         UserError: for what the user can put right.
     """
-    corpus = corpus or open_corpus(options.data)
+    corpus = corpus or open_corpus(options.data, options.corpus)
     events = held_out_events(corpus, options.tune_frames)
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from models.corpus_options import add_eval_lists, add_held_out_lists
 from models.data.sampling import BALANCING
 from models.features import PRESETS
 from models.kept_epochs import KEPT
@@ -57,6 +58,8 @@ def add_learning_options(add: Add) -> None:
         metavar="PART",
         help="part of the training clips that thresholds and learning rate are set by, default 0.1",
     )
+    add_eval_lists(add)
+    add_held_out_lists(add)
     add(
         "--normalisation-clips",
         type=positive,
@@ -173,6 +176,8 @@ def add_cache_option(add: Add, default: bool) -> None:
 
 def settle(parser: argparse.ArgumentParser, given: dict[str, Any]) -> None:
     """Fill in the clips of a step, in place, and complain where options contradict each other."""
+    for name in ("eval_lists", "held_out_lists"):
+        given[name] = tuple(given[name])
     parts = given["mean_teacher"]
     if parts is None:
         given["batch_size"] = given["batch_size"] or 32

@@ -12,6 +12,7 @@ from typing import Any
 
 from models import list_model_poolings, list_models
 from models.data.classes import ClassList
+from models.data.corpus import CorpusOptions
 from models.errors import CommandParser, UserError
 from models.train_arguments import (
     add_cache_option,
@@ -68,6 +69,13 @@ class TrainOptions:
     keep_epochs: int = 0
     cache_features: bool = False
     strict: bool = False
+    eval_lists: tuple[str, ...] = ()
+    held_out_lists: tuple[str, ...] = ()
+
+    @property
+    def corpus(self) -> CorpusOptions:
+        """What of the corpus folder is read."""
+        return CorpusOptions(self.eval_lists, self.held_out_lists)
 
     def deciding(self, classes: ClassList) -> dict[str, object]:
         """What decides the result, for the run's config.json."""

@@ -18,7 +18,7 @@ from models.data.audioset import (
     write_strong_labels,
 )
 from models.data.classes import ClassList
-from models.data.corpus import open_corpus
+from models.data.corpus import open_corpus, open_evaluation_set
 from models.data.segments import Segment, SegmentList
 from models.errors import UserError
 
@@ -260,6 +260,34 @@ def test_a_corpus_without_one_of_its_files_names_it(name: str, corpus: Path) -> 
     (corpus / name).unlink()
     with pytest.raises(UserError, match=name):
         open_corpus(corpus)
+
+
+def test_a_folder_of_no_known_kind_is_told_all_kinds(tmp_path: Path) -> None:
+    kinds = (r"train_segments\.csv", r"\*train\*\.h5", r"\*train\*\.tar", r"metadata/\*\*/\*\.tsv")
+    with pytest.raises(UserError, match=".*".join(kinds)):
+        open_corpus(tmp_path)
+    with pytest.raises(UserError, match=r"eval_segments\.csv.*eval\*\.h5"):
+        open_evaluation_set(tmp_path)
+
+
+def test_an_evaluation_set_needs_no_training_clips(corpus: Path) -> None:
+    (corpus / "train_segments.csv").unlink()
+    events = [StrongLabel("--PJHxphWEs_30000", 0.0, 1.0, 0)]
+    write_strong_labels(corpus / "eval_strong.tsv", events, CLASSES)
+    found = open_evaluation_set(corpus)
+    assert [clip.clip_id for clip in found.clips] == ["--PJHxphWEs_30000"]
+    assert found.classes == CLASSES
+    assert found.strong == {"--PJHxphWEs_30000": events}
+
+
+def test_an_evaluation_set_can_be_read_by_the_classes_of_a_detector(corpus: Path) -> None:
+    (corpus / "class_labels_indices.csv").unlink()
+    assert open_evaluation_set(corpus, CLASSES).clips[0].labels == (0, 2)
+    with pytest.raises(UserError, match=r"class_labels_indices\.csv: expected a file"):
+        open_evaluation_set(corpus)
+    ClassList(CLASSES.mids[::-1], CLASSES.names[::-1]).write(corpus / "class_labels_indices.csv")
+    with pytest.raises(UserError, match="expected the detector's 3 classes, found 3 others or in"):
+        open_evaluation_set(corpus, CLASSES)
 
 
 def test_a_corpus_that_is_not_there_or_half_written_is_refused(corpus: Path) -> None:

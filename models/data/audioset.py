@@ -38,6 +38,7 @@ TRAIN_FILES = (
         "unbalanced_train_segments.csv",
     ),
 )
+EVALUATION_FILE = "eval_segments.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -135,19 +136,20 @@ def write_strong_labels(path: Path, labels: Iterable[StrongLabel], classes: Clas
 
 
 def segment_tables(directory: Path) -> list[Path]:
-    """A corpus folder's lists of training segments; UserError where there are none."""
-    tables = next((found for names in TRAIN_FILES if (found := _existing(directory, names))), [])
-    if not tables:
-        names = " or ".join(name for group in TRAIN_FILES for name in group)
-        raise UserError(f"{directory}: expected {names} in this corpus folder, found none of them")
-    return tables
+    """A corpus folder's lists of training segments, if it has any."""
+    return next((found for names in TRAIN_FILES if (found := _existing(directory, names))), [])
 
 
 def read_segment_lists(directory: Path, classes: ClassList) -> tuple[SegmentList, SegmentList]:
     """The training and the evaluation segments of a corpus folder laid out as AudioSet's files."""
     files = AudioFiles(directory / "audio")
-    evaluation = _segments([directory / "eval_segments.csv"], files, classes)
+    evaluation = _segments([directory / EVALUATION_FILE], files, classes)
     return _segments(segment_tables(directory), files, classes), evaluation
+
+
+def read_evaluation_list(directory: Path, classes: ClassList) -> SegmentList:
+    """The evaluation segments of a folder laid out as AudioSet's files, alone."""
+    return read_segments(directory / EVALUATION_FILE, directory / "audio", classes)
 
 
 def _existing(directory: Path, names: Iterable[str]) -> list[Path]:
