@@ -20,6 +20,7 @@ from models.evaluate import (
     ClipResult,
     EvaluationOptions,
     Judged,
+    check_classes,
     detect_clips,
     held_out_events,
     measure,
@@ -134,9 +135,8 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
     corpus = open_corpus(options.data)
     events = held_out_events(corpus, options.tune_frames)
     runs = [_open(path, options, corpus) for path in options.runs]
-    path = options.out / "metrics.json"
-    if options.out.exists() and any(entry != path for entry in options.out.iterdir()):
-        raise UserError(f"{options.out}: expected a new folder, found other files in it")
+    out = RunFolder(options.out)
+    out.claim_for_measures()
     fusion = Fusion(runs, options.weights or (1.0,) * len(runs))
     median = median_widths(
         options.median, options.median_share, options.event_lengths, corpus.classes
@@ -157,7 +157,7 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
         **measure(fusion.results(held_out=False), judged, EvaluationOptions(median)),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(metrics, indent=2) + "\n")
+    write_text(out.metrics, json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
@@ -211,22 +211,10 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
             f"{path}: expected detectors of several epochs, found none: train it with --keep-epochs"
         )
     detectors = [load_detector(file, options.device) for file in files]
-    if detectors[0].classes != corpus.classes:
-        raise UserError(
-            f"{path}: expected a run of this corpus's {len(corpus.classes)} classes, found "
-            f"{len(detectors[0].classes)} others or in another order: use the class list that it "
-            "was trained with"
-        )
-    config = run.read_config()
-    held_out, seed = (config.get(key) for key in ("held_out", "seed"))
-    if not isinstance(held_out, float) or not isinstance(seed, int) or not 0 < held_out < 1:
-        raise UserError(
-            f"{run.config}: expected held_out between 0 and 1 and a seed, found {held_out} and "
-            f"{seed}: name the folder of a run of models.train"
-        )
-    loading = LoadingOptions(options.batch_size, held_out, seed, options.workers)
+    check_classes(path, detectors[0], corpus)
+    loading = LoadingOptions(options.batch_size, *run.read_split(), options.workers)
     data = TrainingData(corpus, detectors[0].preset, loading)
-    return FusedRun(run, detectors, config, data)
+    return FusedRun(run, detectors, run.read_config(), data)
 
 
 def _measures(run: RunFolder) -> dict[str, object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def main() -> None:
     if finished:
         print(f"{options.out}: this run is finished already")
     if metrics:
-        print("  ".join(f"{name} {_shown(metrics[name])}" for name in MEASURES))
+        print_measures(metrics)
 
 
 def train(
@@ -116,15 +117,25 @@ def train(
     return metrics
 
 
-def write_unreadable(path: Path, unreadable: dict[str, str]) -> None:
+def print_measures(metrics: Mapping[str, Any]) -> None:
+    """Print what compares systems on one line; a measure that there is none of is a dash."""
+    print("  ".join(f"{name} {_shown(metrics[name])}" for name in MEASURES))
+
+
+def write_unreadable(path: Path, unreadable: Mapping[str, str]) -> None:
     """Write what is wrong with each clip that could not be read, and say how many there are."""
     if unreadable:
         lines = (f"{name}\t{reason}\n" for name, reason in sorted(unreadable.items()))
         write_text(path, "".join(lines))
+        print_unreadable(unreadable, f", all named in {path}")
+
+
+def print_unreadable(unreadable: Mapping[str, str], where: str = "") -> None:
+    """Say how many clips could not be read, and what is wrong with the first."""
+    if unreadable:
         name, reason = next(iter(unreadable.items()))
         print(
-            f"{len(unreadable)} clips could not be read, all named in {path}; "
-            f"the first was {name}: {reason}",
+            f"{len(unreadable)} clips could not be read{where}; the first was {name}: {reason}",
             file=sys.stderr,
         )
 
