@@ -115,9 +115,9 @@ def main() -> None:
         f"fusion of {len(options.runs)}": metrics,
     }
     width = max(len(name) for name in shown)
-    print(f"{'':{width}} " + "".join(f"{name:>14}" for name in MEASURES))
+    print(f"{'':{width}} " + "".join(f"{name:>16}" for name in MEASURES))
     for name, row in shown.items():
-        print(f"{name:{width}} " + "".join(f"{_cell(row.get(key)):>14}" for key in MEASURES))
+        print(f"{name:{width}} " + "".join(f"{_cell(row.get(key)):>16}" for key in MEASURES))
 
 
 def fuse(options: FuseOptions) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from models.training_data import CachedFeatures, LoadingOptions, TrainingData, c
 
 MEASURES = (
     *("mAP", "mAUC", "d_prime", "clip_f1", "clip_f1_macro"),
-    *("segment_f1", "segment_er", "event_f1", "psds_1", "psds_2"),
+    *("segment_f1", "segment_er", "event_f1", "event_f1_macro", "psds_1", "psds_2"),
 )
 """Keys of metrics.json that compare systems."""
 

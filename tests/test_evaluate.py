@@ -72,6 +72,7 @@ def test_it_prints_what_training_prints(name, data, run, monkeypatch, capsys):
     command(monkeypatch, "--checkpoint", run[0] / name, "--data", data)
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"mAP {run[1]['mAP']:.3f}  ")
+    assert f"event_f1_macro {run[1]['event_f1_macro']:.3f}" in line
 
 
 def test_posteriors_of_clips_are_one_table(data, run, evaluated):
