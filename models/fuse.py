@@ -14,6 +14,7 @@ import numpy as np
 from models.checkpoint import write_text
 from models.corpus_options import add_eval_lists, add_ignore_unknown_labels
 from models.data.audioset import StrongLabel
+from models.data.clips import report_cut_clips
 from models.data.corpus import Corpus, CorpusOptions, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
@@ -160,6 +161,8 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
         "thresholds": origin,
         **measure(fusion.results(held_out=False), judged, EvaluationOptions(median)),
     }
+    seconds = min(run.detectors[0].preset.clip_seconds for run in runs)
+    report_cut_clips((name for run in runs for name in run.data.cut), seconds)
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(metrics, indent=2) + "\n")
     return metrics

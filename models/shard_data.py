@@ -34,6 +34,7 @@ class ShardData(ClipData):
 
     Attributes:
         unreadable: what is wrong with each clip that could not be read so far, by its name.
+        cut: names of the clips read so far that are longer than the features' clips.
 
     Raises:
         UserError: for a single training shard, which leaves none to hold out.
@@ -54,6 +55,7 @@ class ShardData(ClipData):
         self.options = options
         self.steps = steps
         self.unreadable: dict[str, str] = {}
+        self.cut: set[str] = set()
         self._training, self._held_out = shards[:-count], shards[-count:]
         self._stream = StreamOptions(preset.sample_rate, preset.clip_seconds, options.strict)
 
@@ -109,7 +111,8 @@ class ShardData(ClipData):
     def _in_order(self, shards: Sequence[Path]) -> DataLoader:
         clips = ClipStream(shards, self.corpus.classes, self._stream)
         how = {**self._how(), "num_workers": min(self.options.workers, len(shards))}
-        return NamingLoader(self.unreadable, clips, batch_size=self.options.batch_size, **how)
+        size = self.options.batch_size
+        return NamingLoader(self.unreadable, self.cut, clips, batch_size=size, **how)
 
     def _how(self) -> dict[str, Any]:
         return {
@@ -130,7 +133,7 @@ class _EpochLoader(NamingLoader):
         start: int,
         **how: Any,
     ) -> None:
-        super().__init__(data.unreadable, clips, **how)
+        super().__init__(data.unreadable, data.cut, clips, **how)
         self._data = data
         self._clips = clips
         self._first_epoch = first_epoch

@@ -136,6 +136,7 @@ class TrainingData(ClipData):
 
     Attributes:
         unreadable: what is wrong with each clip that could not be read so far, by its name.
+        cut: names of the clips read so far that are longer than the features' clips.
 
     Raises:
         UserError: where the training clips are too few to hold any out.
@@ -154,6 +155,7 @@ class TrainingData(ClipData):
         self.cache = cache
         self.corpus = corpus
         self.unreadable: dict[str, str] = {}
+        self.cut: set[str] = set()
         labels = corpus.train_clips.labels
         if corpus.held_out is None:
             training, held_out = held_out_split(labels, options.held_out, options.seed)
@@ -295,6 +297,7 @@ class TrainingData(ClipData):
     def _loader(self, clips: Dataset, **how: Any) -> DataLoader:
         return NamingLoader(
             self.unreadable,
+            self.cut,
             clips,
             collate_fn=collate_features if self.cache else collate,
             num_workers=self._workers,
@@ -304,14 +307,18 @@ class TrainingData(ClipData):
 
 
 class NamingLoader(DataLoader):
-    """A loader that notes the clips which its batches lack."""
+    """A loader that notes the clips which its batches lack, and those that they hold in part."""
 
-    def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: Any) -> None:
+    def __init__(
+        self, unreadable: dict[str, str], cut: set[str], clips: Dataset, **how: Any
+    ) -> None:
         super().__init__(clips, **how)
         self._unreadable = unreadable
+        self._cut = cut
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
             for clip in batch.unreadable:
                 self._unreadable.setdefault(clip.clip_id, clip.reason)
+            self._cut.update(batch.cut)
             yield batch
