@@ -1,10 +1,12 @@
-"""A detector on a set of clips: probabilities, tuned thresholds and the papers' measures."""
+"""A detector on a set of clips: probabilities, tuned thresholds and the papers' measures. As a
+program, `python -m models.evaluate --checkpoint RUN --data DIR`, it measures a trained detector."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from models.detection import (
     tune_thresholds,
 )
 from models.detector import Detector
-from models.errors import UserError
+from models.errors import UserError, run_command
 from models.feature_cache import FeatureBatch
 from models.metrics import class_scores, localisation_metrics, tagging_metrics
 from models.psds import psds
@@ -198,6 +200,16 @@ def evaluate(
     )
 
 
+def check_classes(path: Path, detector: Detector, corpus: Corpus) -> None:
+    """Complain of a detector, from `path`, that knows other classes than the corpus."""
+    if detector.classes != corpus.classes:
+        raise UserError(
+            f"{path}: expected a run of this corpus's {len(corpus.classes)} classes, found "
+            f"{len(detector.classes)} others or in another order: use the class list that it "
+            "was trained with"
+        )
+
+
 def judged_by(detector: Detector, strong: Mapping[str, Sequence[StrongLabel]]) -> Judged:
     """A detector's own thresholds."""
     return Judged(
@@ -274,3 +286,10 @@ def _seconds(batch: Batch, index: int, detector: Detector) -> float:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+if __name__ == "__main__":
+    # Not above: it imports this module.
+    from models.evaluate_command import main
+
+    run_command(main, resumes=False)

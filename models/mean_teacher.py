@@ -143,6 +143,12 @@ class MeanTeacherTraining(DetectorTraining):
         self.detector.network.load_state_dict(self.teacher.state_dict())
         return self.detector
 
+    def validated(self) -> Detector:
+        """A copy with the teacher in it: the student goes on learning."""
+        detector = copy.deepcopy(self.detector)
+        detector.network.load_state_dict(self.teacher.state_dict())
+        return detector
+
     def _with_frame_targets(self, batch: Batch) -> Examples:
         examples = examples_of(self.detector, batch)
         frames = -(-examples.features.shape[1] // self.detector.network.frame_reduction)

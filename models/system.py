@@ -90,6 +90,10 @@ class DetectorTraining(LightningModule):
         """The trained detector."""
         return self.detector
 
+    def validated(self) -> Detector:
+        """The detector that an epoch is judged by."""
+        return self.detector
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         if len(batch):
             self._held_out.append((self(batch).clip.float().cpu(), batch.target.cpu()))

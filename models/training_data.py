@@ -279,13 +279,7 @@ class TrainingData(ClipData):
         return Subset(self._train, indices)
 
     def _clips(self, clips: ClipSource) -> ClipDataset:
-        return ClipDataset(
-            clips,
-            len(self.corpus.classes),
-            self.preset.sample_rate,
-            self.preset.clip_seconds,
-            self.options.strict,
-        )
+        return clip_dataset(clips, len(self.corpus.classes), self.preset, self.options)
 
     @property
     def _workers(self) -> int:
@@ -306,13 +300,22 @@ class TrainingData(ClipData):
         )
 
 
+def clip_dataset(
+    clips: ClipSource, num_classes: int, preset: FeaturePreset, options: LoadingOptions
+) -> ClipDataset:
+    """Clips as a network of these features hears them."""
+    return ClipDataset(clips, num_classes, preset.sample_rate, preset.clip_seconds, options.strict)
+
+
 class NamingLoader(DataLoader):
-    """A loader that notes the clips which its batches lack, and those that they hold in part."""
+    """A loader, of waveforms unless `how` says otherwise, that notes the clips its batches lack and
+    those they hold in part."""
 
     def __init__(
         self, unreadable: dict[str, str], cut: set[str], clips: Dataset, **how: Any
     ) -> None:
-        super().__init__(clips, **how)
+        usual = {"collate_fn": collate, "pin_memory": torch.cuda.is_available()}
+        super().__init__(clips, **{**usual, **how})
         self._unreadable = unreadable
         self._cut = cut
 
