@@ -56,7 +56,13 @@ class Detector(nn.Module):
         self.classes = classes
         self.preset = PRESETS[features]
         self.front_end = FrontEnd(self.preset)
-        inputs: dict[str, Any] = {"mels": self.preset.bands}
+        bands = spec.options.get("mels", self.preset.bands)
+        if bands != self.preset.bands:
+            raise ValueError(
+                f"mels: expected {self.preset.bands}, the bands of the features {features}, got "
+                f"{bands!r}"
+            )
+        inputs: dict[str, Any] = {"mels": bands}
         if kind.fixed_frames:
             inputs["num_frames"] = self.preset.clip_frames
         self.network = build_model(

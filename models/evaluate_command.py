@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.checkpoint import write_text
-from models.corpus_options import add_eval_lists, corpus_options
+from models.corpus_options import add_eval_lists, add_ignore_unknown_labels, corpus_options
 from models.data.audioset import StrongLabel
+from models.data.clips import report_cut_clips
 from models.data.corpus import CorpusOptions, open_corpus, open_evaluation_set
 from models.detector import Detector, load_detector
 from models.errors import CommandParser
@@ -58,11 +59,13 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class SplitClips:
-    """What is measured: batches, true events by clip, and the clips that could not be read."""
+    """What is measured: batches, true events by clip, the clips that could not be read and the
+    names of those that are heard in part."""
 
     batches: Iterable[Batch]
     strong: Mapping[str, Sequence[StrongLabel]]
     unreadable: dict[str, str]
+    cut: set[str]
 
 
 def main() -> None:
@@ -104,6 +107,7 @@ def evaluate_checkpoint(options: EvaluateOptions) -> dict[str, Any]:
         **measures,
         "unreadable_clips": len(clips.unreadable),
     }
+    report_cut_clips(clips.cut, detector.preset.clip_seconds)
     if out is None:
         print_unreadable(clips.unreadable)
     else:
@@ -126,8 +130,11 @@ def _evaluation(options: EvaluateOptions, detector: Detector) -> SplitClips:
     found = open_evaluation_set(options.data, detector.classes, options.corpus)
     loading = LoadingOptions(options.batch_size, workers=options.workers)
     unreadable: dict[str, str] = {}
-    batches = evaluation_loader(found.clips, found.classes, detector.preset, loading, unreadable)
-    return SplitClips(batches, found.strong, unreadable)
+    cut: set[str] = set()
+    batches = evaluation_loader(
+        found.clips, found.classes, detector.preset, loading, unreadable, cut
+    )
+    return SplitClips(batches, found.strong, unreadable, cut)
 
 
 def _held_out(options: EvaluateOptions, detector: Detector, path: Path) -> SplitClips:
@@ -144,7 +151,7 @@ def _held_out(options: EvaluateOptions, detector: Detector, path: Path) -> Split
         data = ShardData(corpus, detector.preset, loading, steps=1)
     else:
         data = TrainingData(corpus, detector.preset, loading)
-    return SplitClips(data.held_out_dataloader(), corpus.train_strong, data.unreadable)
+    return SplitClips(data.held_out_dataloader(), corpus.train_strong, data.unreadable, data.cut)
 
 
 def _run_of(path: Path) -> RunFolder:
@@ -173,6 +180,7 @@ def parse() -> EvaluateOptions:
         "its thresholds were tuned",
     )
     add_eval_lists(add)
+    add_ignore_unknown_labels(add)
     add("--out", type=Path, metavar="DIR", help="folder for metrics.json")
     add(
         "--scores",
@@ -194,7 +202,7 @@ def parse() -> EvaluateOptions:
     given = parser.parse_args()
     check_median_options(parser, given)
     options = {**vars(given), "corpus": corpus_options(given)}
-    del options["eval_lists"]
+    del options["eval_lists"], options["ignore_unknown_labels"]
     return EvaluateOptions(**options)
 
 

@@ -33,6 +33,7 @@ class ShardData(ClipData):
 
     Attributes:
         unreadable: what is wrong with each clip that could not be read so far, by its name.
+        cut: names of the clips read so far that are longer than the features' clips.
 
     Raises:
         UserError: for a single training shard, which leaves none to hold out.
@@ -53,6 +54,7 @@ class ShardData(ClipData):
         self.options = options
         self.steps = steps
         self.unreadable: dict[str, str] = {}
+        self.cut: set[str] = set()
         self._training, self._held_out = shards[:-count], shards[-count:]
         self._stream = _stream_options(preset, options)
 
@@ -107,7 +109,7 @@ class ShardData(ClipData):
 
     def _in_order(self, shards: Sequence[Path]) -> DataLoader:
         clips = ClipStream(shards, self.corpus.classes, self._stream)
-        return _stream_loader(clips, len(shards), self.options, self.unreadable)
+        return _stream_loader(clips, len(shards), self.options, self.unreadable, self.cut)
 
 
 class _EpochLoader(NamingLoader):
@@ -121,7 +123,7 @@ class _EpochLoader(NamingLoader):
         start: int,
         **how: Any,
     ) -> None:
-        super().__init__(data.unreadable, clips, **how)
+        super().__init__(data.unreadable, data.cut, clips, **how)
         self._data = data
         self._clips = clips
         self._first_epoch = first_epoch
@@ -143,13 +145,17 @@ def evaluation_loader(
     preset: FeaturePreset,
     options: LoadingOptions,
     unreadable: dict[str, str],
+    cut: set[str] | None = None,
 ) -> DataLoader:
-    """A loader over evaluation clips of any kind; `unreadable` takes what it leaves out."""
+    """A loader over evaluation clips of any kind; `unreadable` takes what it leaves out, and `cut`
+    the names of those that are longer than the features' clips."""
+    cut = set() if cut is None else cut
     if isinstance(clips, Shards):
         stream = ClipStream(clips.paths, classes, _stream_options(preset, options))
-        return _stream_loader(stream, len(clips.paths), options, unreadable)
+        return _stream_loader(stream, len(clips.paths), options, unreadable, cut)
     return NamingLoader(
         unreadable,
+        cut,
         clip_dataset(clips, len(classes), preset, options),
         batch_size=options.batch_size,
         num_workers=options.workers,
@@ -161,10 +167,14 @@ def _stream_options(preset: FeaturePreset, options: LoadingOptions) -> StreamOpt
 
 
 def _stream_loader(
-    clips: ClipStream, shards: int, options: LoadingOptions, unreadable: dict[str, str]
+    clips: ClipStream,
+    shards: int,
+    options: LoadingOptions,
+    unreadable: dict[str, str],
+    cut: set[str],
 ) -> DataLoader:
     workers = min(options.workers, shards)
-    return NamingLoader(unreadable, clips, batch_size=options.batch_size, num_workers=workers)
+    return NamingLoader(unreadable, cut, clips, batch_size=options.batch_size, num_workers=workers)
 
 
 def _shards(split: ClipSource | Shards) -> tuple[Path, ...]:

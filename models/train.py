@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
+from models.data.clips import report_cut_clips
 from models.data.corpus import Corpus, open_corpus
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, load_detector, save_detector
@@ -91,10 +92,11 @@ def train(
             tqdm(batches, "normalisation", unit="batch", disable=None, leave=False)
         )
     trainer = fit(system, data, _trainer_options(options), run)
-    unreadable = gather(list(data.unreadable.items()))
+    unreadable, cut = gather(list(data.unreadable.items())), gather(list(data.cut))
     if not trainer.is_global_zero:
         return {}
     data.unreadable.update(unreadable)
+    data.cut.update(cut)
     epoch, kept_by = kept_epoch(options.keep, system.history)
     best = options.keep == "best"
     detector = load_detector(best_detector(run, epoch)) if best else system.finish()
@@ -113,6 +115,7 @@ def train(
     write_history(run.history, system.history)
     save_detector(run.model, detector)
     write_unreadable(run.unreadable, data.unreadable)
+    report_cut_clips(data.cut, detector.preset.clip_seconds)
     write_text(run.metrics, json.dumps(metrics, indent=2) + "\n")
     return metrics
 

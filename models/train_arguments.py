@@ -8,7 +8,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from models.corpus_options import add_eval_lists, add_held_out_lists
+from models.corpus_options import (
+    add_eval_lists,
+    add_held_out_lists,
+    add_ignore_unknown_labels,
+)
 from models.data.sampling import BALANCING
 from models.features import PRESETS
 from models.kept_epochs import KEPT
@@ -60,6 +64,7 @@ def add_learning_options(add: Add) -> None:
     )
     add_eval_lists(add)
     add_held_out_lists(add)
+    add_ignore_unknown_labels(add)
     add(
         "--normalisation-clips",
         type=positive,

@@ -71,11 +71,12 @@ class TrainOptions:
     strict: bool = False
     eval_lists: tuple[str, ...] = ()
     held_out_lists: tuple[str, ...] = ()
+    ignore_unknown_labels: bool = False
 
     @property
     def corpus(self) -> CorpusOptions:
         """What of the corpus folder is read."""
-        return CorpusOptions(self.eval_lists, self.held_out_lists)
+        return CorpusOptions(self.eval_lists, self.held_out_lists, self.ignore_unknown_labels)
 
     @staticmethod
     def deciding_names() -> list[str]:

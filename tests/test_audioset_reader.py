@@ -18,7 +18,7 @@ from models.data.audioset import (
     write_strong_labels,
 )
 from models.data.classes import ClassList
-from models.data.corpus import open_corpus, open_evaluation_set
+from models.data.corpus import CorpusOptions, open_corpus, open_evaluation_set
 from models.data.segments import Segment, SegmentList
 from models.errors import UserError
 
@@ -260,6 +260,35 @@ def test_a_corpus_without_one_of_its_files_names_it(name: str, corpus: Path) -> 
     (corpus / name).unlink()
     with pytest.raises(UserError, match=name):
         open_corpus(corpus)
+
+
+def test_labels_that_the_class_list_lacks_can_be_ignored(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ClassList(("/m/09x0r",), ("Speech",)).write(corpus / "class_labels_indices.csv")
+    for name, labels in (("dog", "/m/0bt9lr"), ("none", "")):
+        write_audio(corpus / "audio" / f"{name}.wav")
+        with (corpus / "train_segments.csv").open("a") as rows:
+            rows.write(f'{name}, 0.000, 10.000, "{labels}"\n')
+    with pytest.raises(UserError, match=r"/m/0bt9lr is not in .* or --ignore-unknown-labels"):
+        open_corpus(corpus)
+    with caplog.at_level(logging.WARNING):
+        found = open_corpus(corpus, CorpusOptions(ignore_unknown_labels=True))
+    # A clip whose labels are all of other classes is not a clip without sounds, as `none` is.
+    assert [(clip.clip_id, clip.labels) for clip in found.train] == [
+        ("--PJHxphWEs_30000", (0,)),
+        ("none_0", ()),
+    ]
+    assert found.train.labels.shape == (2, 1)
+    (message,) = (message for message in caplog.messages if "train_segments" in message)
+    assert "left out 2 labels whose class is not in the class list (first: /m/0bt9lr)" in message
+    assert "and 1 segments that have no other" in message
+
+
+def test_lists_without_any_label_of_the_class_list_are_refused(corpus: Path) -> None:
+    ClassList(("/m/other",), ("Other",)).write(corpus / "class_labels_indices.csv")
+    with pytest.raises(UserError, match=r"none of its labels \(first: /m/0bt9lr\) is in the class"):
+        open_corpus(corpus, CorpusOptions(ignore_unknown_labels=True))
 
 
 def test_a_folder_of_no_known_kind_is_told_all_kinds(tmp_path: Path) -> None:

@@ -200,6 +200,22 @@ def test_names_of_lists_that_cannot_be_used_are_refused(
         open_corpus(baseline, CorpusOptions(**options))
 
 
+def test_labels_that_the_class_list_lacks_can_be_ignored(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ClassList(("/m/dog",), ("Dog",)).write(folder / "class_labels_indices.csv")
+    with pytest.raises(UserError, match=r"Cat of .* or --ignore-unknown-labels"):
+        open_corpus(folder)
+    with caplog.at_level(logging.WARNING):
+        corpus = open_corpus(folder, CorpusOptions(ignore_unknown_labels=True))
+    # Of the strong clips 4 holds a cat alone, and 2 nothing.
+    strong = {name.rpartition("/")[2]: events for name, events in corpus.train_strong.items()}
+    assert {name: len(events) for name, events in strong.items()} == {"1": 1, "2": 0, "3": 1}
+    assert names_of(corpus.evaluation) == ["validation/validation/2"]
+    (message,) = caplog.messages
+    assert "left out 7 labels whose class is not in the class list (first: Cat), and 2" in message
+
+
 def test_an_evaluation_set_needs_no_training_lists(baseline: Path) -> None:
     shutil.rmtree(baseline / "metadata/train")
     found = open_evaluation_set(baseline, options=CorpusOptions(("eval/public",)))
@@ -295,6 +311,32 @@ def test_a_mean_teacher_learns_from_all_three_parts(
     )
     metrics = train(options)
     assert metrics["clips"] == metrics["strongly_labelled_clips"] == 2
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_clips_that_are_longer_than_the_features_hear_are_counted_once(
+    cache: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 12 * 16000)
+    for name in ("train/weak/w1", "validation/validation/2"):
+        soundfile.write(folder / f"audio/{name}.wav", noise, 16000)
+    options = TrainOptions(
+        folder,
+        tmp_path / "run",
+        epochs=2,
+        batch_size=4,
+        held_out=0.25,
+        model_options={"channels": [2, 2, 4], "gru_width": 4},
+        accelerator="cpu",
+        devices="1",
+        cache_features=cache,
+    )
+    train(options)
+    said = [line for line in capsys.readouterr().err.splitlines() if "longer" in line]
+    assert said == [
+        "2 clips are longer than 10 s: only the first 10 s of them are heard, and true events "
+        "after that do not count"
+    ]
 
 
 def test_a_part_that_the_corpus_lacks_is_named(folder: Path, tmp_path: Path) -> None:

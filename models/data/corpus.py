@@ -19,7 +19,7 @@ from models.data.audioset import (
     segment_tables,
 )
 from models.data.classes import ClassList
-from models.data.desed import desed_lists, read_desed
+from models.data.desed import desed_lists, is_desed_list, read_desed, read_desed_events
 from models.data.packs import read_packs
 from models.data.segments import ClipSource
 from models.data.shards import Shards
@@ -35,6 +35,7 @@ class CorpusOptions:
 
     eval_lists: tuple[str, ...] = ()
     held_out_lists: tuple[str, ...] = ()
+    ignore_unknown_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,21 @@ class Corpus:
 
     @property
     def train_clips(self) -> ClipSource:
-        """The training clips of a corpus that is not streamed."""
-        return _listed(self.train)
+        """The training clips; UserError where they are streamed from shards."""
+        return self._listed(self.train)
 
     @property
     def evaluation_clips(self) -> ClipSource:
-        """The evaluation clips of a corpus that is not streamed."""
-        return _listed(self.evaluation)
+        """The evaluation clips; UserError where they are streamed from shards."""
+        return self._listed(self.evaluation)
+
+    def _listed(self, split: ClipSource | Shards) -> ClipSource:
+        if isinstance(split, Shards):
+            raise UserError(
+                f"{self.directory}: expected a corpus that is not streamed from shards, found "
+                f"{split.paths[0].name}"
+            )
+        return split
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,6 @@ class EvaluationSet:
     classes: ClassList
     clips: ClipSource | Shards
     strong: Mapping[str, list[StrongLabel]]
-
-
-def _listed(split: ClipSource | Shards) -> ClipSource:
-    if isinstance(split, Shards):
-        raise TypeError("clips: expected those of a corpus that is not streamed from shards")
-    return split
 
 
 def open_corpus(directory: Path, options: CorpusOptions | None = None) -> Corpus:
@@ -125,7 +128,7 @@ def open_corpus(directory: Path, options: CorpusOptions | None = None) -> Corpus
     elif shards:
         train, evaluation = (Shards(tuple(paths)) for paths in shards)
     else:
-        train, evaluation = read_segment_lists(directory, classes)
+        train, evaluation = read_segment_lists(directory, classes, options.ignore_unknown_labels)
     return Corpus(
         directory,
         classes,
@@ -160,7 +163,13 @@ def open_evaluation_set(
             "in another order: use the class list that it was trained with"
         )
     if desed_lists(directory):
-        lists, classes = read_desed(directory, classes or own, options.eval_lists, training=False)
+        lists, classes = read_desed(
+            directory,
+            classes or own,
+            options.eval_lists,
+            training=False,
+            ignore_unknown_labels=options.ignore_unknown_labels,
+        )
         return EvaluationSet(directory, classes, lists.evaluation, lists.strong)
     packs, shards = (_split_files(directory, "eval", suffix) for suffix in ("h5", "tar"))
     if not packs and not shards and not (directory / EVALUATION_FILE).exists():
@@ -172,8 +181,27 @@ def open_evaluation_set(
     elif shards:
         clips = Shards(tuple(shards))
     else:
-        clips = read_evaluation_list(directory, classes)
+        clips = read_evaluation_list(directory, classes, options.ignore_unknown_labels)
     return EvaluationSet(directory, classes, clips, _strong(directory, "eval", classes))
+
+
+def read_events(path: Path, classes: ClassList) -> list[StrongLabel]:
+    """The events of AudioSet's or DESED's strong labels, or of a corpus folder's training clips.
+
+    Raises:
+        UserError: for what cannot be read, or holds no event of the classes.
+    """
+    if path.is_dir() and not desed_lists(path):
+        strong = _strong(path, "train", classes)
+    elif path.is_dir() or is_desed_list(path):
+        strong = {"": read_desed_events(path, classes)}
+    else:
+        strong = read_strong_labels(path, classes)
+    events = [event for clip in strong.values() for event in clip]
+    if not events:
+        where = " of training clips" if path.is_dir() else ""
+        raise UserError(f"{path}: expected events{where} of the detector's classes, found none")
+    return events
 
 
 def _check_folder(directory: Path, options: CorpusOptions) -> None:
@@ -224,6 +252,7 @@ def _open_desed(directory: Path, options: CorpusOptions) -> Corpus:
         ClassList.read(table) if table.exists() else None,
         options.eval_lists,
         options.held_out_lists,
+        ignore_unknown_labels=options.ignore_unknown_labels,
     )
     held_out = np.arange(len(lists.train) - lists.held_out, len(lists.train))
     return Corpus(

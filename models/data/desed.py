@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -86,6 +86,7 @@ def read_desed(
     eval_lists: Sequence[str] = (),
     held_out_lists: Sequence[str] = (),
     training: bool = True,
+    ignore_unknown_labels: bool = False,
 ) -> tuple[DesedLists, ClassList]:
     """Read the lists of a corpus folder.
 
@@ -97,12 +98,16 @@ def read_desed(
             that the module's docstring says.
         held_out_lists: names of the lists whose clips are held out of training.
         training: read training clips, of which there must be some; without, the evaluation alone.
+        ignore_unknown_labels: leave labels out that `classes` lacks, and clips that have no other,
+            with one warning.
 
     Raises:
         UserError: a list or line that is none of the known kinds, an unknown class, a name of no
             labelled list, no labelled training or evaluation clip that has audio.
     """
     lists = _read_lists(directory)
+    if classes is not None and ignore_unknown_labels:
+        lists = _with_known_labels(lists, _columns(classes), directory)
     classes = classes or _named_classes(lists)
     held_out = _chosen(lists, held_out_lists, directory)
     evaluated = _chosen(lists, eval_lists, directory) or _default_evaluation(lists, held_out)
@@ -132,10 +137,90 @@ def read_desed(
     ), classes
 
 
+def read_desed_events(path: Path, classes: ClassList) -> list[StrongLabel]:
+    """The events of a strong list, or of all that a corpus folder has for training, whether their
+    audio is there or not.
+
+    Events of other classes are left out with one warning.
+
+    Raises:
+        UserError: a list that cannot be read or, alone, is not strong.
+    """
+    if path.is_dir():
+        lists = [each for each in _read_lists(path) if not _is_evaluation(each.name)]
+    else:
+        alone = _read(path, path.parent)
+        if alone is None or alone.events is None:
+            raise UserError(f"{path}: expected a strong list, {' '.join(_STRONG[0])}")
+        lists = [alone]
+    columns = _columns(classes)
+    every = [
+        (file, *event)
+        for each in lists
+        for file, events in (each.events or {}).items()
+        for event in events
+    ]
+    unknown = [label for *_, label in every if label not in columns]
+    if unknown:
+        logger.warning(
+            "%s: left out %d events whose class is not in the class list (first: %s)",
+            *(path, len(unknown), unknown[0]),
+        )
+    return [
+        StrongLabel(file, onset, offset, columns[label])
+        for file, onset, offset, label in every
+        if label in columns
+    ]
+
+
+def is_desed_list(path: Path) -> bool:
+    """Whether a file begins as one of DESED's lists does."""
+    _, header = next(read_rows(path, delimiter="\t"), (0, []))
+    return header[:1] == ["filename"]
+
+
+def _columns(classes: ClassList) -> dict[str, int]:
+    columns = {name: index for index, name in enumerate(classes.names)}
+    return columns | {mid: index for index, mid in enumerate(classes.mids)}
+
+
 def _read_lists(directory: Path) -> list[_List]:
     """All lists but those of durations."""
     read = (_read(path, directory / "metadata") for path in desed_lists(directory))
     return [each for each in read if each is not None]
+
+
+def _with_known_labels(
+    lists: Sequence[_List], known: Mapping[str, int], directory: Path
+) -> list[_List]:
+    """The lists without other labels, and without the clips that have others alone."""
+    unknown = [
+        label
+        for each in lists
+        for row in each.labels.values()
+        for label in row
+        if label not in known
+    ]
+    if not unknown:
+        return list(lists)
+    kept = []
+    for each in lists:
+        labels = {
+            name: [label for label in row if label in known]
+            for name, row in each.labels.items()
+            if not row or any(label in known for label in row)
+        }
+        events = each.events and {
+            name: [event for event in each.events[name] if event[2] in known] for name in labels
+        }
+        kept.append(replace(each, labels=labels, events=events))
+    clips, left = (sum(len(each.labels) for each in group) for group in (lists, kept))
+    logger.warning(
+        "%s: left out %d labels whose class is not in the class list (first: %s), and %d clips "
+        "that have no other",
+        *(directory, len(unknown), unknown[0], clips - left),
+    )
+    return kept
 
 
 def _named_classes(lists: Iterable[_List]) -> ClassList:
@@ -239,8 +324,7 @@ class _Clips:
 
     def __init__(self, directory: Path, classes: ClassList) -> None:
         self._audio = directory / "audio"
-        self._columns = {name: index for index, name in enumerate(classes.names)}
-        self._columns |= {mid: index for index, mid in enumerate(classes.mids)}
+        self._columns = _columns(classes)
         # Several lists may name files of the same folder.
         self._files: Callable[[Path], AudioFiles] = lru_cache(maxsize=None)(AudioFiles)
 
@@ -271,8 +355,8 @@ class _Clips:
     def _column(self, label: str, each: _List, name: str) -> int:
         if label not in self._columns:
             raise UserError(
-                f"{each.path}: the label {label} of {name} is not in the class list: correct it "
-                "or use the class list that belongs to this file"
+                f"{each.path}: the label {label} of {name} is not in the class list: correct it, "
+                "use the class list that belongs to this file or --ignore-unknown-labels"
             )
         return self._columns[label]
 
