@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +36,24 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which is `path` when the block has ended, and gone after an error.
+
+    Raises:
+        OSError: where `path` holds something, or cannot be written.
+    """
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def save_atomically(content: object, path: Path) -> None:

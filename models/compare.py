@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,25 @@ from models.comparison.results import Results, RunResult, System
 from models.comparison.runs import StudyCorpus, StudyOptions, options_of, run_all
 from models.demo_page import describe_machine
 from models.errors import CommandParser, UserError, run_command
-from models.features import PRESETS
+from models.median import add_median_options, check_median_options
+from models.train_arguments import (
+    add_cache_option,
+    add_computing_options,
+    add_learning_options,
+    settle,
+)
+from models.train_options import TrainOptions
+
+_SHOWN = ("data", "epochs", "batch_size", "learning_rate")
+"""What a report names by itself."""
+
+_OWN = ("data", "out", "model", "pooling", "features", "seed", "model_options")
+_TRAINING = tuple(
+    entry.name
+    for entry in fields(TrainOptions)
+    if entry.name not in (*_OWN, "devices", "nodes", "cache_features")
+)
+"""Options of models.train that a study takes for all of its runs."""
 
 POOLINGS = ("max", "mean", "exp_softmax", "attention", "auto", "linear_softmax", "power")
 
@@ -55,17 +74,36 @@ def compare(options: StudyOptions) -> Results:
 
 
 def _write(options: StudyOptions, results: Results) -> None:
+    training = options.train_options(options.data[0], options.out)
     facts = {
         "seeds": ", ".join(str(seed) for seed in options.seeds),
-        "epochs": options.epochs,
-        "batch size": options.batch_size,
-        "learning rate": options.learning_rate,
+        "epochs": training.epochs,
+        "batch size": training.batch_size,
+        "learning rate": training.learning_rate,
         "model options": json.dumps(options.model_options),
+        "other options": json.dumps(_other_options(options, training)),
         "machine": describe_machine(),
     }
     content = to_json(results, facts)
     write_text(options.out / "results.json", json.dumps(content, indent=2) + "\n")
     write_text(options.out / "report.md", to_markdown(results, facts))
+
+
+def _other_options(options: StudyOptions, training: TrainOptions) -> dict[str, Any]:
+    """What else the result depends on, where it is not as usual."""
+    usual = StudyOptions(options.out, options.data, options.systems)
+    plain = usual.train_options(options.data[0], options.out)
+    learned = {
+        name: getattr(training, name)
+        for name in training.deciding_names()
+        if name not in _SHOWN and getattr(training, name) != getattr(plain, name)
+    }
+    measured = {
+        name: str(getattr(options, name))
+        for name in ("median", "median_share", "event_lengths")
+        if getattr(options, name) != getattr(usual, name)
+    }
+    return {**learned, **measured}
 
 
 def _check(options: StudyOptions) -> None:
@@ -85,18 +123,23 @@ def _check(options: StudyOptions) -> None:
                 f"{system.model}: expected one of its poolings {', '.join(known)}, "
                 f"got {system.pooling}"
             )
-        _check_network(system, options_of(options, system))
+        _check_network(system, options)
 
 
-def _check_network(system: System, options: dict[str, Any]) -> None:
+def _check_network(system: System, study: StudyOptions) -> None:
     # All are looked at before the first trains, which takes long.
     try:
         with torch.device("meta"):
-            build_model(system.model, 2, system.pooling, **options)
+            network = build_model(system.model, 2, system.pooling, **options_of(study, system))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{system}: the network cannot be built ({error}): correct --model-option"
         ) from error
+    if study.training.get("mean_teacher") and not network.has_frames:
+        raise UserError(
+            f"{system}: expected a network with frame probabilities for --mean-teacher, got one "
+            "without"
+        )
 
 
 def parse() -> StudyOptions:
@@ -127,10 +170,6 @@ def parse() -> StudyOptions:
         help="further networks, each with its own pooling or the one that is named",
     )
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default 0 1 2")
-    add("--features", choices=list(PRESETS), help="of all systems; default: each one's own")
-    add("--epochs", type=int, default=20, metavar="N", help="default 20")
-    add("--batch-size", type=int, default=32, metavar="N", help="clips, default 32")
-    add("--learning-rate", type=float, default=1e-3, metavar="RATE", help="default 0.001")
     add(
         "--model-option",
         action="append",
@@ -139,26 +178,21 @@ def parse() -> StudyOptions:
         metavar="[MODEL[:POOLING]:]NAME=VALUE",
         help="an option of the network (of --model without a name), the value in JSON",
     )
-    add(
-        "--cache-features",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="compute features once and hold them in memory",
-    )
-    add("--workers", type=int, default=0, metavar="N", help="processes that read audio, default 0")
-    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
+    add_cache_option(add, default=True)
+    shared = parser.add_argument_group("training of every run, as models.train takes it")
+    add_learning_options(shared.add_argument)
+    add_computing_options(shared.add_argument)
+    add_median_options(parser)
     given = parser.parse_args()
-    for name, least in (("epochs", 1), ("batch_size", 1), ("workers", 0)):
-        if getattr(given, name) < least:
-            option = name.replace("_", "-")
-            parser.error(f"--{option}: expected {least} or more, got {getattr(given, name)}")
+    check_median_options(parser, given)
     if min(given.seeds) < 0 or len({*given.seeds}) < len(given.seeds):
         parser.error("--seeds: expected different whole numbers from 0")
-    if not 0 < given.learning_rate < float("inf"):
-        parser.error(f"--learning-rate: expected a number above 0, got {given.learning_rate:g}")
     chosen = given.poolings or ([] if given.systems else POOLINGS)
     systems = [System(given.model, pooling) for pooling in chosen]
     systems += [_system(text, parser) for text in given.systems]
+    training = vars(given)
+    settle(parser, training)
+    training = {name: training[name] for name in _TRAINING}
     options: dict[str, dict[str, Any]] = {}
     known = dict.fromkeys(key for system in systems for key in (system.model, system.key))
     for place, name, value in given.model_option:
@@ -174,13 +208,12 @@ def parse() -> StudyOptions:
         systems=tuple(dict.fromkeys(systems)),
         seeds=tuple(given.seeds),
         features=given.features,
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-        learning_rate=given.learning_rate,
         model_options=options,
+        training=training,
         cache_features=given.cache_features,
-        workers=given.workers,
-        accelerator=given.accelerator,
+        median=given.median,
+        median_share=given.median_share,
+        event_lengths=given.event_lengths,
     )
 
 

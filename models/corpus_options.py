@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
+
+from models.data.corpus import CorpusOptions
 
 
 def add_eval_lists(add: Callable[..., Any]) -> None:
@@ -32,9 +35,21 @@ def add_held_out_lists(add: Callable[..., Any]) -> None:
 
 def add_ignore_unknown_labels(add: Callable[..., Any]) -> None:
     """`--ignore-unknown-labels`, by the `add_argument` of a parser or of a group."""
-    add(
+    # A default of None here: argparse would write it behind the help.
+    switch = add(
         "--ignore-unknown-labels",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="leave labels out of AudioSet's and DESED's lists that the class list lacks, and "
         "clips that have no other; default: stop at the first",
+    )
+    switch.default = False
+
+
+def corpus_options(given: argparse.Namespace) -> CorpusOptions:
+    """The options that were given, of those that the command has."""
+    return CorpusOptions(
+        tuple(given.eval_lists),
+        tuple(getattr(given, "held_out_lists", ())),
+        given.ignore_unknown_labels,
     )

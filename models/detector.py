@@ -56,7 +56,13 @@ class Detector(nn.Module):
         self.classes = classes
         self.preset = PRESETS[features]
         self.front_end = FrontEnd(self.preset)
-        inputs: dict[str, Any] = {"mels": self.preset.bands}
+        bands = spec.options.get("mels", self.preset.bands)
+        if bands != self.preset.bands:
+            raise ValueError(
+                f"mels: expected {self.preset.bands}, the bands of the features {features}, got "
+                f"{bands!r}"
+            )
+        inputs: dict[str, Any] = {"mels": bands}
         if kind.fixed_frames:
             inputs["num_frames"] = self.preset.clip_frames
         self.network = build_model(
@@ -108,7 +114,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
     """Read what `save_detector` or `models.export` wrote; runs no code from the file.
 
     Raises:
-        UserError: where the file is no such thing.
+        UserError: where the file is no such thing, or the device is not there.
     """
     advice = "expected a model.pt written by models.train"
     try:
@@ -138,7 +144,13 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> Detector:
             f"{path}: {advice}, but its contents do not fit together: train it again with this "
             "version"
         ) from error
-    return detector.to(device).eval()
+    try:
+        return detector.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {device}: expected cpu or a device that is there ({reason})"
+        ) from error
 
 
 def _read(path: Path) -> object:

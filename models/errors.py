@@ -25,13 +25,15 @@ class CommandParser(argparse.ArgumentParser):
         _exit(f"error: {message} (see {self.prog} --help)", 2)
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], None], resumes: bool = True) -> None:
     """Run a program's `main` and turn its failures into one line and an exit status.
 
     A `UserError` or an `OSError` (disk full, no permission) exits with 1, an interrupt with 130,
     SIGTERM with 143. Any other exception is a defect of the program and keeps its traceback.
+    `resumes` says whether the program goes on where it stopped when it is run again.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    again = "run the same command again" + (" to go on where it stopped" if resumes else "")
     try:
         main()
     except UserError as error:
@@ -51,11 +53,9 @@ def run_command(main: Callable[[], None]) -> None:
             1,
         )
     except KeyboardInterrupt:
-        _exit("interrupted: run the same command again to go on where it stopped", 130)
+        _exit(f"interrupted: {again}", 130)
     except Terminated:
-        _exit(
-            "terminated: run the same command again to go on where it stopped", 128 + signal.SIGTERM
-        )
+        _exit(f"terminated: {again}", 128 + signal.SIGTERM)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -1,10 +1,12 @@
-"""A detector on a set of clips: probabilities, tuned thresholds and the papers' measures."""
+"""A detector on a set of clips: probabilities, tuned thresholds and the papers' measures. As a
+program, `python -m models.evaluate --checkpoint RUN --data DIR`, it measures a trained detector."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ from models.detection import (
     tune_thresholds,
 )
 from models.detector import Detector
-from models.errors import UserError
+from models.errors import UserError, run_command
 from models.feature_cache import FeatureBatch
 from models.metrics import class_scores, localisation_metrics, tagging_metrics
 from models.psds import psds
@@ -43,6 +45,27 @@ class ClipResult:
     frame: np.ndarray | None
     target: np.ndarray
     seconds: float
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of the part of a clip that was heard: events, and target (classes,)."""
+
+    events: list[StrongLabel]
+    target: np.ndarray
+
+
+def truth_of(result: ClipResult, events: Sequence[StrongLabel]) -> Truth:
+    """A clip's events that begin in its heard part, ended with it, and its target without the
+    classes whose events all begin later."""
+    heard = [
+        replace(event, offset=min(event.offset, result.seconds))
+        for event in events
+        if event.onset < result.seconds
+    ]
+    target = result.target.copy()
+    target[list({event.label for event in events} - {event.label for event in heard})] = 0
+    return Truth(heard, target)
 
 
 @dataclass(frozen=True)
@@ -146,9 +169,10 @@ def tune_on(
     """
     pairs, segments = [], []
     for result in results:
-        pairs.append((result.clip, result.target))
+        truth = truth_of(result, (strong or {}).get(result.clip_id, ()))
+        pairs.append((result.clip, truth.target))
         if strong is not None and result.frame is not None and result.clip_id in strong:
-            clip = ScoredClip(result.frame, strong[result.clip_id], result.seconds)
+            clip = ScoredClip(result.frame, truth.events, result.seconds)
             segments.append(score_segments(clip, frame_seconds))
     if not pairs:
         raise UserError("none of the held-out clips can be read: replace them")
@@ -176,6 +200,16 @@ def evaluate(
     )
 
 
+def check_classes(path: Path, detector: Detector, corpus: Corpus) -> None:
+    """Complain of a detector, from `path`, that knows other classes than the corpus."""
+    if detector.classes != corpus.classes:
+        raise UserError(
+            f"{path}: expected a run of this corpus's {len(corpus.classes)} classes, found "
+            f"{len(detector.classes)} others or in another order: use the class list that it "
+            "was trained with"
+        )
+
+
 def judged_by(detector: Detector, strong: Mapping[str, Sequence[StrongLabel]]) -> Judged:
     """A detector's own thresholds."""
     return Judged(
@@ -193,15 +227,17 @@ def measure(
     """The measures of `models.metrics` and `models.psds`, and each class's own.
 
     Localisation is measured on the clips that `judged.strong` names; without any, or without frame
-    probabilities, it is None. Frames of those clips alone are held in memory.
+    probabilities, it is None. Frames of those clips alone are held in memory. What is true of a
+    clip after the part that was heard counts in no measure.
     """
     options = options or EvaluationOptions()
     thresholds, strong = judged.thresholds, judged.strong
     clips, targets, found = [], [], {}
     scored: dict[str, ScoredClip] = {}
     for result in results:
+        truth = truth_of(result, strong.get(result.clip_id, ()))
         clips.append(result.clip)
-        targets.append(result.target)
+        targets.append(truth.target)
         if result.frame is not None and result.clip_id in strong:
             found[result.clip_id] = find_events(
                 result.frame,
@@ -213,15 +249,16 @@ def measure(
                 clip_thresholds=thresholds,
             )
             frame = filter_frames(result.frame, options.median, judged.frame_seconds)
-            scored[result.clip_id] = ScoredClip(frame, strong[result.clip_id], result.seconds)
+            scored[result.clip_id] = ScoredClip(frame, truth.events, result.seconds)
     if not clips:
         raise UserError("none of the evaluation clips can be read: replace them")
     probability, target = np.stack(clips), np.stack(targets)
     precision, area = class_scores(probability, target)
     seconds = {name: clip.seconds for name, clip in scored.items()}
+    true = {name: clip.truth for name, clip in scored.items()}
     return {
         **tagging_metrics(probability, target, thresholds, (precision, area)),
-        **localisation_metrics(strong, found, seconds, len(judged.classes)),
+        **localisation_metrics(true, found, seconds, len(judged.classes)),
         **(psds(scored, judged.frame_seconds) if options.psds else {}),
         "clips": len(clips),
         "strongly_labelled_clips": len(scored),
@@ -249,3 +286,10 @@ def _seconds(batch: Batch, index: int, detector: Detector) -> float:
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+if __name__ == "__main__":
+    # Not above: it imports this module.
+    from models.evaluate_command import main
+
+    run_command(main, resumes=False)

@@ -21,7 +21,8 @@ class FeatureBatch:
 
     features (B, frames, bands) float32; lengths (B,) int64, each clip's frames; target
     (B, num_classes) float32; clip_ids, B names; seconds, each clip's duration; unreadable, the
-    clips that are not in the batch because they could not be read.
+    clips that are not in the batch because they could not be read; cut, the names of those that
+    are longer than that.
     """
 
     features: Tensor
@@ -30,6 +31,7 @@ class FeatureBatch:
     clip_ids: tuple[str, ...]
     seconds: tuple[float, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    cut: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -37,12 +39,14 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class FeatureClip:
-    """One clip: features (frames, bands), target (num_classes,), name and duration."""
+    """One clip: features (frames, bands), target (num_classes,), name and duration, and whether it
+    is longer than that."""
 
     features: Tensor
     target: Tensor
     clip_id: str
     seconds: float
+    is_cut: bool = False
 
 
 class FeatureClips(Dataset["FeatureClip | Unreadable"]):
@@ -83,6 +87,7 @@ class FeatureClips(Dataset["FeatureClip | Unreadable"]):
                     batch.target[index],
                     name,
                     batch.lengths[index].item() / preset.sample_rate,
+                    name in batch.cut,
                 )
                 for index, name in enumerate(batch.clip_ids)
             )
@@ -112,6 +117,7 @@ def collate_features(clips: Sequence[FeatureClip | Unreadable]) -> FeatureBatch:
         tuple(clip.clip_id for clip in kept),
         tuple(clip.seconds for clip in kept),
         skipped,
+        tuple(clip.clip_id for clip in kept if clip.is_cut),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from models.checkpoint import write_text
 from models.corpus_options import add_eval_lists, add_ignore_unknown_labels
 from models.data.audioset import StrongLabel
+from models.data.clips import report_cut_clips
 from models.data.corpus import Corpus, CorpusOptions, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
@@ -21,6 +22,7 @@ from models.evaluate import (
     ClipResult,
     EvaluationOptions,
     Judged,
+    check_classes,
     detect_clips,
     held_out_events,
     measure,
@@ -118,9 +120,9 @@ def main() -> None:
         f"fusion of {len(options.runs)}": metrics,
     }
     width = max(len(name) for name in shown)
-    print(f"{'':{width}} " + "".join(f"{name:>14}" for name in MEASURES))
+    print(f"{'':{width}} " + "".join(f"{name:>16}" for name in MEASURES))
     for name, row in shown.items():
-        print(f"{name:{width}} " + "".join(f"{_cell(row.get(key)):>14}" for key in MEASURES))
+        print(f"{name:{width}} " + "".join(f"{_cell(row.get(key)):>16}" for key in MEASURES))
 
 
 def fuse(options: FuseOptions) -> dict[str, Any]:
@@ -138,9 +140,8 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
     corpus = open_corpus(options.data, _corpus_options(options))
     events = held_out_events(corpus, options.tune_frames)
     runs = [_open(path, options, corpus) for path in options.runs]
-    path = options.out / "metrics.json"
-    if options.out.exists() and any(entry != path for entry in options.out.iterdir()):
-        raise UserError(f"{options.out}: expected a new folder, found other files in it")
+    out = RunFolder(options.out)
+    out.claim_for_measures()
     fusion = Fusion(runs, options.weights or (1.0,) * len(runs))
     median = median_widths(
         options.median, options.median_share, options.event_lengths, corpus.classes
@@ -160,8 +161,10 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
         "thresholds": origin,
         **measure(fusion.results(held_out=False), judged, EvaluationOptions(median)),
     }
+    seconds = min(run.detectors[0].preset.clip_seconds for run in runs)
+    report_cut_clips((name for run in runs for name in run.data.cut), seconds)
     options.out.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(metrics, indent=2) + "\n")
+    write_text(out.metrics, json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
@@ -228,20 +231,8 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
             f"{path}: expected detectors of several epochs, found none: train it with --keep-epochs"
         )
     detectors = [load_detector(file, options.device) for file in files]
-    if detectors[0].classes != corpus.classes:
-        raise UserError(
-            f"{path}: expected a run of this corpus's {len(corpus.classes)} classes, found "
-            f"{len(detectors[0].classes)} others or in another order: use the class list that it "
-            "was trained with"
-        )
-    config = run.read_config()
-    held_out, seed = (config.get(key) for key in ("held_out", "seed"))
-    if not isinstance(held_out, float) or not isinstance(seed, int) or not 0 < held_out < 1:
-        raise UserError(
-            f"{run.config}: expected held_out between 0 and 1 and a seed, found {held_out} and "
-            f"{seed}: name the folder of a run of models.train"
-        )
-    loading = LoadingOptions(options.batch_size, held_out, seed, options.workers)
+    check_classes(path, detectors[0], corpus)
+    loading = LoadingOptions(options.batch_size, *run.read_split(), options.workers)
     preset = detectors[0].preset
     data: TrainingData | ShardData
     # Nothing is learned here, so that any number of steps will do.
@@ -250,7 +241,7 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
         if is_sharded(corpus)
         else TrainingData(corpus, preset, loading)
     )
-    return FusedRun(run, detectors, config, data)
+    return FusedRun(run, detectors, run.read_config(), data)
 
 
 def _measures(run: RunFolder) -> dict[str, object]:

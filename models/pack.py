@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.corpus_options import add_eval_lists, add_ignore_unknown_labels
+from models.corpus_options import add_eval_lists, add_ignore_unknown_labels, corpus_options
 from models.data.corpus import CorpusOptions, open_corpus
 from models.data.packing import PackOptions, pack_corpus
 from models.errors import CommandParser, run_command
@@ -32,13 +32,12 @@ def parse() -> tuple[Path, CorpusOptions, PackOptions]:
     add("--workers", type=int, default=0, metavar="N", help="processes that read, default 0")
     add_eval_lists(add)
     add_ignore_unknown_labels(add)
-    given = vars(parser.parse_args())
+    parsed = parser.parse_args()
+    given = vars(parsed)
     if given["workers"] < 0:
         parser.error(f"--workers: expected a whole number from 0, got {given['workers']}")
-    reading = CorpusOptions(
-        tuple(given.pop("eval_lists")),
-        ignore_unknown_labels=given.pop("ignore_unknown_labels"),
-    )
+    reading = corpus_options(parsed)
+    del given["eval_lists"], given["ignore_unknown_labels"]
     return given.pop("data"), reading, PackOptions(**given)
 
 

@@ -15,6 +15,10 @@ class PowerCrnn(Dcase2017Crnn):
     """`Dcase2017Crnn` with batch normalisation in each block, a second GRU layer and one power for
     each class.
 
+    This is the paper's network for DCASE 2017. For DCASE 2019 the paper takes preprocessing and
+    backbone from its reference 19 and the feature extractor from its reference 21, which are not
+    here.
+
     The powers' penalty λ is 10⁻⁴, the paper's for DCASE 2017; for DCASE 2019 it takes
     `pooling_options={"penalty": 0.0}`.
     """

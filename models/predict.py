@@ -43,7 +43,7 @@ def main() -> None:
     """Read the command line and print the events of every file that can be read."""
     options = parse()
     pictures = _pictures(options)
-    detector = _load(options)
+    detector = load_detector(options.checkpoint, options.device)
     if options.threshold is not None:
         detector.set_thresholds(options.threshold)
     median = median_widths(
@@ -72,16 +72,6 @@ def main() -> None:
             draw_detection(pictures[index], picture, detector.preset)
     if failed:
         sys.exit(1)
-
-
-def _load(options: PredictOptions) -> Detector:
-    try:
-        return load_detector(options.checkpoint, options.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--device {options.device}: expected cpu or a device that is there ({reason})"
-        ) from error
 
 
 def predict(

@@ -11,12 +11,14 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 with warnings.catch_warnings():
     # dcase_util, which sed_scores_eval imports, still uses pkg_resources.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated", category=UserWarning)
+    from sed_scores_eval.base_modules.io import write_sed_scores
     from sed_scores_eval.base_modules.scores import create_score_dataframe
     from sed_scores_eval.intersection_based.psds import (
         multi_class_psd_roc_from_single_class_psd_rocs,
@@ -85,6 +87,14 @@ def psds(clips: Mapping[str, ScoredClip], frame_seconds: float) -> dict[str, flo
     return scores
 
 
+def write_frame_scores(
+    path: Path, frame: np.ndarray, frame_seconds: float, names: Sequence[str]
+) -> None:
+    """Write frames (frames, classes) as the library's table: onset, offset and the classes."""
+    table = create_score_dataframe(frame, _times(len(frame), frame_seconds), list(names))
+    write_sed_scores(table, path)
+
+
 def _with_cross_triggers(
     clips: Mapping[str, ScoredClip], labels: Sequence[int], frame_seconds: float, scenario: Scenario
 ) -> float:
@@ -93,7 +103,9 @@ def _with_cross_triggers(
     value, *_ = library_psds(
         {
             key: create_score_dataframe(
-                clip.frame[:, labels], _times(clip, frame_seconds), event_classes=names
+                clip.frame[:, labels],
+                _times(len(clip.frame), frame_seconds),
+                event_classes=names,
             )
             for key, clip in frames.items()
         },
@@ -126,7 +138,7 @@ def _without_cross_triggers(
             events = _events(clip, label)
             if events and len(clip.frame):
                 scores[key] = create_score_dataframe(
-                    clip.frame[:, [label]], _times(clip, frame_seconds), [name]
+                    clip.frame[:, [label]], _times(len(clip.frame), frame_seconds), [name]
                 )
                 truth[key], seconds[key] = events, clip.seconds
             else:
@@ -154,8 +166,8 @@ def _parameters(scenario: Scenario) -> dict[str, float]:
     }
 
 
-def _times(clip: ScoredClip, frame_seconds: float) -> np.ndarray:
-    return np.arange(len(clip.frame) + 1) * frame_seconds
+def _times(frames: int, frame_seconds: float) -> np.ndarray:
+    return np.arange(frames + 1) * frame_seconds
 
 
 def _events(clip: ScoredClip, label: int) -> Timed:

@@ -115,6 +115,31 @@ class RunFolder:
         """What decided the run's result, and its circumstances."""
         return _read_json(self.config)
 
+    def read_split(self) -> tuple[float, int]:
+        """The part of the training clips that the run held out, and its seed.
+
+        Raises:
+            UserError: where its config.json does not say so.
+        """
+        config = self.read_config()
+        held_out, seed = (config.get(key) for key in ("held_out", "seed"))
+        if not isinstance(held_out, float) or not isinstance(seed, int) or not 0 < held_out < 1:
+            raise UserError(
+                f"{self.config}: expected held_out between 0 and 1 and a seed, found {held_out} "
+                f"and {seed}: name the folder of a run of models.train"
+            )
+        return held_out, seed
+
+    def claim_for_measures(self) -> None:
+        """Find that the folder is new, or of an earlier measurement.
+
+        Raises:
+            UserError: where it holds something else.
+        """
+        own = (self.metrics, self.unreadable)
+        if self.path.exists() and any(entry not in own for entry in self.path.iterdir()):
+            raise UserError(f"{self.path}: expected a new folder, found other files in it")
+
     def _is_empty(self) -> bool:
         if not self.path.is_dir():
             raise UserError(f"{self.path}: expected a folder, found a file: choose another --out")

@@ -8,17 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.data.clips import collate
+from models.data.classes import ClassList
 from models.data.corpus import Corpus
 from models.data.segments import ClipSource
 from models.data.shards import ClipStream, Shards, ShuffledClips, StreamOptions
 from models.errors import UserError
 from models.features import FeaturePreset, FrontEnd
-from models.training_data import ClipData, LoadingOptions, NamingLoader
+from models.training_data import ClipData, LoadingOptions, NamingLoader, clip_dataset
 
 
 class ShardData(ClipData):
@@ -34,6 +33,7 @@ class ShardData(ClipData):
 
     Attributes:
         unreadable: what is wrong with each clip that could not be read so far, by its name.
+        cut: names of the clips read so far that are longer than the features' clips.
 
     Raises:
         UserError: for a single training shard, which leaves none to hold out.
@@ -54,8 +54,9 @@ class ShardData(ClipData):
         self.options = options
         self.steps = steps
         self.unreadable: dict[str, str] = {}
+        self.cut: set[str] = set()
         self._training, self._held_out = shards[:-count], shards[-count:]
-        self._stream = StreamOptions(preset.sample_rate, preset.clip_seconds, options.strict)
+        self._stream = _stream_options(preset, options)
 
     @property
     def part_sizes(self) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ class ShardData(ClipData):
             first_epoch=trainer.current_epoch,
             start=0 if progress.is_last_batch else progress.current.ready,
             batch_size=size,
-            **self._how(),
+            num_workers=options.workers,
         )
 
     def evaluation_dataloader(self) -> DataLoader:
@@ -108,15 +109,7 @@ class ShardData(ClipData):
 
     def _in_order(self, shards: Sequence[Path]) -> DataLoader:
         clips = ClipStream(shards, self.corpus.classes, self._stream)
-        how = {**self._how(), "num_workers": min(self.options.workers, len(shards))}
-        return NamingLoader(self.unreadable, clips, batch_size=self.options.batch_size, **how)
-
-    def _how(self) -> dict[str, Any]:
-        return {
-            "collate_fn": collate,
-            "num_workers": self.options.workers,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        return _stream_loader(clips, len(shards), self.options, self.unreadable, self.cut)
 
 
 class _EpochLoader(NamingLoader):
@@ -130,7 +123,7 @@ class _EpochLoader(NamingLoader):
         start: int,
         **how: Any,
     ) -> None:
-        super().__init__(data.unreadable, clips, **how)
+        super().__init__(data.unreadable, data.cut, clips, **how)
         self._data = data
         self._clips = clips
         self._first_epoch = first_epoch
@@ -144,6 +137,44 @@ class _EpochLoader(NamingLoader):
         self._clips.epoch = epoch
         self._clips.start = self._start if epoch == self._first_epoch else 0
         return super().__iter__()
+
+
+def evaluation_loader(
+    clips: ClipSource | Shards,
+    classes: ClassList,
+    preset: FeaturePreset,
+    options: LoadingOptions,
+    unreadable: dict[str, str],
+    cut: set[str] | None = None,
+) -> DataLoader:
+    """A loader over evaluation clips of any kind; `unreadable` takes what it leaves out, and `cut`
+    the names of those that are longer than the features' clips."""
+    cut = set() if cut is None else cut
+    if isinstance(clips, Shards):
+        stream = ClipStream(clips.paths, classes, _stream_options(preset, options))
+        return _stream_loader(stream, len(clips.paths), options, unreadable, cut)
+    return NamingLoader(
+        unreadable,
+        cut,
+        clip_dataset(clips, len(classes), preset, options),
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+    )
+
+
+def _stream_options(preset: FeaturePreset, options: LoadingOptions) -> StreamOptions:
+    return StreamOptions(preset.sample_rate, preset.clip_seconds, options.strict)
+
+
+def _stream_loader(
+    clips: ClipStream,
+    shards: int,
+    options: LoadingOptions,
+    unreadable: dict[str, str],
+    cut: set[str],
+) -> DataLoader:
+    workers = min(options.workers, shards)
+    return NamingLoader(unreadable, cut, clips, batch_size=options.batch_size, num_workers=workers)
 
 
 def _shards(split: ClipSource | Shards) -> tuple[Path, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
+from models.data.clips import report_cut_clips
 from models.data.corpus import Corpus, open_corpus
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, load_detector, save_detector
@@ -31,7 +33,7 @@ from models.training_data import CachedFeatures, LoadingOptions, TrainingData, c
 
 MEASURES = (
     *("mAP", "mAUC", "d_prime", "clip_f1", "clip_f1_macro"),
-    *("segment_f1", "segment_er", "event_f1", "psds_1", "psds_2"),
+    *("segment_f1", "segment_er", "event_f1", "event_f1_macro", "psds_1", "psds_2"),
 )
 """Keys of metrics.json that compare systems."""
 
@@ -50,7 +52,7 @@ def main() -> None:
     if finished:
         print(f"{options.out}: this run is finished already")
     if metrics:
-        print("  ".join(f"{name} {_shown(metrics[name])}" for name in MEASURES))
+        print_measures(metrics)
 
 
 def train(
@@ -90,10 +92,11 @@ def train(
             tqdm(batches, "normalisation", unit="batch", disable=None, leave=False)
         )
     trainer = fit(system, data, _trainer_options(options), run)
-    unreadable = gather(list(data.unreadable.items()))
+    unreadable, cut = gather(list(data.unreadable.items())), gather(list(data.cut))
     if not trainer.is_global_zero:
         return {}
     data.unreadable.update(unreadable)
+    data.cut.update(cut)
     epoch, kept_by = kept_epoch(options.keep, system.history)
     best = options.keep == "best"
     detector = load_detector(best_detector(run, epoch)) if best else system.finish()
@@ -112,19 +115,30 @@ def train(
     write_history(run.history, system.history)
     save_detector(run.model, detector)
     write_unreadable(run.unreadable, data.unreadable)
+    report_cut_clips(data.cut, detector.preset.clip_seconds)
     write_text(run.metrics, json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
-def write_unreadable(path: Path, unreadable: dict[str, str]) -> None:
+def print_measures(metrics: Mapping[str, Any]) -> None:
+    """Print what compares systems on one line; a measure that there is none of is a dash."""
+    print("  ".join(f"{name} {_shown(metrics[name])}" for name in MEASURES))
+
+
+def write_unreadable(path: Path, unreadable: Mapping[str, str]) -> None:
     """Write what is wrong with each clip that could not be read, and say how many there are."""
     if unreadable:
         lines = (f"{name}\t{reason}\n" for name, reason in sorted(unreadable.items()))
         write_text(path, "".join(lines))
+        print_unreadable(unreadable, f", all named in {path}")
+
+
+def print_unreadable(unreadable: Mapping[str, str], where: str = "") -> None:
+    """Say how many clips could not be read, and what is wrong with the first."""
+    if unreadable:
         name, reason = next(iter(unreadable.items()))
         print(
-            f"{len(unreadable)} clips could not be read, all named in {path}; "
-            f"the first was {name}: {reason}",
+            f"{len(unreadable)} clips could not be read{where}; the first was {name}: {reason}",
             file=sys.stderr,
         )
 

@@ -167,6 +167,13 @@ def add_computing_options(add: Add) -> None:
         metavar="N",
         help="steps between rows of steps.csv, default 10",
     )
+    add(
+        "--keep-epochs",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="keep the detectors of the last N epochs, for models.fuse; default 0",
+    )
     _add_switch(
         add,
         "strict",

@@ -78,15 +78,16 @@ class TrainOptions:
         """What of the corpus folder is read."""
         return CorpusOptions(self.eval_lists, self.held_out_lists, self.ignore_unknown_labels)
 
+    @staticmethod
+    def deciding_names() -> list[str]:
+        """The options besides the corpus that decide the result."""
+        return [name for name in _names() if name not in ("data", *_PLACES, *_WAYS)]
+
     def deciding(self, classes: ClassList) -> dict[str, object]:
         """What decides the result, for the run's config.json."""
         return {
             "data": str(self.data.resolve()),
-            **{
-                name: getattr(self, name)
-                for name in _names()
-                if name not in ("data", *_PLACES, *_WAYS)
-            },
+            **{name: getattr(self, name) for name in self.deciding_names()},
             "classes": list(classes.mids),
         }
 
@@ -205,13 +206,6 @@ def _parser() -> CommandParser:
     add("--devices", default="auto", help="how many on each node, or auto")
     add("--num-nodes", dest="nodes", type=positive, default=1, metavar="N", help="default 1")
     add_computing_options(add)
-    add(
-        "--keep-epochs",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="keep the detectors of the last N epochs, for models.fuse; default 0",
-    )
     add_cache_option(add, default=False)
     return parser
 

@@ -136,6 +136,7 @@ class TrainingData(ClipData):
 
     Attributes:
         unreadable: what is wrong with each clip that could not be read so far, by its name.
+        cut: names of the clips read so far that are longer than the features' clips.
 
     Raises:
         UserError: where the training clips are too few to hold any out.
@@ -154,6 +155,7 @@ class TrainingData(ClipData):
         self.cache = cache
         self.corpus = corpus
         self.unreadable: dict[str, str] = {}
+        self.cut: set[str] = set()
         labels = corpus.train_clips.labels
         if corpus.held_out is None:
             training, held_out = held_out_split(labels, options.held_out, options.seed)
@@ -277,13 +279,7 @@ class TrainingData(ClipData):
         return Subset(self._train, indices)
 
     def _clips(self, clips: ClipSource) -> ClipDataset:
-        return ClipDataset(
-            clips,
-            len(self.corpus.classes),
-            self.preset.sample_rate,
-            self.preset.clip_seconds,
-            self.options.strict,
-        )
+        return clip_dataset(clips, len(self.corpus.classes), self.preset, self.options)
 
     @property
     def _workers(self) -> int:
@@ -295,6 +291,7 @@ class TrainingData(ClipData):
     def _loader(self, clips: Dataset, **how: Any) -> DataLoader:
         return NamingLoader(
             self.unreadable,
+            self.cut,
             clips,
             collate_fn=collate_features if self.cache else collate,
             num_workers=self._workers,
@@ -303,15 +300,28 @@ class TrainingData(ClipData):
         )
 
 
-class NamingLoader(DataLoader):
-    """A loader that notes the clips which its batches lack."""
+def clip_dataset(
+    clips: ClipSource, num_classes: int, preset: FeaturePreset, options: LoadingOptions
+) -> ClipDataset:
+    """Clips as a network of these features hears them."""
+    return ClipDataset(clips, num_classes, preset.sample_rate, preset.clip_seconds, options.strict)
 
-    def __init__(self, unreadable: dict[str, str], clips: Dataset, **how: Any) -> None:
-        super().__init__(clips, **how)
+
+class NamingLoader(DataLoader):
+    """A loader, of waveforms unless `how` says otherwise, that notes the clips its batches lack and
+    those they hold in part."""
+
+    def __init__(
+        self, unreadable: dict[str, str], cut: set[str], clips: Dataset, **how: Any
+    ) -> None:
+        usual = {"collate_fn": collate, "pin_memory": torch.cuda.is_available()}
+        super().__init__(clips, **{**usual, **how})
         self._unreadable = unreadable
+        self._cut = cut
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
             for clip in batch.unreadable:
                 self._unreadable.setdefault(clip.clip_id, clip.reason)
+            self._cut.update(batch.cut)
             yield batch

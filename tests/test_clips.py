@@ -78,6 +78,20 @@ def test_a_clip_is_cropped_and_never_padded(
     assert clip.waveform.shape == (samples,)
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize(
+    ("seconds", "cut"), [(1.0, False), (2.0, False), (2.05, False), (2.5, True)]
+)
+def test_a_clip_that_is_too_long_says_so(
+    rate: int, seconds: float, cut: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "abc.wav"
+    soundfile.write(path, tone(seconds, rate), rate)
+    clip = ClipDataset([segment(path)], num_classes=3, sample_rate=RATE, seconds=2.0)[0]
+    assert clip.is_cut == cut
+    assert collate([clip]).cut == (("abc_0",) if cut else ())
+
+
 @pytest.mark.parametrize(("rate", "seconds"), [(8000, 0.3333), (44100, 0.3333), (16000, 0.33331)])
 def test_a_crop_is_right_to_the_sample(rate: int, seconds: float, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", tone(1, rate), rate)

@@ -1,8 +1,9 @@
 """A study: its claims follow from its results, and finished runs are kept."""
 
 import json
+import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from models.comparison.report import (
     to_markdown,
 )
 from models.comparison.results import CorpusFacts, Mean, Results, RunResult, System, mean_of
-from models.comparison.runs import StudyOptions, options_of
+from models.comparison.runs import StudyOptions, list_runs, options_of
 from models.comparison.two_step_pictures import draw_two_step
 from models.comparison.weights import look_inside
 from models.data.audioset import StrongLabel
@@ -26,6 +27,7 @@ from models.data.classes import ClassList
 from models.data.mixing import MixOptions, mix_corpus
 from models.detector import Detector, DetectorSpec
 from models.errors import UserError
+from models.train_options import TrainOptions
 
 CORPUS = CorpusFacts("mixed", ["a", "b", "c", "d", "e"], [0.5, 1.0, 2.0, 4.0, 8.0], None, 10, 10)
 
@@ -209,10 +211,8 @@ def study(tmp_path_factory):
         data=(mix.out,),
         systems=(crnn("attention"), crnn("linear_softmax"), crnn("power")),
         seeds=(0,),
-        epochs=1,
-        batch_size=8,
         model_options={"dcase2017_crnn": {"channels": [2, 2, 4], "gru_width": 4}},
-        accelerator="cpu",
+        training={"epochs": 1, "batch_size": 8, "accelerator": "cpu"},
     )
     return options, program.compare(options)
 
@@ -262,7 +262,12 @@ def test_a_folder_of_other_files_is_not_touched(study, tmp_path):
     ("arguments", "words"),
     [
         (["--seeds", "1", "1"], "different"),
-        (["--epochs", "0"], "--epochs: expected 1"),
+        (["--epochs", "0"], "--epochs: expected a whole number from 1, got 0"),
+        (
+            ["--batch-size", "9", "--mean-teacher", "2", "2", "4"],
+            "--batch-size 9: expected 8, the clips of --mean-teacher 2 2 4",
+        ),
+        (["--median", "-1"], "--median: expected seconds, 0 or more"),
         (["--systems", "none:max"], "expected one of dcase2017_crnn"),
         (["--model-option", "talnet:heads=2"], "got one of talnet"),
     ],
@@ -273,6 +278,78 @@ def test_bad_options_are_one_line(arguments, words, monkeypatch, capsys):
         program.parse()
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_every_option_of_training_reaches_every_run(monkeypatch):
+    given = {
+        "mean_teacher": ((2, 2, 4), ["2", "2", "4"]),
+        "balancing": ("ratio", ["ratio"]),
+        "patience": (7, ["7"]),
+        "factor": (0.8, ["0.8"]),
+        "time_shift": (16.0, ["16"]),
+        "spec_augment": (True, []),
+        "tune_frames": (True, []),
+        "keep": ("best", ["best"]),
+        "held_out": (0.2, ["0.2"]),
+        "consistency": (1.0, ["1"]),
+        "normalisation_clips": (5, ["5"]),
+        "epoch_batches": (3, ["3"]),
+        "precision": ("32", ["32"]),
+        "keep_epochs": (2, ["2"]),
+    }
+    words = []
+    for name, (_, values) in given.items():
+        words += [f"--{name.replace('_', '-')}", *values]
+    monkeypatch.setattr(sys, "argv", ["compare", "--data", "a", "--out", "b", *words])
+    runs = list_runs(program.parse())
+    assert len(runs) == 7 * 3
+    for run in runs:
+        assert {name: getattr(run.training, name) for name in given} == {
+            name: value for name, (value, _) in given.items()
+        }
+        assert run.training.batch_size == 8
+
+
+def test_a_study_takes_what_training_takes(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare", "--data", "a", "--out", "b"])
+    own = {"data", "out", "model", "pooling", "features", "seed", "model_options"}
+    one_process = {"devices", "nodes", "cache_features"}
+    taken = {*program.parse().training, *own, *one_process}
+    assert taken == {entry.name for entry in fields(TrainOptions)}
+
+
+def test_a_finished_study_does_not_go_on_with_other_training(study):
+    options, _ = study
+    other = replace(options, training={**options.training, "patience": 9})
+    with pytest.raises(UserError, match=r"in use.*\(patience 3 there and 9 here"):
+        program.compare(other)
+
+
+def test_a_median_filter_is_applied_to_finished_runs(study, tmp_path):
+    options, results = study
+    out = tmp_path / "out"
+    shutil.copytree(options.out, out)
+    options = replace(options, out=out)
+    filtered = program.compare(replace(options, median=1.0))
+    for before, after in zip(results.runs, filtered.runs, strict=True):
+        assert after.measures["mAP"] == before.measures["mAP"]
+        assert after.measures.keys() == before.measures.keys()
+    changed = ("segment_f1", "ungated_segment_f1")
+    for name in changed:
+        assert [run.measures[name] for run in filtered.runs] != [
+            run.measures[name] for run in results.runs
+        ]
+    assert '"median": "1.0"' in (out / "report.md").read_text()
+    assert program.compare(options) == results
+
+
+def test_a_network_without_frames_has_no_mean_teacher(study, tmp_path):
+    options, _ = study
+    training = {**options.training, "mean_teacher": (0, 8, 0)}
+    systems = (*options.systems, System("gmap_cnn", "gmap"))
+    with pytest.raises(UserError, match=r"gmap_cnn, gmap: expected a network with frame"):
+        program.compare(replace(options, out=tmp_path / "out", systems=systems, training=training))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_option_is_for_a_network_or_for_one_of_its_poolings(monkeypatch):

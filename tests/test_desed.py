@@ -313,6 +313,32 @@ def test_a_mean_teacher_learns_from_all_three_parts(
     assert metrics["clips"] == metrics["strongly_labelled_clips"] == 2
 
 
+@pytest.mark.parametrize("cache", [False, True])
+def test_clips_that_are_longer_than_the_features_hear_are_counted_once(
+    cache: bool, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 12 * 16000)
+    for name in ("train/weak/w1", "validation/validation/2"):
+        soundfile.write(folder / f"audio/{name}.wav", noise, 16000)
+    options = TrainOptions(
+        folder,
+        tmp_path / "run",
+        epochs=2,
+        batch_size=4,
+        held_out=0.25,
+        model_options={"channels": [2, 2, 4], "gru_width": 4},
+        accelerator="cpu",
+        devices="1",
+        cache_features=cache,
+    )
+    train(options)
+    said = [line for line in capsys.readouterr().err.splitlines() if "longer" in line]
+    assert said == [
+        "2 clips are longer than 10 s: only the first 10 s of them are heard, and true events "
+        "after that do not count"
+    ]
+
+
 def test_a_part_that_the_corpus_lacks_is_named(folder: Path, tmp_path: Path) -> None:
     (folder / "metadata/train/unlabel_in_domain.tsv").unlink()
     options = TrainOptions(

@@ -50,6 +50,20 @@ def test_a_reading_process_that_is_killed_is_one_line(capsys):
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("resumes", "advice"),
+    [(True, "run the same command again to go on where it stopped"), (False, "again")],
+)
+def test_an_interrupted_program_says_whether_it_goes_on(resumes, advice, capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(main, resumes)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.endswith(f"{advice}\n")
+
+
 def test_another_runtime_error_keeps_its_traceback():
     def main():
         raise RuntimeError("a defect")

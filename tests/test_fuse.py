@@ -9,6 +9,7 @@ import pytest
 
 from models import fuse as program
 from models import predict
+from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
 from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
@@ -22,7 +23,7 @@ from models.detection import (
 )
 from models.detector import load_detector
 from models.errors import UserError
-from models.evaluate import ClipResult, tune_on
+from models.evaluate import ClipResult, Judged, measure, tune_on
 from models.fuse import FuseOptions, fuse, mean_result
 from models.median import median_widths
 from models.train import MEASURES, train
@@ -230,6 +231,43 @@ def test_bad_median_options_are_one_line(command, needed, arguments, words, monk
         command.parse()
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def heard_for_two_seconds(*target):
+    """A clip of which two seconds were heard, and the frames 0.5 s apart of a perfect detector."""
+    frame = np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 0, 1]], dtype=float)
+    return ClipResult("a", np.array([1.0, 0.3, 1.0]), frame, np.array(target, dtype=float), 2.0)
+
+
+AFTER_THE_END = [
+    StrongLabel("a", 0.0, 1.0, 0),
+    StrongLabel("a", 2.5, 3.0, 0),
+    StrongLabel("a", 2.0, 3.0, 1),
+    StrongLabel("a", 1.0, 3.0, 2),
+]
+
+
+def test_what_is_true_after_the_heard_part_counts_in_no_measure():
+    classes = ClassList(("/m/0", "/m/1", "/m/2"), ("Zero", "One", "Two"))
+
+    def measured(target, events):
+        half = np.full(3, 0.5)
+        judged = Judged(classes, half, half, 0.5, {"a": events})
+        return measure([heard_for_two_seconds(*target)], judged)
+
+    heard = [AFTER_THE_END[0], StrongLabel("a", 1.0, 2.0, 2)]
+    found = measured((1, 1, 1), AFTER_THE_END)
+    assert found == measured((1, 0, 1), heard)
+    for name in ("mAP", "clip_f1", "segment_f1", "event_f1", "event_f1_macro", "psds_1"):
+        assert found[name] == pytest.approx(1.0), name
+
+
+def test_thresholds_are_tuned_on_what_is_true_of_the_heard_part():
+    strong = {"a": AFTER_THE_END}
+    tuned = tune_on([heard_for_two_seconds(1, 1, 1)], 0.5, strong)
+    heard = {"a": [AFTER_THE_END[0], StrongLabel("a", 1.0, 2.0, 2)]}
+    expected = tune_on([heard_for_two_seconds(1, 0, 1)], 0.5, heard)
+    assert np.array(tuned).tolist() == np.array(expected).tolist()
 
 
 def test_frames_have_thresholds_of_their_own_where_held_out_events_are_known():

@@ -100,6 +100,9 @@ def test_every_python_command_is_a_module_that_takes_its_options(document):
             source = "".join(
                 path.read_text() for path in program.parent.glob(f"{program.stem}*.py")
             )
+            # Options that programs share are in a module of their own.
+            for shared in re.findall(r"from models\.(\w+_arguments) import", source):
+                source += (ROOT / "models" / f"{shared}.py").read_text()
             # argparse makes the --no- form of a switch itself.
             taken = [name.replace("--no-", "--") for name in options]
             assert [name for name in taken if f'"{name}"' not in source] == []

@@ -77,6 +77,12 @@ def test_a_stream_gives_each_clip_once_in_order(shards: list[Path]) -> None:
     assert len(clips[0].waveform) == 16000
 
 
+@pytest.mark.parametrize(("seconds", "cut"), [(1.0, False), (0.5, True)])
+def test_a_clip_that_is_too_long_says_so(seconds: float, cut: bool, shards: list[Path]) -> None:
+    clip = next(iter(ClipStream(shards, CLASSES, StreamOptions(16000, seconds))))
+    assert (clip.is_cut, len(clip.waveform)) == (cut, 16000 * seconds)
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_share_the_shards(workers: int, shards: list[Path]) -> None:
     loader = DataLoader(

@@ -217,6 +217,17 @@ def test_options_that_fit_no_network_claim_no_folder(data, corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("mels", [128, "64"])
+def test_a_network_of_other_bands_than_the_features_is_refused_before_anything_is_written(
+    mels, data, corpus, tmp_path
+):
+    changes = {"model_options": {**NETWORK, "mels": mels}}
+    message = rf"mels: expected 64, the bands of the features dcase2017, got '?{mels}"
+    with pytest.raises(UserError, match=message):
+        train(options(data, tmp_path / "run", **changes), corpus)
+    assert not (tmp_path / "run").exists()
+
+
 def test_devices_that_are_not_there_are_refused(data, corpus, tmp_path):
     none = dataclasses.replace(options(data, tmp_path / "run"), devices="0")
     with pytest.raises(UserError, match="--devices 0"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from milkernels.nn import PowerPool
@@ -23,7 +24,9 @@ from models.detector import Detector, load_detector
 from models.errors import UserError
 from models.evaluate import EvaluationOptions, detect_clips, judged_by, measure
 from models.features import PRESETS
+from models.median import median_widths
 from models.metrics import LOCALISATION
+from models.psds import SCENARIOS
 from models.run_folder import RunFolder
 from models.train import train
 from models.train_options import TrainOptions
@@ -39,7 +42,11 @@ UNGATED = "ungated_"
 class StudyOptions:
     """A study; `models.compare --help` describes each option.
 
-    `model_options` are by network, or by network and pooling as MODEL:POOLING, which goes before.
+    Attributes:
+        model_options: by network, or by network and pooling as MODEL:POOLING, which goes before.
+        training: further options of every run, by their names in `TrainOptions`.
+        median: width of a median filter over frames in seconds.
+        median_share: the same as a part of the class's mean event in `event_lengths`.
     """
 
     out: Path
@@ -47,13 +54,16 @@ class StudyOptions:
     systems: tuple[System, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     features: str | None = None
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 1e-3
     model_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     cache_features: bool = True
-    workers: int = 0
-    accelerator: str = "auto"
+    median: float = 0.0
+    median_share: float | None = None
+    event_lengths: Path | None = None
+
+    def train_options(self, data: Path, out: Path, **own: Any) -> TrainOptions:
+        """A run's options: those of all runs, and its own."""
+        return TrainOptions(data, out, devices="1", **self.training, **own)
 
 
 @dataclass(frozen=True)
@@ -83,20 +93,14 @@ class Run:
     def training(self) -> TrainOptions:
         """How it is trained."""
         study = self.study
-        return TrainOptions(
-            data=self.data,
-            out=self.folder.path,
+        return study.train_options(
+            self.data,
+            self.folder.path,
             model=self.system.model,
             pooling=self.system.pooling,
             features=features_of(study, self.system),
-            epochs=study.epochs,
-            batch_size=study.batch_size,
-            learning_rate=study.learning_rate,
             seed=self.seed,
             model_options=options_of(study, self.system),
-            accelerator=study.accelerator,
-            devices="1",
-            workers=study.workers,
         )
 
 
@@ -106,12 +110,22 @@ class StudyCorpus:
     def __init__(self, path: Path, study: StudyOptions) -> None:
         self.path = path
         self.study = study
+        self.training = study.train_options(path, study.out)
         self._features: dict[str, CachedFeatures] = {}
 
     @cached_property
     def corpus(self) -> Corpus:
         """The corpus."""
-        return open_corpus(self.path)
+        return open_corpus(self.path, self.training.corpus)
+
+    @cached_property
+    def median(self) -> float | list[float]:
+        """Width of the median filter in seconds, one or one for each class."""
+        study = self.study
+        widths = median_widths(
+            study.median, study.median_share, study.event_lengths, self.corpus.classes
+        )
+        return widths if isinstance(widths, float) else list(widths)
 
     def features(self, preset: str) -> CachedFeatures | None:
         """The features of every clip, where the study holds them in memory."""
@@ -119,7 +133,7 @@ class StudyCorpus:
             return None
         if preset not in self._features:
             self._features[preset] = cache_features(
-                self.corpus, PRESETS[preset], self.study.workers
+                self.corpus, PRESETS[preset], self.training.workers, self.training.strict
             )
         return self._features[preset]
 
@@ -174,17 +188,17 @@ def run_all(study: StudyOptions) -> Iterator[tuple[Run, RunResult]]:
 
 
 def _finish(run: Run, corpus: StudyCorpus) -> RunResult:
-    finished = run.folder.is_finished() and run.observations.exists()
+    finished = run.folder.is_finished() and _observed(run).get("median") == corpus.median
     cache = None if finished else corpus.features(features_of(run.study, run.system))
     # Also checks that a finished run is of these options.
     metrics = train(run.training, corpus.corpus, cache)
     if not finished:
         content = _observe(run, corpus, cache)
         write_text(run.observations, json.dumps(content, indent=2) + "\n")
-    observed = json.loads(run.observations.read_text(encoding="utf-8"))
+    observed = _observed(run)
     numbers = {
         name: value
-        for name, value in metrics.items()
+        for name, value in {**metrics, **observed["filtered"]}.items()
         if value is None or (isinstance(value, float) and name != "epochs")
     }
     return RunResult(
@@ -196,9 +210,18 @@ def _finish(run: Run, corpus: StudyCorpus) -> RunResult:
     )
 
 
+def _observed(run: Run) -> dict[str, Any]:
+    """What an earlier study measured of the run, if it did."""
+    path = run.observations
+    if not path.exists():
+        return {}
+    return {"median": 0.0, "filtered": {}, **json.loads(path.read_text(encoding="utf-8"))}
+
+
 def _observe(run: Run, corpus: StudyCorpus, cache: CachedFeatures | None) -> dict[str, object]:
-    """Localisation without regard to the clip's tags, as in the pooling papers, and what the
-    pooling learned. Wang, Li and Metze pool the frames of a segment; here one of them marks it."""
+    """Localisation without regard to the clip's tags, as in the pooling papers, what the pooling
+    learned, and with a median filter over frames the usual localisation again. Wang, Li and Metze
+    pool the frames of a segment; here one of them marks it."""
     detector = load_detector(run.folder.model)
     training = run.training
     data = TrainingData(
@@ -208,12 +231,20 @@ def _observe(run: Run, corpus: StudyCorpus, cache: CachedFeatures | None) -> dic
         cache,
     )
     judged = judged_by(detector, corpus.corpus.strong)
-    ungated = measure(
-        detect_clips(detector, data.evaluation_dataloader(), "frames"),
-        judged,
-        EvaluationOptions(gated=False, psds=False),
-    )
-    return {"ungated": {name: ungated[name] for name in LOCALISATION}, "powers": powers(detector)}
+    median = corpus.median
+
+    def measured(names: Sequence[str], how: EvaluationOptions) -> dict[str, object]:
+        results = detect_clips(detector, data.evaluation_dataloader(), "frames")
+        measures = measure(results, judged, how)
+        return {name: measures[name] for name in names}
+
+    filtered = (*LOCALISATION, *SCENARIOS) if np.any(median) else ()
+    return {
+        "ungated": measured(LOCALISATION, EvaluationOptions(median, gated=False, psds=False)),
+        "filtered": measured(filtered, EvaluationOptions(median)) if filtered else {},
+        "median": median,
+        "powers": powers(detector),
+    }
 
 
 def powers(detector: Detector) -> list[float] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,14 +14,19 @@ from models.data.labels import target_of
 from models.data.segments import Clips
 from models.errors import UserError
 
+_NEGLIGIBLE_SECONDS = 0.1
+"""Of a clip that is so much too long nobody is told; codecs pad theirs."""
+
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip: waveform (samples,) float32, target (num_classes,) float32 of 0 and 1."""
+    """One clip: waveform (samples,) float32, target (num_classes,) float32 of 0 and 1, and whether
+    the waveform was longer."""
 
     waveform: Tensor
     target: Tensor
     clip_id: str
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class ClipBatch:
 
     waveform (B, max_samples) float32, zero past each clip's end; lengths (B,) int64, each clip's
     samples; target (B, num_classes) float32; clip_ids, B names; unreadable, the clips that are
-    not in the batch because they could not be read. Without any other B is 0, and so is
-    num_classes.
+    not in the batch because they could not be read; cut, the names of those that are longer than
+    their waveforms. Without any other B is 0, and so is num_classes.
     """
 
     waveform: Tensor
@@ -46,6 +52,7 @@ class ClipBatch:
     target: Tensor
     clip_ids: tuple[str, ...]
     unreadable: tuple[Unreadable, ...] = ()
+    cut: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clip_ids)
@@ -100,12 +107,37 @@ class ClipDataset(Dataset["Clip | Unreadable"]):
     def __getitem__(self, index: int) -> Clip | Unreadable:
         clip = self.clips[index]
         try:
-            waveform = clip.load(self.sample_rate, self.seconds)
+            waveform = clip.load(self.sample_rate, seconds_to_read(self.seconds))
         except UserError as error:
             if self.strict:
                 raise UserError(f"{error} (--strict)") from error
             return Unreadable(clip.clip_id, str(error))
-        return Clip(waveform, target_of(clip.labels, self.num_classes), clip.clip_id)
+        target = target_of(clip.labels, self.num_classes)
+        return cut_clip(waveform, target, clip.clip_id, self.sample_rate, self.seconds)
+
+
+def seconds_to_read(seconds: float) -> float:
+    """How much of a clip tells whether it is longer than `seconds`."""
+    return seconds + _NEGLIGIBLE_SECONDS
+
+
+def cut_clip(
+    waveform: Tensor, target: Tensor, clip_id: str, sample_rate: int, seconds: float
+) -> Clip:
+    """A clip of at most `seconds`, from a waveform of at most `seconds_to_read`."""
+    is_cut = len(waveform) >= round(seconds_to_read(seconds) * sample_rate)
+    return Clip(waveform[: round(seconds * sample_rate)], target, clip_id, is_cut)
+
+
+def report_cut_clips(names: Iterable[str], seconds: float) -> None:
+    """Say on stderr how many clips are longer than `seconds`, if any are."""
+    count = len({*names})
+    if count:
+        print(
+            f"{count} clips are longer than {seconds:g} s: only the first {seconds:g} s of them "
+            "are heard, and true events after that do not count",
+            file=sys.stderr,
+        )
 
 
 def collate(clips: Sequence[Clip | Unreadable]) -> ClipBatch:
@@ -118,4 +150,5 @@ def collate(clips: Sequence[Clip | Unreadable]) -> ClipBatch:
     target = torch.stack([clip.target for clip in kept]) if kept else torch.zeros(0, 0)
     names = tuple(clip.clip_id for clip in kept)
     skipped = tuple(clip for clip in clips if isinstance(clip, Unreadable))
-    return ClipBatch(waveform, lengths, target, names, skipped)
+    cut = tuple(clip.clip_id for clip in kept if clip.is_cut)
+    return ClipBatch(waveform, lengths, target, names, skipped, cut)

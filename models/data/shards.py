@@ -23,7 +23,7 @@ from webdataset.tariterators import group_by_keys
 from models.data.audio import decode_audio
 from models.data.audio_files import AUDIO_SUFFIXES
 from models.data.classes import ClassList
-from models.data.clips import Clip, Unreadable
+from models.data.clips import Clip, Unreadable, cut_clip, seconds_to_read
 from models.data.labels import target_of
 from models.errors import UserError
 
@@ -97,8 +97,10 @@ class ClipStream(IterableDataset["Clip | Unreadable"]):
                 f"{where}: expected a .json with the labels, of the class list ({error!r})"
             ) from error
         options = self.options
-        waveform = decode_audio(sound, options.sample_rate, options.seconds, where)
-        return Clip(waveform, target_of(sorted(columns), len(self.classes)), name)
+        seconds = seconds_to_read(options.seconds)
+        waveform = decode_audio(sound, options.sample_rate, seconds, where)
+        target = target_of(sorted(columns), len(self.classes))
+        return cut_clip(waveform, target, name, options.sample_rate, options.seconds)
 
     def _column(self, label: str | int) -> int:
         if isinstance(label, int) and 0 <= label < len(self.classes):
