@@ -150,6 +150,8 @@ class LogMeanExpPool(_OfFrames):
     ) -> None:
         super().__init__(dim, from_logits)
         validation.sharpness(init, 1, torch.device("cpu"))
+        if num_classes is not None:
+            validation.count("num_classes", num_classes)
         self.sharpness: float | nn.Parameter = (
             init if num_classes is None else nn.Parameter(torch.full((num_classes,), float(init)))
         )
@@ -206,6 +208,7 @@ class AutoPool(_OfFrames):
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.count("num_classes", num_classes)
         self.alpha = nn.Parameter(torch.full((num_classes,), float(init)))
         self.max_alpha = max_alpha
         self._penalty = penalty
@@ -248,6 +251,7 @@ class PowerPool(_OfFrames):
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.count("num_classes", num_classes)
         if init < 0:
             raise ValueError(f"init: expected a power of at least 0, got {init}")
         self.power = nn.Parameter(torch.full((num_classes,), float(init)))
@@ -278,6 +282,7 @@ class PowerExpPool(_OfFrames):
 
     def __init__(self, num_classes: int, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
+        validation.count("num_classes", num_classes)
         self.power = nn.Parameter(torch.ones(num_classes))
         self.alpha = nn.Parameter(torch.zeros(num_classes))
 
@@ -310,6 +315,8 @@ class AttentionPool(FramePool):
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.count("in_features", in_features)
+        validation.count("num_classes", num_classes)
         validation.score_activation(score_activation)
         validation.score_axis(normalize)
         self.scorer = nn.Linear(in_features, num_classes)
@@ -318,8 +325,10 @@ class AttentionPool(FramePool):
 
     def forward(self, x: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool `x` by scores of `features` (batch, frames, in_features)."""
+        dim = validation.frame_dim(self.dim)
+        validation.scored_features(features, self.scorer.in_features, x, dim)
         scores = self.scorer(features).to(x.dtype)
-        if self.dim in (-1, 2):
+        if dim == 2:
             scores = scores.transpose(1, 2)
         return functional.attention_pool(
             x, scores, self.score_activation, self.normalize, **self._layout(mask)
