@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import product
 
 from benchmarks.compile_launches import DTYPES, LAYOUTS, CompileCase
@@ -52,6 +53,12 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
     yield from _cases_of_packed(target, ("float32",))
     yield from _cases_of_embeddings(target, ("attention_stats",), "float32")
     yield from _cases_of_rows(target, "bfloat16")
+
+
+def smallest_cases(target: str) -> Iterator[CompileCase]:
+    """The quick report's kernels where every size is 1: constants to the compiler then."""
+    for case in quick_cases(target):
+        yield replace(case, smallest=True)
 
 
 def _cases_with_loss(target: str, dtypes: tuple[str, ...]) -> Iterator[CompileCase]:

@@ -48,6 +48,11 @@ _SHAPES = {
     "frames": _MANY_CLASSES_SHAPE,
 }
 
+#: Sizes without which a kernel is not launched: long bags, many classes, wide heads.
+_NEEDED = {
+    **dict.fromkeys(("merge", "keys", "weigh"), (32768,)),
+    **dict.fromkeys(("scores", "frames"), (2048, 4096)),
+}
 
 #: Rows, and the positions of one whose weights fit a tile or do not: two-step attention's.
 _ROWS = 64 * 984
@@ -64,7 +69,8 @@ class CompileCase:
 
     `everything` turns on what a kernel can be compiled for: a mask, logits, gradients of learned
     parameters, an activation of the scores. `direction` is forward, merge or backward, or
-    another step of a family.
+    another step of a family. `smallest` makes 1 of every size that need not be larger for the
+    kernel to be launched.
     """
 
     target: str
@@ -73,6 +79,7 @@ class CompileCase:
     layout: str
     dtype: str
     everything: bool
+    smallest: bool = False
 
     @property
     def kernel(self) -> str:
@@ -112,9 +119,16 @@ class CompileCase:
         """A tensor without memory, of the case's dtype unless told."""
         return torch.empty(shape, dtype=dtype or DTYPES[self.dtype], device="meta")
 
+    def sizes(self, *sizes: int) -> tuple[int, ...]:
+        """Sizes of the case's tensors, 1 of the smallest one but where a launch needs more."""
+        needed = _NEEDED.get(self.direction, ())
+        if self.smallest:
+            return tuple(size if size in needed else 1 for size in sizes)
+        return sizes
+
     def frames(self) -> Tensor:
         """A (bags, classes, frames) view in the case's layout."""
-        bags, classes, frames = _SHAPES.get(self.direction, _SHAPE)
+        bags, classes, frames = self.sizes(*_SHAPES.get(self.direction, _SHAPE))
         if self.layout == "classes_first":
             return self.empty(bags, classes, frames)
         return self.empty(bags, frames, classes).transpose(1, 2)
@@ -186,7 +200,8 @@ def _weighted_average(case: CompileCase, member: str) -> list[Any]:
 def _packed(case: CompileCase, member: str) -> list[Any]:
     """Many instances in bags of different lengths; kernels know none of these."""
     name = member.removeprefix("packed_")
-    x, offsets = case.frames()[0].t(), case.empty(1025, dtype=torch.int64)
+    x, (bags,) = case.frames()[0].t(), case.sizes(1024)
+    offsets = case.empty(bags + 1, dtype=torch.int64)
     coefficients = WEIGHTED_AVERAGES.get(name)
     power, alpha = (
         case.empty(x.shape[1]) if coefficients and key in coefficients.learned else None
@@ -195,11 +210,11 @@ def _packed(case: CompileCase, member: str) -> list[Any]:
     sharpness = case.empty(x.shape[1]) if name == "log_mean_exp" else None
     inputs: tuple[Any, ...] = (x, offsets, None, power, alpha, sharpness)
     options: tuple[Any, ...] = (name, None, 1.0, case.everything, case.everything)
-    y = case.empty(1024, x.shape[1])
+    y = case.empty(bags, x.shape[1])
     arithmetic = torch.float64 if case.dtype == "float64" else torch.float32
     saved = (
-        case.empty(5, 1024, x.shape[1], dtype=arithmetic),
-        case.empty(2, 1024, x.shape[1], dtype=torch.int64),
+        case.empty(5, bags, x.shape[1], dtype=arithmetic),
+        case.empty(2, bags, x.shape[1], dtype=torch.int64),
     )
     forward: list[Any] = [*inputs, *options, y, *saved]
     launches, _ = packed.forward(*forward)
@@ -211,7 +226,7 @@ def _packed(case: CompileCase, member: str) -> list[Any]:
 def _statistics(case: CompileCase, member: str) -> list[Any]:
     wide = case.direction in ("scores", "merge")
     shape, heads = (_WIDE_SHAPE, _WIDE_HEADS) if wide else (_EMBEDDING_SHAPE, _HEADS)
-    bags, channels, frames = shape
+    bags, channels, frames, heads = case.sizes(*shape, heads)
 
     def of_frames(count: int) -> Tensor:
         if case.layout == "classes_first":
@@ -233,7 +248,7 @@ def _statistics(case: CompileCase, member: str) -> list[Any]:
 
 
 def _gated_fusion(case: CompileCase, _: str) -> list[Any]:
-    c = case.empty(64, 1024)
+    c = case.empty(*case.sizes(64, 1024))
     launches, y = gated_fusion.forward(c, c)
     return [*launches, *gated_fusion.backward(y, c, c, y, y)]
 
@@ -244,8 +259,9 @@ def _linear_attention(case: CompileCase, member: str) -> list[Any]:
     width = _WIDTHS[member]
     layers = [case.empty(*shape) for shape in ((width, width), (width,)) * 2]
     arithmetic = torch.float64 if case.dtype == "float64" else torch.float32
-    statistics = case.empty(3 * _ROWS, dtype=arithmetic)
-    z, y, variant = case.empty(_ROWS, width), case.empty(_ROWS), ("code", "paper")[case.everything]
+    (rows,), variant = case.sizes(_ROWS), ("code", "paper")[case.everything]
+    statistics = case.empty(3 * rows, dtype=arithmetic)
+    z, y = case.empty(rows, width), case.empty(rows)
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, ("ieee", "tf32")[case.everything]
     try:

@@ -2,7 +2,8 @@
 
 Compiles the kernels at their pinned configurations for GPUs that need not be here, and lists for
 each its registers, spills, shared memory and the widths of its accesses to global memory. Exits
-with 1 if a kernel does not compile or spills.
+with 1 if a kernel does not compile or spills. With --smallest every size of theirs is 1, and they
+go through the compiler's front end alone.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.compile_cases import all_cases, quick_cases
+from benchmarks.compile_cases import all_cases, quick_cases, smallest_cases
 from benchmarks.compile_launches import CompileCase
 from benchmarks.disassembly import Machinery, inspect
-from milkernels.kernels.compile import TARGETS, compile_launch
+from milkernels.kernels.compile import TARGETS, compile_launch, lower_launch
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return self.machinery is not None and self.machinery.spills == 0
+        if self.machinery is None:
+            return self.error is None
+        return self.machinery.spills == 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -51,6 +54,9 @@ class Outcome:
 def compile_case(case: CompileCase) -> Outcome:
     """Compile and inspect one kernel."""
     try:
+        if case.smallest:
+            lower_launch(case.launch(), case.target)
+            return Outcome(case, None, None)
         return Outcome(case, inspect(compile_launch(case.launch(), case.target)), None)
     except Exception as error:
         return Outcome(case, None, f"{type(error).__name__}: {error}")
@@ -99,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.compile_report", description=__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--quick", action="store_true", help="each kernel once for each target")
+    parser.add_argument("--smallest", action="store_true", help="the same with every size 1")
     parser.add_argument("--json", type=Path, help="write the report to this file too")
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile")
     options = parser.parse_args(arguments)
@@ -109,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     choose = quick_cases if options.quick else all_cases
+    choose = smallest_cases if options.smallest else choose
     outcomes = report([case for target in options.targets for case in choose(target)], options.jobs)
     for line in lines(outcomes):
         print(line)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.plain import PlainFunctions
-from milkernels import functional
 from milkernels.nn import AttentionPool, AttentionStatsPool
 from models.data.classes import ClassList
 from models.detector import Detector, DetectorSpec
@@ -156,18 +155,12 @@ def two_passes(step: Step) -> Tensor:
 
 
 def one_pass(step: Step) -> Tensor:
-    """`functional.pool_bce` on a `FrameHead`'s logits."""
+    """The loss of a `FrameHead`'s logits."""
     head: Any = step.network
     hidden, _ = step.inputs
-    logits = head.classifier(hidden)
-    parameters = []
-    if isinstance(head.pool, AttentionPool):
-        parameters = [head.pool.scorer(hidden)]
-    elif hasattr(head.pool, "constrained_power"):
-        parameters = [head.pool.constrained_power()]
-    name = head.pooling
-    loss = functional.pool_bce(name, logits, step.target, *parameters, dim=1)
-    return loss + head.pool.penalty()
+    features = [hidden] if isinstance(head.pool, AttentionPool) else []
+    loss = head.pool.bce(head.classifier(hidden), *features, step.target)
+    return cast(Tensor, loss) + head.pool.penalty()
 
 
 def features_of(front_end: FrontEnd, waveform: Tensor) -> Tensor:

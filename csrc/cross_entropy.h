@@ -10,9 +10,11 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator.
+// As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator. From logits the
+// frames' slopes vanish as y does: a floor is only there to keep quotients finite.
 constexpr double kLogFloor = -100;
 constexpr double kVarianceFloor = 1e-12;
+constexpr double kVarianceFloorOfLogits = 1e-30;
 
 // log x, floored: of 0 and below, too.
 template <class T>
@@ -55,13 +57,14 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
                                                     : load_flags<T>(problem.known + place, count);
   Vector<T> y = load_from(problem.y, cell, zero);
   Vector<T> complement = one - y;
-  if (problem.y_is_logit) {
+  if (problem.slope == Slope::kLogit) {
     const Sigmoid<T> at = sigmoid<T>(y);
     y = at.value;
     complement = at.complement;
   }
   y = y < zero ? zero : y > one ? one : y;
   complement = load_from(problem.complement, cell, complement);
+  const auto survives = complement >= zero;
   complement = complement < zero ? zero : complement;
   const Vector<T> target = load_from(problem.target, place, zero);
   const Vector<T> weight = load_from(problem.weight, place, one);
@@ -75,16 +78,19 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
   store_lanes(static_cast<T*>(problem.loss) + place, known ? loss : zero, count);
   if (problem.gradient == nullptr) return;
   Vector<T> rest = complement;
-  if (problem.from_logits && !problem.y_is_logit && problem.complement == nullptr) {
+  if (problem.from_logits && problem.slope == Slope::kValue) {
     // Less than half a rounding of 1 is lost in y but not in the sigmoid's slope: 0 / 0 by halves.
     const Vector<T> half_rounding = broadcast(std::numeric_limits<T>::epsilon() / 4);
     rest = rest < half_rounding ? half_rounding : rest;
   }
-  const Vector<T> floor = broadcast(T(kVarianceFloor));
-  const Vector<T> variance = y * rest;
+  Vector<T> divisor = y * rest;
+  if (problem.slope == Slope::kSurvival) divisor = survives ? y : divisor;
+  const Vector<T> floor =
+      broadcast(T(problem.from_logits ? kVarianceFloorOfLogits : kVarianceFloor));
+  divisor = divisor < floor ? floor : divisor;
+  if (problem.slope == Slope::kLogit) divisor = one;
   const Vector<T> difference = y * (one - target) - target * rest;
-  const Vector<T> gradient = difference / (variance < floor ? floor : variance) *
-                             (weight * T(problem.scale));
+  const Vector<T> gradient = difference / divisor * (weight * T(problem.scale));
   store_lanes(static_cast<T*>(problem.gradient) + cell, known ? gradient : zero, count);
 }
 

@@ -127,16 +127,22 @@ int64_t tensors_of(const ClassAttentionProblem&) { return 2; }
 bool mixes_classes(const Problem&) { return false; }
 bool mixes_classes(const ClassAttentionProblem&) { return true; }
 
-// 1 - y where the statistics tell more of it than y does.
+// 1 - y where the statistics tell more of it than y does; negative where a frame is 1. Where it is
+// not the gradient will be that of -log(1 - y), and 1 - y leaves the statistics: both may underflow.
 template <class T>
 void complements(const NoisyOrProblem& part, T* result) {
-  const T* statistics = static_cast<const T*>(part.statistics);
+  T* statistics = static_cast<T*>(part.statistics);
   const int64_t cells = cells_of(part);
   for (int64_t cell = 0; cell < cells; ++cell) {
-    const double product = std::ldexp(static_cast<double>(statistics[kFactor * cells + cell]),
-                                      static_cast<int>(std::max(
-                                          T(-4000), statistics[kExponent * cells + cell])));
-    result[cell] = statistics[kOnes * cells + cell] > 0 ? T(0) : static_cast<T>(product);
+    T& factor = statistics[kFactor * cells + cell];
+    T& exponent = statistics[kExponent * cells + cell];
+    const double product =
+        std::ldexp(static_cast<double>(factor), static_cast<int>(std::max(T(-4000), exponent)));
+    const bool is_1 = statistics[kOnes * cells + cell] > 0;
+    result[cell] = is_1 ? T(-1) : static_cast<T>(product);
+    if (is_1 || factor < 0) continue;
+    factor = std::isnan(factor) ? factor : T(1);
+    exponent = 0;
   }
 }
 const void* complement_of(const Problem&, const Bytes&, Memory&) { return nullptr; }
@@ -155,17 +161,21 @@ void lower_empty(const MaximumProblem& part) {
     if (part.index[cell] < 0) y[cell] = std::numeric_limits<T>::lowest();
 }
 template <class P>
-bool pool(const Kernels& kernels, const P& part, const Bytes&) {
+Slope pool(const Kernels& kernels, P& part, const Bytes&) {
   run(kernels, part, false);
-  return false;
+  return Slope::kValue;
 }
-bool pool(const Kernels& kernels, const MaximumProblem& part, const Bytes& bytes) {
-  MaximumProblem raw = part;
-  raw.from_logits = false;
-  run(kernels, raw, false);
-  if (!part.from_logits) return false;
+Slope pool(const Kernels& kernels, NoisyOrProblem& part, const Bytes&) {
+  run(kernels, part, false);
+  return Slope::kSurvival;
+}
+Slope pool(const Kernels& kernels, MaximumProblem& part, const Bytes& bytes) {
+  const bool from_logits = part.from_logits;
+  part.from_logits = false;
+  run(kernels, part, false);
+  if (!from_logits) return Slope::kValue;
   bytes.arithmetic == 8 ? lower_empty<double>(part) : lower_empty<float>(part);
-  return true;
+  return Slope::kLogit;
 }
 
 // Infinities of float16 become its largest numbers.
@@ -239,7 +249,7 @@ void run_slice(const P& problem, const CrossEntropyProblem& loss, const Slice& s
   give_memory(part, learns(problem), bytes, memory);
   keep_decays(part, element, cached);
   CrossEntropyProblem own = loss;
-  own.y_is_logit = pool(kernels, part, bytes);
+  own.slope = pool(kernels, part, bytes);
   own.bags = part.bags;
   own.classes = part.classes;
   own.stride_bag = problem.classes;

@@ -50,13 +50,15 @@ inline Moment<T> merge(const Moment<T>& here, const Moment<T>& there, const Shar
   joint.mean = base + step;
   const Vector<T> added = joint.mean - base;
   const Vector<T> base_lost = there_leads ? there.lost : here.lost;
-  const Vector<T> other_lost = there_leads ? here.lost : there.lost;
-  joint.lost = multiply_add(share, other_lost - base_lost, base_lost);
+  const Vector<T> lost_distance = (there_leads ? here.lost : there.lost) - base_lost;
+  joint.lost = multiply_add(share, lost_distance, base_lost);
   joint.lost += (base - (joint.mean - added)) + (step - added);
   // Rounded once where it is large: many parts are merged.
   const Vector<T> base_variance = there_leads ? there.variance : here.variance;
   const Vector<T> other_variance = there_leads ? here.variance : there.variance;
-  const Vector<T> between = shares.here * shares.there * (distance * distance);
+  // Near means far from 0 are as far apart in what they lost as in what they are.
+  const Vector<T> exact_distance = distance + lost_distance;
+  const Vector<T> between = shares.here * shares.there * (exact_distance * exact_distance);
   joint.variance =
       base_variance + multiply_add(share, other_variance - base_variance, between);
   return joint;

@@ -60,8 +60,9 @@ struct WeightedAverage {
         if (any(higher)) {
           MILKERNELS_UNROLL
           for (int k = 0; k < kCount; ++k) {
-            const auto leads = F::template log2_weight<T>(frames[k], coefficients, zero) == top;
-            leader = higher & leads ? frames[k].x : leader;
+            auto leads = higher & (F::template log2_weight<T>(frames[k], coefficients, zero) == top);
+            if constexpr (!kAll) leads &= real[k];
+            leader = leads ? frames[k].x : leader;
           }
           raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
         }

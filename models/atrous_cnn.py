@@ -8,14 +8,14 @@ atrous network is that of Ren et al., "Attention-based atrous convolutional neur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from milkernels import functional
 from milkernels.nn import AttentionPool, FramePool, build_pooling
 from models.layers.convolution import ConvolutionBlock
-from models.layers.frame_head import FRAME_POOLINGS, check_pooling
+from models.layers.frame_head import FRAME_POOLINGS, check_pooling, pooled_loss
 from models.layers.initialisation import initialise
 from models.layers.padding import as_maps
 from models.network import Network, in_channels_last
@@ -114,7 +114,8 @@ class AtrousCnn(Network):
         cell_mask = None if mask is None else mask.repeat_interleave(maps.shape[3], 1)
         clip = self.pool(*inputs, mask=cell_mask)
         frame = logits.sigmoid().unflatten(1, maps.shape[2:]).mean(2)
-        return DetectorOutput(clip, frame, mask, self.pool.penalty())
+        loss = partial(pooled_loss, self.pool, inputs, cell_mask)
+        return DetectorOutput(clip, frame, mask, self.pool.penalty(), loss_of_clips=loss)
 
 
 class CellAttentionPool(AttentionPool):
@@ -123,9 +124,8 @@ class CellAttentionPool(AttentionPool):
     def __init__(self, in_features: int, num_classes: int) -> None:
         super().__init__(in_features, num_classes, dim=1, from_logits=True)
 
-    def forward(self, x: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        weight = self.scorer(features).to(x.dtype).sigmoid().clamp(*_WEIGHT_RANGE)
-        return functional.attention_pool(x, weight.log(), **self._layout(mask))
+    def _scores(self, x: Tensor, features: Tensor) -> Tensor:
+        return self.scorer(features).to(x.dtype).sigmoid().clamp(*_WEIGHT_RANGE).log()
 
 
 def _cells(maps: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from models.checkpoint import write_text
+from models.corpus_options import add_eval_lists, add_ignore_unknown_labels
 from models.data.audioset import StrongLabel
-from models.data.corpus import Corpus, open_corpus
+from models.data.corpus import Corpus, CorpusOptions, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
 from models.evaluate import (
@@ -28,12 +29,13 @@ from models.evaluate import (
 from models.kept_epochs import kept_epochs
 from models.median import add_median_options, check_median_options, median_widths
 from models.run_folder import RunFolder
+from models.shard_data import ShardData, is_sharded
 from models.train import MEASURES
 from models.training_data import LoadingOptions, TrainingData
 
 Strong = Mapping[str, Sequence[StrongLabel]]
 
-_SPLIT = ("data", "seed", "held_out")
+_SPLIT = ("data", "seed", "held_out", "held_out_lists", "ignore_unknown_labels")
 """What decides which clips a run held out."""
 
 
@@ -53,6 +55,8 @@ class FuseOptions:
     median_share: float | None = None
     event_lengths: Path | None = None
     device: str = "cpu"
+    eval_lists: tuple[str, ...] = ()
+    ignore_unknown_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class FusedRun:
     folder: RunFolder
     detectors: list[Detector]
     config: dict[str, object]
-    data: TrainingData
+    data: TrainingData | ShardData
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
     Raises:
         UserError: for what the user can put right.
     """
-    corpus = open_corpus(options.data)
+    corpus = open_corpus(options.data, _corpus_options(options))
     events = held_out_events(corpus, options.tune_frames)
     runs = [_open(path, options, corpus) for path in options.runs]
     path = options.out / "metrics.json"
@@ -159,6 +163,19 @@ def fuse(options: FuseOptions) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def _corpus_options(options: FuseOptions) -> CorpusOptions:
+    """Of DESED's lists those hold clips out that did so in all runs, if of this corpus."""
+    configs = [run.read_config() for run in map(RunFolder, options.runs) if run.config.exists()]
+    named = {_names(config.get("held_out_lists")) for config in configs}
+    here = all(config.get("data") == str(options.data.resolve()) for config in configs)
+    held_out = named.pop() if here and len(named) == 1 else ()
+    return CorpusOptions(options.eval_lists, held_out, options.ignore_unknown_labels)
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def mean_result(
@@ -225,7 +242,14 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
             f"{seed}: name the folder of a run of models.train"
         )
     loading = LoadingOptions(options.batch_size, held_out, seed, options.workers)
-    data = TrainingData(corpus, detectors[0].preset, loading)
+    preset = detectors[0].preset
+    data: TrainingData | ShardData
+    # Nothing is learned here, so that any number of steps will do.
+    data = (
+        ShardData(corpus, preset, loading, steps=1)
+        if is_sharded(corpus)
+        else TrainingData(corpus, preset, loading)
+    )
     return FusedRun(run, detectors, config, data)
 
 
@@ -249,6 +273,8 @@ def parse() -> FuseOptions:
     )
     add("--data", type=Path, required=True, metavar="DIR", help="corpus folder")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for metrics.json")
+    add_eval_lists(add)
+    add_ignore_unknown_labels(add)
     add(
         "--over-epochs",
         action="store_true",
@@ -275,7 +301,7 @@ def parse() -> FuseOptions:
             f"--weights: expected {len(given.runs)} numbers above 0, one for each run, got "
             f"{' '.join(f'{weight:g}' for weight in given.weights)}"
         )
-    options = {**vars(given), "runs": tuple(given.runs)}
+    options = {**vars(given), "runs": tuple(given.runs), "eval_lists": tuple(given.eval_lists)}
     options["weights"] = None if given.weights is None else tuple(given.weights)
     return FuseOptions(**options)
 

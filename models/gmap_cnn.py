@@ -7,6 +7,7 @@ Interspeech 2020, section 4.3. Widths, which the paper does not give, are those 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -90,7 +91,15 @@ class GmapCnn(Network):
         scored = [embedding] if isinstance(self.pool, AttentionPool) else []
         pooled = self.pool(embedding, *scored, mask=mask)
         logits = self.classifier(functional.relu(self.hidden(pooled))).float()
-        return DetectorOutput(logits.sigmoid(), None, mask)
+        return DetectorOutput(
+            logits.sigmoid(), None, mask, loss_of_clips=partial(_loss_of_logits, logits)
+        )
+
+
+def _loss_of_logits(logits: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
+    if known is not None:
+        logits, target = logits[known], target[known]
+    return functional.binary_cross_entropy_with_logits(logits, target.float())
 
 
 def _build_pooling(name: str, width: int, heads: int) -> nn.Module:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-_EPSILON = 1e-7
+#: As in PyTorch, the least that a gradient is divided by.
+_LEAST = 1e-12
 
 
 def clip_loss(clip: Tensor, target: Tensor) -> Tensor:
@@ -47,9 +48,12 @@ def squared_error(value: Tensor, target: Tensor, mask: Tensor | None = None) -> 
 
 def _cross_entropy(probability: Tensor, target: Tensor) -> Tensor:
     # By way of logits: PyTorch's own of probabilities stops the program at NaN, before the trainer
-    # can say what happened, and written out it takes twice as many operations.
-    logits = torch.logit(probability.float(), _EPSILON)
-    return binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+    # can say what happened. What is held has a gradient: of a certain and wrong clip, too.
+    given = torch.finfo(probability.dtype)
+    probability = probability.float()
+    bounded = probability.clamp(max(_LEAST, given.tiny), 1 - given.eps / 2)
+    held = probability + (bounded - probability).detach()
+    return binary_cross_entropy_with_logits(torch.logit(held), target.float(), reduction="none")
 
 
 def _square(value: Tensor, target: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from models.augmentation import Examples
 from models.data.audioset import StrongLabel
 from models.detector import Detector
 from models.frame_targets import frame_targets
-from models.losses import clip_loss, frame_loss, squared_error
+from models.losses import frame_loss, squared_error
 from models.output import DetectorOutput
 from models.system import Batch, DetectorTraining, TrainingOptions, examples_of
 
@@ -120,7 +120,7 @@ class MeanTeacherTraining(DetectorTraining):
             None if mask is None else mask[strong],
         )
         if bool(weak.any()):
-            loss = loss + clip_loss(student.clip[weak], examples.target[weak])
+            loss = loss + student.clip_loss(examples.target, weak)
         difference = squared_error(student.frame, teacher.frame, mask)
         difference = difference + squared_error(student.clip, teacher.clip)
         weight = self.mean_teacher.weight(self.global_step, self.ramp_up_steps)
@@ -142,6 +142,12 @@ class MeanTeacherTraining(DetectorTraining):
         """The teacher as a detector."""
         self.detector.network.load_state_dict(self.teacher.state_dict())
         return self.detector
+
+    def validated(self) -> Detector:
+        """A copy with the teacher in it: the student goes on learning."""
+        detector = copy.deepcopy(self.detector)
+        detector.network.load_state_dict(self.teacher.state_dict())
+        return detector
 
     def _with_frame_targets(self, batch: Batch) -> Examples:
         examples = examples_of(self.detector, batch)

@@ -10,10 +10,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.data.audioset import read_strong_labels
 from models.data.classes import ClassList
+from models.data.corpus import read_events
 from models.detection import mean_event_seconds
-from models.errors import CommandParser, UserError
+from models.errors import CommandParser
 
 
 def add_median_options(parser: CommandParser) -> None:
@@ -36,9 +36,9 @@ def add_median_options(parser: CommandParser) -> None:
     add(
         "--event-lengths",
         type=Path,
-        metavar="TSV",
-        help="strong labels, as eval_strong.tsv, that mean event lengths are taken from: not those "
-        "that the result is measured by",
+        metavar="PATH",
+        help="strong labels that mean event lengths are taken from, AudioSet's list or DESED's, or "
+        "a corpus folder for those of its training clips: not those that the result is measured by",
     )
 
 
@@ -65,9 +65,5 @@ def median_widths(
     """
     if share is None or event_lengths is None:
         return median
-    events = [
-        event for clip in read_strong_labels(event_lengths, classes).values() for event in clip
-    ]
-    if not events:
-        raise UserError(f"{event_lengths}: expected events of the detector's classes, found none")
+    events = read_events(event_lengths, classes)
     return (share * mean_event_seconds(events, len(classes))).tolist()

@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.data.corpus import open_corpus
+from models.corpus_options import add_eval_lists, add_ignore_unknown_labels
+from models.data.corpus import CorpusOptions, open_corpus
 from models.data.packing import PackOptions, pack_corpus
 from models.errors import CommandParser, run_command
 
 
 def main() -> None:
     """Read the command line, pack and say what is in the pack."""
-    data, options = parse()
-    packed, unreadable = pack_corpus(open_corpus(data), options)
+    data, reading, options = parse()
+    packed, unreadable = pack_corpus(open_corpus(data, reading), options)
     print(f"{options.out}: {packed} clips")
     if unreadable:
         print(f"{unreadable} clips could not be read, all named in {options.unreadable}")
 
 
-def parse() -> tuple[Path, PackOptions]:
-    """The corpus and the options on the command line."""
+def parse() -> tuple[Path, CorpusOptions, PackOptions]:
+    """The corpus, what of it is read, and the options on the command line."""
     parser = CommandParser(prog="python -m models.pack", description=DESCRIPTION)
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DIR", help="corpus folder")
@@ -29,10 +30,16 @@ def parse() -> tuple[Path, PackOptions]:
     add("--sample-rate", type=_rate, default=32000, metavar="HZ", help="default 32000")
     add("--seconds", type=_seconds, default=10.0, help="longest clip, default 10")
     add("--workers", type=int, default=0, metavar="N", help="processes that read, default 0")
+    add_eval_lists(add)
+    add_ignore_unknown_labels(add)
     given = vars(parser.parse_args())
     if given["workers"] < 0:
         parser.error(f"--workers: expected a whole number from 0, got {given['workers']}")
-    return given.pop("data"), PackOptions(**given)
+    reading = CorpusOptions(
+        tuple(given.pop("eval_lists")),
+        ignore_unknown_labels=given.pop("ignore_unknown_labels"),
+    )
+    return given.pop("data"), reading, PackOptions(**given)
 
 
 def _rate(text: str) -> int:

@@ -40,6 +40,11 @@ class RunFolder:
         return self.path / "epochs"
 
     @property
+    def best(self) -> Path:
+        """The best epoch's detector, where the run keeps it."""
+        return self.path / "best"
+
+    @property
     def steps(self) -> Path:
         """One row per so many steps."""
         return self.path / "steps.csv"

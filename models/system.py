@@ -84,10 +84,14 @@ class DetectorTraining(LightningModule):
         """The loss of a batch, without what the network adds, and what the network said."""
         examples = self.augment(examples_of(self.detector, batch))
         output = self.detector.network(examples.features, examples.lengths)
-        return clip_loss(output.clip, examples.target), output
+        return output.clip_loss(examples.target), output
 
     def finish(self) -> Detector:
         """The trained detector."""
+        return self.detector
+
+    def validated(self) -> Detector:
+        """The detector that an epoch is judged by."""
         return self.detector
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

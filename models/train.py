@@ -16,10 +16,11 @@ from models.augmentation import AugmentationOptions
 from models.checkpoint import write_text
 from models.data.corpus import Corpus, open_corpus
 from models.data.sampling import BALANCING
-from models.detector import Detector, DetectorSpec, save_detector
+from models.detector import Detector, DetectorSpec, load_detector, save_detector
 from models.errors import UserError, run_command
 from models.evaluate import evaluate, fit_thresholds, held_out_events
 from models.features import FeaturePreset
+from models.kept_epochs import best_detector, kept_epoch
 from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision
 from models.run_folder import RunFolder, write_history
 from models.shard_data import ShardData, is_sharded
@@ -68,7 +69,7 @@ def train(
     Raises:
         UserError: for what the user can put right.
     """
-    corpus = corpus or open_corpus(options.data)
+    corpus = corpus or open_corpus(options.data, options.corpus)
     events = held_out_events(corpus, options.tune_frames)
     seed_everything(options.seed, verbose=False)
     spec = DetectorSpec(options.model, options.pooling, options.features, options.model_options)
@@ -93,13 +94,18 @@ def train(
     if not trainer.is_global_zero:
         return {}
     data.unreadable.update(unreadable)
-    detector = system.finish().to(trainer.strategy.root_device)
+    epoch, kept_by = kept_epoch(options.keep, system.history)
+    best = options.keep == "best"
+    detector = load_detector(best_detector(run, epoch)) if best else system.finish()
+    detector.to(trainer.strategy.root_device)
     fit_thresholds(detector, data.held_out_dataloader(), events)
     measures = evaluate(detector, data.evaluation_dataloader(), corpus.strong)
     metrics = {
         "model": options.model,
         "pooling": options.pooling,
         "epochs": options.epochs,
+        "kept_epoch": epoch,
+        "kept_by": kept_by,
         **measures,
         "unreadable_clips": len(data.unreadable),
     }
@@ -186,6 +192,7 @@ def _trainer_options(options: TrainOptions) -> TrainerOptions:
         options.save_every,
         options.log_every,
         options.keep_epochs,
+        options.keep,
     )
 
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
+import sys
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from models import list_model_poolings, list_models
 from models.data.classes import ClassList
-from models.data.sampling import BALANCING
+from models.data.corpus import CorpusOptions
 from models.errors import CommandParser, UserError
-from models.features import PRESETS
-from models.trainer import PRECISIONS
+from models.train_arguments import (
+    add_cache_option,
+    add_computing_options,
+    add_learning_options,
+    named_value,
+    natural,
+    positive,
+    settle,
+)
 
 _PLACES = ("out", "devices", "nodes", "accelerator", "workers", "save_every", "log_every")
 _WAYS = ("keep_epochs", "cache_features", "strict", "compile")
@@ -47,6 +55,7 @@ class TrainOptions:
     mean_teacher: tuple[int, int, int] | None = None
     consistency: float = 2.0
     tune_frames: bool = False
+    keep: str = "last"
     accumulate: int = 1
     ema: float | None = None
     precision: str = "auto"
@@ -60,6 +69,14 @@ class TrainOptions:
     keep_epochs: int = 0
     cache_features: bool = False
     strict: bool = False
+    eval_lists: tuple[str, ...] = ()
+    held_out_lists: tuple[str, ...] = ()
+    ignore_unknown_labels: bool = False
+
+    @property
+    def corpus(self) -> CorpusOptions:
+        """What of the corpus folder is read."""
+        return CorpusOptions(self.eval_lists, self.held_out_lists, self.ignore_unknown_labels)
 
     def deciding(self, classes: ClassList) -> dict[str, object]:
         """What decides the result, for the run's config.json."""
@@ -81,22 +98,18 @@ class TrainOptions:
 def parse_train_options() -> TrainOptions:
     """The options on the command line, over those of `--config` where it is given."""
     parser = _parser()
-    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config.add_argument("--config", type=Path)
-    given, _ = config.parse_known_args()
+    # What is None here is not on the command line.
+    given = argparse.Namespace(**{action.dest: None for action in parser._actions})
+    parser.parse_args(namespace=given)
     if given.config is not None:
-        _set_defaults(parser, given.config)
+        _set_defaults(parser, given.config, given)
     options = vars(parser.parse_args())
     missing = [f"--{name}" for name in ("data", "out") if options[name] is None]
     if missing:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     del options["config"]
     options["model_options"] = dict(options.pop("model_option"))
-    if options["mean_teacher"] is not None:
-        options["mean_teacher"] = tuple(options["mean_teacher"])
-        options["batch_size"] = sum(options["mean_teacher"])
-        if not sum(options["mean_teacher"][:2]):
-            parser.error("--mean-teacher: expected labelled clips in a step, got none")
+    settle(parser, options)
     return TrainOptions(**options)
 
 
@@ -104,19 +117,10 @@ def _names() -> list[str]:
     return [entry.name for entry in fields(TrainOptions)]
 
 
-def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
+def _set_defaults(parser: argparse.ArgumentParser, path: Path, given: argparse.Namespace) -> None:
     """Let a run's config.json stand for options that are not given."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.update(content.pop("circumstances", {}))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"--config {path}: expected a run's config.json ({error})") from error
-    content.pop("classes", None)
-    unknown = sorted(set(content) - set(_names()))
-    if unknown:
-        raise UserError(
-            f"--config {path}: expected the options of models.train, found {', '.join(unknown)}"
-        )
+    content = _read_config(path)
+    _leave_out(path, content, given)
     content["model_option"] = list(content.pop("model_options", {}).items())
     for action in parser._actions:
         value = content.get(action.dest)
@@ -132,6 +136,44 @@ def _set_defaults(parser: argparse.ArgumentParser, path: Path) -> None:
             )
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.update(content.pop("circumstances", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"--config {path}: expected a run's config.json ({error})") from error
+    content.pop("classes", None)
+    unknown = sorted(set(content) - set(_names()))
+    if unknown:
+        raise UserError(
+            f"--config {path}: expected the options of models.train, found {', '.join(unknown)}"
+        )
+    parts = content.get("mean_teacher")
+    whole = isinstance(parts, list) and all(type(part) is int and part >= 0 for part in parts)
+    if parts is not None and not (whole and len(parts) == 3):
+        raise UserError(f"--config {path}: mean_teacher: expected three whole numbers, got {parts}")
+    return content
+
+
+def _leave_out(path: Path, content: dict[str, Any], given: argparse.Namespace) -> None:
+    """Take from a run's options what follows from those that the command line overrules."""
+    model = content.get("model", TrainOptions.model)
+    if given.model not in (None, model):
+        dropped = [
+            name.replace("_", " ")
+            for name in ("pooling", "features", "model_options")
+            if content.pop(name, None)
+        ]
+        if dropped:
+            print(
+                f"--config {path}: {', '.join(dropped)} of {model} are left out for {given.model}",
+                file=sys.stderr,
+            )
+    parts = content.get("mean_teacher")
+    if given.mean_teacher is not None or (parts and content.get("batch_size") == sum(parts)):
+        content.pop("batch_size", None)
+
+
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m models.train", description=DESCRIPTION)
     what = parser.add_argument_group("what is learned")
@@ -142,205 +184,36 @@ def _parser() -> CommandParser:
         "--config",
         type=Path,
         metavar="FILE",
-        help="a run's config.json: its options, where they are not given here",
+        help="a run's config.json: its options, where they are not given here; another --model "
+        "takes none of its pooling, features and model options; --no-NAME switches one off",
     )
     add("--model", choices=list_models(), default="dcase2017_crnn")
     poolings = dict.fromkeys(chain.from_iterable(map(list_model_poolings, list_models())))
     add("--pooling", choices=list(poolings), help="default: the model's own")
-    add("--features", choices=list(PRESETS), help="default: the model's own")
     add(
         "--model-option",
         action="append",
         default=[],
-        type=_model_option,
+        type=named_value,
         metavar="NAME=VALUE",
         help="an option of the network, the value in JSON: gru_width=48, channels=[8,16,32]",
     )
-    add("--epochs", type=_positive, default=20, metavar="N", help="default 20")
-    add(
-        "--batch-size",
-        type=_positive,
-        default=32,
-        metavar="N",
-        help="clips that a step learns from, on all devices together, default 32",
-    )
-    add(
-        "--epoch-batches",
-        type=_positive,
-        metavar="N",
-        help="steps in an epoch; default: as many as the clips fill",
-    )
-    add("--learning-rate", type=_rate, default=1e-3, metavar="RATE", help="default 0.001")
-    add(
-        "--patience",
-        type=_natural,
-        default=3,
-        metavar="N",
-        help="epochs without a lower held-out loss before the learning rate falls, default 3",
-    )
-    add(
-        "--factor",
-        type=_part,
-        default=0.5,
-        metavar="FACTOR",
-        help="what it is multiplied with then, default 0.5",
-    )
-    add("--seed", type=_natural, default=0, metavar="N", help="default 0")
-    add(
-        "--held-out",
-        type=_part,
-        default=0.1,
-        metavar="PART",
-        help="part of the training clips that thresholds and learning rate are set by, default 0.1",
-    )
-    add(
-        "--normalisation-clips",
-        type=_positive,
-        default=2000,
-        metavar="N",
-        help="training clips that mean and variance are taken from, default 2000",
-    )
-    add(
-        "--balancing",
-        choices=list(BALANCING),
-        default="round_robin",
-        help="draw classes in turn, as the clips come but the most frequent class at most 5 times "
-        "as often as the rarest (ratio)",
-    )
-    add(
-        "--time-shift",
-        type=_rate,
-        default=0.0,
-        metavar="FRAMES",
-        help="turn clips in time: standard deviation in feature frames, 16 in the papers",
-    )
-    add("--mixup", type=_rate, default=0.0, metavar="ALPHA", help="mix clips, shares of Beta(α, α)")
-    add("--spec-augment", action="store_true", help="blank stripes of frames and of bands")
-    add(
-        "--mean-teacher",
-        type=_natural,
-        nargs=3,
-        metavar=("STRONG", "WEAK", "UNLABELLED"),
-        help="learn from so many strongly labelled, weakly labelled and unlabelled clips in a "
-        "step, with a mean teacher (DCASE 2019 task 4)",
-    )
-    add(
-        "--consistency",
-        type=_rate,
-        default=2.0,
-        metavar="WEIGHT",
-        help="of the mean teacher's agreement with the network, from the middle of the training "
-        "on, default 2",
-    )
-    add(
-        "--accumulate",
-        type=_positive,
-        default=1,
-        metavar="N",
-        help="compute a step in N pieces, which need less memory, default 1",
-    )
-    add(
-        "--ema",
-        type=_part,
-        metavar="DECAY",
-        help="validate and keep an exponential moving average of the weights: 0.999",
-    )
-    add(
-        "--precision",
-        choices=("auto", *PRECISIONS),
-        default="auto",
-        help="default auto: bf16 on GPUs",
-    )
+    add("--seed", type=natural, default=0, metavar="N", help="default 0")
+    add_learning_options(add)
     where = parser.add_argument_group("where and how it is computed")
     add = where.add_argument
     add("--devices", default="auto", help="how many on each node, or auto")
-    add("--num-nodes", dest="nodes", type=_positive, default=1, metavar="N", help="default 1")
-    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto")
-    add(
-        "--workers",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="processes that read audio for each device, default 0",
-    )
-    add("--compile", action="store_true", help="compile the network")
-    add(
-        "--save-every",
-        type=_positive,
-        default=1000,
-        metavar="N",
-        help="steps between checkpoints within an epoch, default 1000",
-    )
-    add(
-        "--log-every",
-        type=_positive,
-        default=10,
-        metavar="N",
-        help="steps between rows of steps.csv, default 10",
-    )
-    add(
-        "--tune-frames",
-        action="store_true",
-        help="tune thresholds of frames on the events of held-out clips (train_strong.tsv); "
-        "without, they are those of clips",
-    )
+    add("--num-nodes", dest="nodes", type=positive, default=1, metavar="N", help="default 1")
+    add_computing_options(add)
     add(
         "--keep-epochs",
-        type=_natural,
+        type=natural,
         default=0,
         metavar="N",
         help="keep the detectors of the last N epochs, for models.fuse; default 0",
     )
-    add("--cache-features", action="store_true", help="compute features once, hold them in memory")
-    add(
-        "--strict",
-        action="store_true",
-        help="stop at a clip that cannot be read; default: leave it out and name it in the end",
-    )
+    add_cache_option(add, default=False)
     return parser
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _natural(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text}")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    return _between(text, math.inf)
-
-
-def _part(text: str) -> float:
-    return _between(text, 1.0)
-
-
-def _between(text: str, limit: float) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < limit:
-        upper = "" if math.isinf(limit) else f" and below {limit:g}"
-        raise argparse.ArgumentTypeError(f"expected a number above 0{upper}, got {text}")
-    return number
-
-
-def _model_option(text: str) -> tuple[str, object]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text}")
-    try:
-        return name, json.loads(value)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected a value in JSON, got {value}") from error
 
 
 DESCRIPTION = """Train a detector on the weak labels of a corpus and measure it on the evaluation

@@ -54,6 +54,7 @@ class TrainerOptions:
         save_every: steps between checkpoints within an epoch.
         log_every: steps between rows of steps.csv and points of TensorBoard's curves.
         keep_epochs: of how many last epochs the detector is kept.
+        keep: one of `models.kept_epochs.KEPT`.
     """
 
     epochs: int
@@ -68,6 +69,7 @@ class TrainerOptions:
     save_every: int = 1000
     log_every: int = 10
     keep_epochs: int = 0
+    keep: str = "last"
 
 
 def fit(
@@ -146,8 +148,8 @@ def _trainer(options: TrainerOptions, run: RunFolder) -> Trainer:
 
 def _callbacks(options: TrainerOptions, run: RunFolder) -> list[Callback]:
     callbacks: list[Callback] = [
-        # First: an epoch that the checkpoint calls finished must be there.
-        KeepEpochs(run, options.keep_epochs),
+        # First: an epoch that the checkpoint calls finished must be there, and as it was validated.
+        KeepEpochs(run, options.keep_epochs, options.keep),
         RunCheckpoints(run, options.epochs, options.save_every),
         StepLog(run.steps, options.log_every),
     ]

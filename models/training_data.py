@@ -155,7 +155,11 @@ class TrainingData(ClipData):
         self.corpus = corpus
         self.unreadable: dict[str, str] = {}
         labels = corpus.train_clips.labels
-        training, held_out = held_out_split(labels, options.held_out, options.seed)
+        if corpus.held_out is None:
+            training, held_out = held_out_split(labels, options.held_out, options.seed)
+        else:
+            training = np.setdiff1d(np.arange(labels.shape[0]), corpus.held_out)
+            held_out = corpus.held_out
         if not len(training) or not len(held_out):
             raise UserError(
                 f"{corpus.directory}: expected training clips enough to hold out "

@@ -18,7 +18,7 @@ from models.data.audioset import (
     write_strong_labels,
 )
 from models.data.classes import ClassList
-from models.data.corpus import open_corpus
+from models.data.corpus import CorpusOptions, open_corpus, open_evaluation_set
 from models.data.segments import Segment, SegmentList
 from models.errors import UserError
 
@@ -260,6 +260,63 @@ def test_a_corpus_without_one_of_its_files_names_it(name: str, corpus: Path) -> 
     (corpus / name).unlink()
     with pytest.raises(UserError, match=name):
         open_corpus(corpus)
+
+
+def test_labels_that_the_class_list_lacks_can_be_ignored(
+    corpus: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ClassList(("/m/09x0r",), ("Speech",)).write(corpus / "class_labels_indices.csv")
+    for name, labels in (("dog", "/m/0bt9lr"), ("none", "")):
+        write_audio(corpus / "audio" / f"{name}.wav")
+        with (corpus / "train_segments.csv").open("a") as rows:
+            rows.write(f'{name}, 0.000, 10.000, "{labels}"\n')
+    with pytest.raises(UserError, match=r"/m/0bt9lr is not in .* or --ignore-unknown-labels"):
+        open_corpus(corpus)
+    with caplog.at_level(logging.WARNING):
+        found = open_corpus(corpus, CorpusOptions(ignore_unknown_labels=True))
+    # A clip whose labels are all of other classes is not a clip without sounds, as `none` is.
+    assert [(clip.clip_id, clip.labels) for clip in found.train] == [
+        ("--PJHxphWEs_30000", (0,)),
+        ("none_0", ()),
+    ]
+    assert found.train.labels.shape == (2, 1)
+    (message,) = (message for message in caplog.messages if "train_segments" in message)
+    assert "left out 2 labels whose class is not in the class list (first: /m/0bt9lr)" in message
+    assert "and 1 segments that have no other" in message
+
+
+def test_lists_without_any_label_of_the_class_list_are_refused(corpus: Path) -> None:
+    ClassList(("/m/other",), ("Other",)).write(corpus / "class_labels_indices.csv")
+    with pytest.raises(UserError, match=r"none of its labels \(first: /m/0bt9lr\) is in the class"):
+        open_corpus(corpus, CorpusOptions(ignore_unknown_labels=True))
+
+
+def test_a_folder_of_no_known_kind_is_told_all_kinds(tmp_path: Path) -> None:
+    kinds = (r"train_segments\.csv", r"\*train\*\.h5", r"\*train\*\.tar", r"metadata/\*\*/\*\.tsv")
+    with pytest.raises(UserError, match=".*".join(kinds)):
+        open_corpus(tmp_path)
+    with pytest.raises(UserError, match=r"eval_segments\.csv.*eval\*\.h5"):
+        open_evaluation_set(tmp_path)
+
+
+def test_an_evaluation_set_needs_no_training_clips(corpus: Path) -> None:
+    (corpus / "train_segments.csv").unlink()
+    events = [StrongLabel("--PJHxphWEs_30000", 0.0, 1.0, 0)]
+    write_strong_labels(corpus / "eval_strong.tsv", events, CLASSES)
+    found = open_evaluation_set(corpus)
+    assert [clip.clip_id for clip in found.clips] == ["--PJHxphWEs_30000"]
+    assert found.classes == CLASSES
+    assert found.strong == {"--PJHxphWEs_30000": events}
+
+
+def test_an_evaluation_set_can_be_read_by_the_classes_of_a_detector(corpus: Path) -> None:
+    (corpus / "class_labels_indices.csv").unlink()
+    assert open_evaluation_set(corpus, CLASSES).clips[0].labels == (0, 2)
+    with pytest.raises(UserError, match=r"class_labels_indices\.csv: expected a file"):
+        open_evaluation_set(corpus)
+    ClassList(CLASSES.mids[::-1], CLASSES.names[::-1]).write(corpus / "class_labels_indices.csv")
+    with pytest.raises(UserError, match="expected the detector's 3 classes, found 3 others or in"):
+        open_evaluation_set(corpus, CLASSES)
 
 
 def test_a_corpus_that_is_not_there_or_half_written_is_refused(corpus: Path) -> None:

@@ -97,6 +97,11 @@ def test_aligned_rows_move_128_bits_at_once(report, target, direction):
     assert widest == dict.fromkeys(widest, 128)
 
 
+def test_kernels_compile_where_every_size_is_1(tmp_path):
+    result = run("--smallest", "--targets", "sm_90", TRITON_CACHE_DIR=str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_the_interpreter_is_refused():
     result = run(TRITON_INTERPRET="1")
     assert result.returncode == 2

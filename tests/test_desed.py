@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -11,13 +14,16 @@ import soundfile
 
 from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
-from models.data.corpus import open_corpus
+from models.data.corpus import CorpusOptions, open_corpus, open_evaluation_set
 from models.data.part_batches import PartBatches
 from models.data.sampling import BalancedBatchSampler
+from models.data.segments import Segment
 from models.errors import UserError
+from models.features import PRESETS
 from models.step_batches import StepBatches
 from models.train import train
 from models.train_options import TrainOptions
+from models.training_data import LoadingOptions, TrainingData
 
 WEAK = "filename\tevent_labels\n"
 STRONG = "filename\tonset\toffset\tevent_label\n"
@@ -72,6 +78,158 @@ def test_each_list_is_read_for_what_it_is(folder: Path) -> None:
     # Files of the same name belong to the list whose folder they are in.
     assert corpus.evaluation[0].path == folder / "audio/validation/validation/1.wav"
     assert not corpus.unlabelled.labels.nnz
+
+
+@pytest.fixture
+def baseline(tmp_path: Path) -> Path:
+    """The folder of the DESED baseline: lists of durations, parts of the validation list, a
+    synthetic validation set, audio at 16 kHz beside or in place of the original."""
+    weak = [f"w{index}.wav" for index in range(8)]
+    rows = "".join(f"{name}\tDog\n" for name in weak)
+    write_list(tmp_path, "train/weak", f"{WEAK}{rows}", *weak)
+    (tmp_path / "audio/train/weak").rename(tmp_path / "audio/train/weak_16k")
+    for split in ("train", "validation"):
+        folder = f"{split}/synthetic21_{split}"
+        write_list(
+            tmp_path,
+            f"{folder}/soundscapes",
+            f"{STRONG}0.wav\t0.1\t0.5\tCat\n1.wav\t0.1\t0.5\tDog\n",
+            *("0.wav", "1.wav"),
+        )
+        audio = tmp_path / "audio" / folder
+        (audio / "soundscapes").rename(audio / "soundscapes_16k")
+        durations = "filename\tduration\n0.wav\t1.0\n1.wav\t1.0\n"
+        write_list(tmp_path, f"{folder}/durations", durations)
+    real = [f"Y{index}.wav" for index in range(3)]
+    events = [f"{name}\t0.2\t0.6\tDog\n" for name in real]
+    write_list(tmp_path, "validation/validation", STRONG + "".join(events), *real)
+    write_list(tmp_path, "validation/test_dcase2018", STRONG + "".join(events[:2]))
+    write_list(tmp_path, "validation/eval_dcase2018", STRONG + "".join(events[1:]))
+    durations = "filename\tduration\n" + "".join(f"{name}\t1.0\n" for name in real)
+    write_list(tmp_path, "validation/validation_durations", durations)
+    write_list(tmp_path, "eval/public", f"{STRONG}p.wav\t0.0\t0.5\tCat\n", "p.wav")
+    return tmp_path
+
+
+SYNTHETIC = "validation/synthetic21_validation/soundscapes"
+
+
+def names_of(clips: Iterable[Segment]) -> list[str]:
+    return [clip.clip_id for clip in clips]
+
+
+def test_the_folder_of_the_baseline_is_read(
+    baseline: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        corpus = open_corpus(baseline)
+    assert len(corpus.train) == 10
+    assert names_of(corpus.evaluation) == [f"validation/validation/Y{index}" for index in range(3)]
+    assert list(corpus.strong) == names_of(corpus.evaluation)
+    assert corpus.held_out is None
+    (message,) = caplog.messages
+    assert "evaluation on validation/validation and not on eval/public," in message
+    # Its soundscapes have the same names in training and validation.
+    synthetic = [clip.path for clip in corpus.train if "synthetic21" in clip.clip_id]
+    folder = baseline / "audio/train/synthetic21_train/soundscapes_16k"
+    assert synthetic == [folder / "0.wav", folder / "1.wav"]
+
+
+def test_an_audio_file_counts_once_however_many_lists_name_it(baseline: Path) -> None:
+    (baseline / "metadata/validation/validation.tsv").unlink()
+    corpus = open_corpus(baseline)
+    assert names_of(corpus.evaluation) == [
+        "eval/public/p",
+        "validation/eval_dcase2018/Y1",
+        "validation/eval_dcase2018/Y2",
+        "validation/test_dcase2018/Y0",
+    ]
+    assert list(corpus.strong) == names_of(corpus.evaluation)
+
+
+def test_of_a_file_in_a_weak_and_a_strong_list_the_events_are_kept(baseline: Path) -> None:
+    write_list(baseline, "train/audioset_strong", f"{STRONG}w3.wav\t0.0\t0.5\tCat\n")
+    corpus = open_corpus(baseline)
+    labels = {clip.path.stem: clip.labels for clip in corpus.train if "synth" not in clip.clip_id}
+    assert len(corpus.train) == 10
+    assert labels["w3"] == (0,) and labels["w2"] == (1,)
+    assert corpus.train_strong["train/audioset_strong/w3"][0].label == 0
+
+
+def test_lists_of_the_evaluation_can_be_named(baseline: Path) -> None:
+    names = ("eval/public", f"{SYNTHETIC}.tsv")
+    corpus = open_corpus(baseline, CorpusOptions(eval_lists=names))
+    assert names_of(corpus.evaluation) == ["eval/public/p", f"{SYNTHETIC}/0", f"{SYNTHETIC}/1"]
+
+
+def test_the_synthetic_validation_set_can_be_held_out(baseline: Path, tmp_path: Path) -> None:
+    options = CorpusOptions(held_out_lists=(SYNTHETIC,))
+    corpus = open_corpus(baseline, options)
+    held_out = [corpus.train[index] for index in corpus.held_out.tolist()]
+    assert names_of(held_out) == [f"{SYNTHETIC}/0", f"{SYNTHETIC}/1"]
+    assert {*names_of(held_out)} <= {*corpus.train_strong}
+    data = TrainingData(corpus, PRESETS["dcase2017"], LoadingOptions(batch_size=2))
+    names = [name for batch in data.held_out_dataloader() for name in batch.clip_ids]
+    assert names == names_of(held_out)
+    learned = {corpus.train[index].clip_id for batch in data.batches for index in batch}
+    assert learned and learned.isdisjoint(names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"eval_lists": ("validation/gone",)},
+            r"one of its labelled lists \(eval/public, .*got val",
+        ),
+        ({"held_out_lists": ("train/unknown",)}, r"got train/unknown"),
+        (
+            {"eval_lists": (SYNTHETIC,), "held_out_lists": (SYNTHETIC,)},
+            "hold out or to evaluate on",
+        ),
+        (
+            {"held_out_lists": ("train/weak", "train/synthetic21_train/soundscapes")},
+            "training clips",
+        ),
+    ],
+)
+def test_names_of_lists_that_cannot_be_used_are_refused(
+    options: dict[str, tuple[str, ...]], message: str, baseline: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        open_corpus(baseline, CorpusOptions(**options))
+
+
+def test_labels_that_the_class_list_lacks_can_be_ignored(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ClassList(("/m/dog",), ("Dog",)).write(folder / "class_labels_indices.csv")
+    with pytest.raises(UserError, match=r"Cat of .* or --ignore-unknown-labels"):
+        open_corpus(folder)
+    with caplog.at_level(logging.WARNING):
+        corpus = open_corpus(folder, CorpusOptions(ignore_unknown_labels=True))
+    # Of the strong clips 4 holds a cat alone, and 2 nothing.
+    strong = {name.rpartition("/")[2]: events for name, events in corpus.train_strong.items()}
+    assert {name: len(events) for name, events in strong.items()} == {"1": 1, "2": 0, "3": 1}
+    assert names_of(corpus.evaluation) == ["validation/validation/2"]
+    (message,) = caplog.messages
+    assert "left out 7 labels whose class is not in the class list (first: Cat), and 2" in message
+
+
+def test_an_evaluation_set_needs_no_training_lists(baseline: Path) -> None:
+    shutil.rmtree(baseline / "metadata/train")
+    found = open_evaluation_set(baseline, options=CorpusOptions(("eval/public",)))
+    assert names_of(found.clips) == [*found.strong] == ["eval/public/p"]
+    # The classes of a detector, or those that the lists name.
+    assert found.classes.names == ("Cat", "Dog")
+    assert open_evaluation_set(baseline, ClassList(("Dog", "Cat"), ("Dog", "Cat"))).clips[
+        0
+    ].labels == (0,)
+
+
+def test_other_corpora_have_no_lists_to_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a corpus of DESED's lists, found no TSV file"):
+        open_corpus(tmp_path, CorpusOptions(eval_lists=("validation/validation",)))
 
 
 def test_a_class_list_gives_order_and_names(folder: Path) -> None:

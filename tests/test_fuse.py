@@ -160,14 +160,53 @@ def test_a_run_of_other_classes_is_named(runs, data, tmp_path, monkeypatch):
         fuse(FuseOptions((runs["max"],), data, tmp_path / "out"))
 
 
-def test_median_widths_are_a_part_of_the_mean_event(tmp_path):
-    path = tmp_path / "strong.tsv"
-    path.write_text(
-        "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\nx_0\t1.0\t4.0\t/m/1\n"
-    )
+def test_a_median_without_event_lengths_is_the_same_for_all_classes():
+    assert median_widths(0.2, None, None, ClassList(("/m/1",), ("One",))) == 0.2
+
+
+AUDIOSET = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\nx_0\t1.0\t4.0\t/m/1\n"
+EVENT_LISTS = {
+    "audioset.tsv": AUDIOSET,
+    "desed.tsv": "filename\tonset\toffset\tevent_label\nx.wav\t1.0\t4.0\tOne\ny.wav\t\t\t\n",
+    "audioset/train_strong.tsv": AUDIOSET,
+    "desed/metadata/train/soundscapes.tsv": (
+        "filename\tonset\toffset\tevent_label\nx.wav\t1.0\t4.0\tOne\nx.wav\t0\t9\tOther\n"
+    ),
+    "desed/metadata/train/weak.tsv": "filename\tevent_labels\nz.wav\tOne,Two\n",
+    "desed/metadata/validation/validation.tsv": (
+        "filename\tonset\toffset\tevent_label\nx.wav\t0.0\t0.1\tOne\n"
+    ),
+}
+
+
+@pytest.fixture
+def event_lists(tmp_path):
+    """Strong labels in files and in corpus folders, and folders without any for training."""
+    for name, text in EVENT_LISTS.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["audioset.tsv", "desed.tsv", "audioset", "desed"])
+def test_event_lengths_come_from_a_list_of_either_kind_or_a_corpus(name, event_lists):
     classes = ClassList(("/m/1", "/m/2"), ("One", "Two"))
-    assert median_widths(0.0, 0.5, path, classes) == pytest.approx([1.5, 1.5])
-    assert median_widths(0.2, None, None, classes) == 0.2
+    assert median_widths(0.0, 0.5, event_lists / name, classes) == pytest.approx([1.5, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", "empty: expected events of training clips of the detector's classes, found none"),
+        ("desed/metadata/train/weak.tsv", r"weak\.tsv: expected a strong list, filename onset"),
+        ("gone.tsv", r"gone\.tsv: expected a file, found nothing there"),
+    ],
+)
+def test_event_lengths_of_nothing_are_refused(name, message, event_lists):
+    with pytest.raises(UserError, match=message):
+        median_widths(0.0, 0.5, event_lists / name, ClassList(("/m/1",), ("One",)))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,12 @@
 import pytest
 import torch
 from cases import POOLINGS, assert_close, make_case
+from loss_cases import labels_of
+from loss_cases import run as run_with_loss
+from packed_cases import make_packed
 
 from milkernels import functional
+from milkernels.family import POOLING_PARAMETERS
 
 VIEWS = {
     "transposed": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
@@ -14,6 +18,45 @@ VIEWS = {
     "inside a larger tensor": lambda x: torch.nn.functional.pad(x, (3, 2, 1, 4))[:, 1:-4, 3:-2],
     "backwards bags": lambda x: x.flip(0).contiguous().flip(0),
 }
+
+#: Of parameters with one number a class.
+PARAMETER_VIEWS = {
+    "expanded": lambda parameter: parameter[:1].expand(len(parameter)),
+    "every second": lambda parameter: torch.stack([parameter, -parameter], 1).flatten()[::2],
+}
+WITH_PARAMETERS = [
+    name
+    for name, parameters in POOLING_PARAMETERS.items()
+    if not {"power", "alpha", "sharpness"}.isdisjoint(parameters)
+]
+
+
+def padded(name, device):
+    case = make_case(name, 2, 6, 19, device=device)
+    return case, lambda: case.run(functional)
+
+
+def packed(name, device):
+    case = make_packed(name, (5, 0, 40), 6, device=device)
+    return case, lambda: case.run(functional)
+
+
+def with_loss(name, device):
+    case = make_case(name, 2, 6, 19, device=device)
+    target = labels_of(case)
+    return case, lambda: run_with_loss(functional, case, target)
+
+
+@pytest.mark.parametrize("make", [padded, packed, with_loss])
+@pytest.mark.parametrize("view", PARAMETER_VIEWS.values(), ids=PARAMETER_VIEWS.keys())
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+def test_parameters_of_any_strides_give_the_same_numbers(kernel_backend, device, name, view, make):
+    case, run = make(name, device)
+    viewed = [view(tensor) if tensor.dim() == 1 else tensor for tensor in case.tensors]
+    case.tensors = [tensor.contiguous() for tensor in viewed]
+    plain = run()
+    case.tensors = viewed
+    assert all(torch.equal(one, other) for one, other in zip(run(), plain, strict=True))
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())

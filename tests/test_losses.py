@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from models.layers.frame_head import FRAME_POOLINGS, FrameHead
+from models.layers.reference_pooling import use_reference_pooling
 from models.losses import clip_loss, frame_loss, squared_error
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
@@ -40,6 +42,42 @@ def test_without_a_real_frame_it_is_zero(loss):
     assert masked == 0
     masked.backward()
     assert loss(value[:0], torch.rand(0, 3, 5)) == 0
+
+
+@pytest.mark.parametrize(("probability", "target"), [(0.0, 1.0), (1e-20, 1.0), (1.0, 0.0)])
+def test_a_certain_and_wrong_clip_is_learnt(probability, target):
+    clip = torch.tensor([[probability]], requires_grad=True)
+    clip_loss(clip, torch.tensor([[target]])).backward()
+    assert abs(clip.grad.item()) > 1e6
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize("pooling", FRAME_POOLINGS)
+def test_every_head_learns_from_its_first_batch(pooling, target):
+    """Of a hundred frames near 0.5 noisy-or is 1 to the last bit."""
+    head = FrameHead(8, 3, pooling)
+    output = head(torch.randn(2, 100, 8), None)
+    output.clip_loss(torch.full((2, 3), target)).backward()
+    least = 1e-3 if (pooling, target) != ("noisy_or", 1.0) else 0
+    assert head.classifier.weight.grad.norm() >= least
+
+
+@pytest.mark.parametrize("pooling", FRAME_POOLINGS)
+def test_the_loss_of_a_head_is_that_of_its_clips(pooling):
+    torch.manual_seed(0)
+    hidden, target = torch.randn(4, 10, 8), torch.rand(4, 3)
+    known = torch.tensor([True, False, True, True])
+    heads = FrameHead(8, 3, pooling), FrameHead(8, 3, pooling)
+    heads[1].load_state_dict(heads[0].state_dict())
+    use_reference_pooling(heads[1])
+    for head in heads:
+        with torch.no_grad():
+            head.classifier.bias.fill_(-2)
+        output = head(hidden, None)
+        torch.testing.assert_close(output.clip_loss(target), clip_loss(output.clip, target))
+        torch.testing.assert_close(
+            output.clip_loss(target, known), clip_loss(output.clip[known], target[known])
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from cases import POOLINGS
+from torch.nn.functional import binary_cross_entropy
 
 from milkernels import functional, nn
 
@@ -218,3 +219,20 @@ def test_what_does_not_fit_a_module_is_named(call, error, message):
     with pytest.raises(error) as caught:
         call()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", nn.list_poolings(probabilities=True))
+def test_a_modules_loss_is_its_values_cross_entropy(any_backend, name, dim):
+    options = {"in_features": 6} if name == "attention" else {}
+    pool = nn.build_pooling(name, 5, dim=dim, from_logits=True, **options)
+    x = torch.randn(3, 5, 11) - 3
+    mask = torch.rand(3, 11) < 0.7
+    mask[:, 0] = True
+    inputs = [x if dim == -1 else x.mT, *([torch.randn(3, 11, 6)] if options else [])]
+    target, weight = torch.rand(3, 5), torch.rand(5)
+    loss = pool.bce(*inputs, target, mask=mask, weight=weight)
+    expected = binary_cross_entropy(
+        pool(*inputs, mask=mask), target, weight=weight.expand(3, 5).contiguous()
+    )
+    torch.testing.assert_close(loss, expected)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from models import pack as program
 from models.data import packing
 from models.data.clips import ClipDataset, collate
-from models.data.corpus import Corpus, open_corpus
+from models.data.corpus import Corpus, open_corpus, open_evaluation_set
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.packing import PackOptions, pack_corpus
 from models.data.packs import read_packs
@@ -40,6 +40,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def options(folder: Path, **changes: object) -> PackOptions:
     return PackOptions(folder / "train.h5", **{"sample_rate": RATE, "seconds": 1.5, **changes})
+
+
+def test_packs_are_found_under_panns_names(corpus: Corpus, tmp_path: Path) -> None:
+    pack_corpus(corpus, PackOptions(tmp_path / "balanced_train.h5", "train", RATE, 1.5))
+    with pytest.raises(UserError, match=r"expected eval\*\.h5 beside balanced_train\.h5"):
+        open_corpus(tmp_path)
+    pack_corpus(corpus, PackOptions(tmp_path / "eval.h5", "eval", RATE, 1.5))
+    found = open_corpus(tmp_path)
+    assert (len(found.train), len(found.evaluation)) == (TRAIN - 1, EVALUATION)
+    (tmp_path / "balanced_train.h5").unlink()
+    assert len(open_evaluation_set(tmp_path).clips) == EVALUATION
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -15,15 +15,19 @@ import pytest
 import soundfile
 from torch.utils.data import DataLoader
 
+from models.compare import compare
+from models.comparison.results import System
+from models.comparison.runs import StudyOptions
 from models.data.classes import ClassList
 from models.data.clips import Unreadable, collate
 from models.data.corpus import open_corpus
 from models.data.packing import PackOptions, pack_corpus
 from models.data.shards import ClipStream, ShuffledClips, StreamOptions
 from models.errors import Terminated, UserError
+from models.fuse import FuseOptions, fuse
 from models.logs import StepLog
 from models.run_folder import read_history
-from models.train import train
+from models.train import MEASURES, train
 from models.train_options import TrainOptions
 
 CLASSES = ClassList(("/m/1", "/m/2"), ("Dog", "Cat"))
@@ -174,6 +178,22 @@ def test_training_streams_and_goes_on_in_mid_epoch(
         [row["train_loss"] for row in read_history(run / "history.csv")] for run in (whole, stopped)
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_run_on_shards_can_be_measured_again(folder: Path, tmp_path: Path) -> None:
+    trained = train(options(folder, tmp_path / "run"))
+    metrics = fuse(FuseOptions((tmp_path / "run",), folder, tmp_path / "fused", batch_size=4))
+    assert metrics["thresholds"] == "tuned on the clips that the runs held out"
+    assert {name: metrics[name] for name in MEASURES} == pytest.approx(
+        {name: trained[name] for name in MEASURES}
+    )
+
+
+def test_a_study_of_shards_is_refused_before_it_trains(folder: Path, tmp_path: Path) -> None:
+    study = StudyOptions(tmp_path / "study", (folder,), (System("dcase2017_crnn", "max"),))
+    with pytest.raises(UserError, match=r"expected a corpus that is not streamed .* train-0\.tar"):
+        compare(study)
+    assert not study.out.exists()
 
 
 @pytest.mark.parametrize(

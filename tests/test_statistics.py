@@ -183,6 +183,17 @@ def test_a_small_spread_far_from_0_keeps_three_digits(any_backend, device, dim):
     assert ((pooled - truth) / truth).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("frames", [33, 300, 1100])
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_near_frames_far_from_0_have_their_deviation(kernel_backend, device, dim, frames):
+    """The means of a bag's parts are as far apart in what they lost as in themselves."""
+    case = stats_case("weighted_stats", 4, 6, frames, heads=2, dim=dim, device=device)
+    h = 101.37 * (1 - 1e-3 * torch.rand_like(case.x))
+    pooled = functional.weighted_stats_pool(h, case.tensors[1], dim=dim)
+    truth = reference.weighted_stats_pool(h.double(), case.tensors[1].double(), dim=dim)
+    assert ((pooled - truth) / truth).abs().max() < 1e-6
+
+
 def test_constant_frames_give_the_floor_and_no_gradient_through_it(any_backend, device):
     h = torch.full((2, 6, 9), 3.0, device=device).requires_grad_()
     query = torch.randn(2, 3, device=device).requires_grad_()

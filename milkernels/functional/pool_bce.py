@@ -42,10 +42,12 @@ def pool_bce(
     x's dtype, beside x, which a gradient of the gradient needs.
 
     The loss is computed from the bag value before it is rounded to x's dtype. As in PyTorch
-    logarithms are at least -100 and y (1 - y) in the gradient's denominator is at least 1e-12:
-    every finite input gives a finite loss. A gradient beyond float16 is its largest number. A bag
-    value outside [0, 1], of frames outside it, counts as the nearer bound. It is legal under
-    autocast.
+    logarithms are at least -100 and y (1 - y) in the gradient's denominator is at least 1e-12, from
+    logits 1e-30: every finite input gives a finite loss. Noisy-or, and the maximum of logits, know
+    how far y is from 1 where it is rounded to it, and their gradients stay exact there: many frames
+    bring a noisy-or to 1 before anything is learnt. A gradient beyond float16 is its largest
+    number. A bag value outside [0, 1], of frames outside it, counts as the nearer bound. It is
+    legal under autocast.
 
     On a GPU the bag's frames are read a second time where they do not fit a tile; "rank" and
     attention over classes take their own forward and backward launches around the loss's.

@@ -14,7 +14,7 @@ from milkernels.family import SCORE_ACTIVATIONS
 from milkernels.kernels import class_attention_backward_kernels as backward_kernels
 from milkernels.kernels import class_attention_kernels as kernels
 from milkernels.kernels import tiles
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, or_else, strides_of
 
 #: Up to this many classes lie in one tile.
 WHOLE_CLASSES = 1024
@@ -123,10 +123,10 @@ def backward(
             "gradient_strides": gradient.stride(),
             "statistics_ptr": statistics,
             "frames_ptr": of_frames,
-            "x_gradient_ptr": x if x_gradient is None else x_gradient,
-            "x_gradient_strides": _strides(x_gradient),
-            "scores_gradient_ptr": x if scores_gradient is None else scores_gradient,
-            "scores_gradient_strides": _strides(scores_gradient),
+            "x_gradient_ptr": or_else(x_gradient, x),
+            "x_gradient_strides": strides_of(x_gradient),
+            "scores_gradient_ptr": or_else(scores_gradient, x),
+            "scores_gradient_strides": strides_of(scores_gradient),
             "walk_frames": walk_frames,
             "WHOLE": classes <= WHOLE_CLASSES,
             "TO_X": x_gradient is not None,
@@ -199,7 +199,7 @@ def _frames_launch(
         tiling.bags * triton.cdiv(tiling.frames, tiling.block_frames),
         {
             **inputs,
-            "gradient_ptr": x if gradient is None else gradient,
+            "gradient_ptr": or_else(gradient, x),
             "gradient_strides": (0, 0) if gradient is None else gradient.stride(),
             "statistics_ptr": statistics,
             "frames_ptr": of_frames,
@@ -232,7 +232,3 @@ def _inputs(
         "FROM_LOGITS": from_logits,
         "MASKED": mask is not None,
     }
-
-
-def _strides(tensor: Tensor | None) -> tuple[int, ...]:
-    return (0, 0, 0) if tensor is None else tensor.stride()

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from milkernels.kernels import class_attention_kernels as kernels
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, jit, tiles
 
 #: Stands for -inf as the peak of nothing: differences of it stay numbers.
 _LOWEST = tl.constexpr(-1.0e38)
@@ -42,7 +42,7 @@ def _sent_back(share, x, scale, average):
     return tl.where(share >= kernels.FLOOR, scale * (x - average), 0.0)
 
 
-@triton.jit
+@jit.kernel
 def _class_attention_backward_kernel(
     gradient_ptr,
     x_ptr,
@@ -167,7 +167,7 @@ def _class_attention_backward_kernel(
             tl.store(scores_gradient_tile, tl.where(real, scores_gradient, 0.0), mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _class_attention_frames_kernel(
     gradient_ptr,
     x_ptr,

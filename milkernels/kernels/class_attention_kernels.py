@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from milkernels import family
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, jit, tiles
 
 #: Rows of the statistics (rows, bags, classes): the weights' sum and the average.
 TOTAL = tl.constexpr(0)
@@ -109,7 +109,7 @@ def _finish(total, mean, y_ptr, statistics_ptr, cell, cells, inside):
     tl.store(row + AVERAGE * cells, mean, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _class_attention_forward_kernel(
     x_ptr,
     scores_ptr,
@@ -203,7 +203,7 @@ def _class_attention_forward_kernel(
         _finish(total, mean, y_ptr, statistics_ptr, cell, cells, has_class)
 
 
-@triton.jit
+@jit.kernel
 def _class_attention_merge_kernel(
     partial_ptr,
     y_ptr,

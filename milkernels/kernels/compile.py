@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,49 +37,85 @@ _POINTERS = {
 _ALIGNMENT = 16
 
 
-def compile_launch(launch: Launch, target: str) -> CompiledKernel:
-    """The kernel of `launch`, specialised for its arguments, for one of `TARGETS`.
+@dataclass(frozen=True)
+class Specialisation:
+    """What a kernel is compiled for: types of its arguments, constants and what divides them. Two
+    launches of a kernel whose specialisations are equal share what it is compiled to."""
 
-    The arguments' tensors may be on the meta device: addresses count as aligned.
-    """
-    kernel = launch.kernel
-    if not isinstance(kernel, JITFunction):
-        kernel = JITFunction(kernel.fn)
-    signature: dict[str, Any] = {}
-    constants: dict[tuple[int, ...], Any] = {}
-    attributes: dict[tuple[int, ...], Any] = {}
-    for position, parameter in enumerate(inspect.signature(kernel.fn).parameters.values()):
-        value = launch.arguments[parameter.name]
-        if "constexpr" in str(parameter.annotation):
-            signature[parameter.name] = "constexpr"
-            constants[(position,)] = value
-        else:
-            signature[parameter.name] = _specialise(value, (position,), constants, attributes)
-    source = ASTSource(kernel, signature, constants, attributes)
+    signature: dict[str, Any]
+    constants: dict[tuple[int, ...], Any]
+    attributes: dict[tuple[int, ...], Any]
+
+    @staticmethod
+    def of(launch: Launch) -> Specialisation:
+        """Tensors may be on the meta device: addresses count as aligned."""
+        result = Specialisation({}, {}, {})
+        for parameter in _compiled(launch).params:
+            value, path = launch.arguments[parameter.name], (parameter.num,)
+            if parameter.is_constexpr:
+                kind = "constexpr"
+                result.constants[path] = value
+            elif parameter.do_not_specialize:
+                kind = _integer(value)
+            else:
+                kind = result._note(value, path)
+            result.signature[parameter.name] = kind
+        return result
+
+    def _note(self, value: Any, path: tuple[int, ...]) -> Any:
+        """Type of an argument; notes what Triton would specialise on."""
+        if isinstance(value, tuple):
+            return tuple(self._note(item, (*path, index)) for index, item in enumerate(value))
+        if isinstance(value, float):
+            return "fp32"
+        if isinstance(value, Tensor):
+            self.attributes[path] = [["tt.divisibility", _ALIGNMENT]]
+            return _POINTERS[value.dtype]
+        if value == 1:
+            self.constants[path] = value
+            return "constexpr"
+        if value % _ALIGNMENT == 0:
+            self.attributes[path] = [["tt.divisibility", _ALIGNMENT]]
+        return _integer(value)
+
+
+def compile_launch(launch: Launch, target: str) -> CompiledKernel:
+    """The kernel of `launch`, specialised for its arguments, for one of `TARGETS`."""
+    return _compile(ASTSource(*_source(launch)), launch, target)
+
+
+def lower_launch(launch: Launch, target: str) -> None:
+    """Take the kernel of `launch` through the compiler's front end alone, which finds what is no
+    Triton in a second; raises the compiler's error."""
+    with suppress(_Lowered):
+        _compile(_FrontEnd(*_source(launch)), launch, target)
+
+
+class _Lowered(Exception):  # noqa: N818 - it is none
+    """The front end is through."""
+
+
+class _FrontEnd(ASTSource):
+    def make_ir(self, *arguments: Any, **keywords: Any) -> Any:
+        super().make_ir(*arguments, **keywords)
+        raise _Lowered
+
+
+def _compile(source: ASTSource, launch: Launch, target: str) -> CompiledKernel:
     options = {"num_warps": launch.num_warps}
     return triton_compile(source, target=TARGETS[target], options=options)
 
 
-def _specialise(
-    value: Any,
-    path: tuple[int, ...],
-    constants: dict[tuple[int, ...], Any],
-    attributes: dict[tuple[int, ...], Any],
-) -> Any:
-    """Type of an argument; notes what Triton would specialise on."""
-    if isinstance(value, tuple):
-        return tuple(
-            _specialise(item, (*path, index), constants, attributes)
-            for index, item in enumerate(value)
-        )
-    if isinstance(value, float):
-        return "fp32"
-    if isinstance(value, Tensor):
-        attributes[path] = [["tt.divisibility", _ALIGNMENT]]
-        return _POINTERS[value.dtype]
-    if value == 1:
-        constants[path] = value
-        return "constexpr"
-    if value % _ALIGNMENT == 0:
-        attributes[path] = [["tt.divisibility", _ALIGNMENT]]
+def _source(launch: Launch) -> tuple[Any, ...]:
+    found = Specialisation.of(launch)
+    return _compiled(launch), found.signature, found.constants, found.attributes
+
+
+def _compiled(launch: Launch) -> JITFunction:
+    """The kernel as it is compiled, where Triton interprets it too."""
+    kernel = launch.kernel
+    return kernel if isinstance(kernel, JITFunction) else JITFunction(kernel.fn, **kernel.kwargs)
+
+
+def _integer(value: int) -> str:
     return "i32" if -(2**31) <= value < 2**31 else "i64"

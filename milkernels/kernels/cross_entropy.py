@@ -3,13 +3,21 @@
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, log_mean_exp_sums
+from milkernels.kernels import formula, log_mean_exp_sums, noisy_or_frames
 
 _LN_2 = tl.constexpr(0.6931471805599453)
 
-#: As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator.
+#: As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator. From logits
+#: the frames' slopes vanish as y does: a floor is only there to keep quotients finite.
 _LOG_FLOOR = tl.constexpr(-100.0)
 _VARIANCE_FLOOR = tl.constexpr(1e-12)
+_VARIANCE_FLOOR_OF_LOGITS = tl.constexpr(1e-30)
+
+#: What a gradient is taken with respect to: y; -log(1 - y), where 1 - y is known and not negative;
+#: y's logit.
+VALUE = tl.constexpr(0)
+SURVIVAL = tl.constexpr(1)
+LOGIT = tl.constexpr(2)
 
 
 @triton.jit
@@ -50,14 +58,16 @@ def of_cells(
     cell,
     inside,
     LABELS: tl.constexpr,
-    ROUNDED: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    SLOPE: tl.constexpr,
 ):
-    """Write the losses of cells, and give the gradients of the bag values. `complement` is 1 - y;
-    ROUNDED: what it lacks for that y was rounded is not lost in the frames' slopes."""
+    """Write the losses of cells, and give their gradients. `complement` is 1 - y, negative where a
+    frame is 1 and the gradient y's nonetheless."""
     WEIGHTED: tl.constexpr = LABELS[0]
     MASKED: tl.constexpr = LABELS[1]
     y = tl.where(y < 0, 0.0, y)
     y = tl.where(y > 1, 1.0, y)
+    survives = complement >= 0
     complement = tl.where(complement < 0, 0.0, complement)
     target = tl.load(target_ptr + cell, mask=inside, other=0)
     lower = y < complement
@@ -68,12 +78,17 @@ def of_cells(
     log_complement = tl.where(lower, log_larger, log_smaller)
     loss = -(target * log_y + (1 - target) * log_complement)
     rest = complement
-    if ROUNDED:
+    if FROM_LOGITS and SLOPE == VALUE:
+        # What 1 - y lacks for that y was rounded is not lost in the frames' slopes.
         half_rounding = _half_rounding(y)
         rest = tl.where(rest < half_rounding, half_rounding, rest)
-    variance = y * rest
-    difference = y * (1 - target) - target * rest
-    gradient = difference / tl.where(variance < _VARIANCE_FLOOR, _VARIANCE_FLOOR, variance)
+    divisor = y * rest
+    if SLOPE == SURVIVAL:
+        divisor = tl.where(survives, y, divisor)
+    floor: tl.constexpr = _VARIANCE_FLOOR_OF_LOGITS if FROM_LOGITS else _VARIANCE_FLOOR
+    gradient = y * (1 - target) - target * rest
+    if SLOPE != LOGIT:
+        gradient /= tl.where(divisor < floor, floor, divisor)
     gradient *= tl.load(scale_ptr)
     if WEIGHTED:
         weight = tl.load(weight_ptr + cell, mask=inside, other=0)
@@ -111,9 +126,8 @@ def _cross_entropy_loss_kernel(
     cells,
     PARAMETERS: tl.constexpr,
     LABELS: tl.constexpr,
-    ROUNDED: tl.constexpr,
-    NOISY_OR: tl.constexpr,
-    MAXIMUM_LOGIT: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    SLOPE: tl.constexpr,
     GRADIENTS: tl.constexpr,
     BLOCK_CELLS: tl.constexpr,
 ):
@@ -123,12 +137,14 @@ def _cross_entropy_loss_kernel(
     row_stride = tl.cast(cells, tl.int64)
     y = tl.load(y_ptr + cell, mask=inside, other=0)
     complement = 1 - y
-    if NOISY_OR:
+    if SLOPE == SURVIVAL:
         factor = tl.load(statistics_ptr + cell, mask=inside, other=1)
         exponent = tl.load(statistics_ptr + row_stride + cell, mask=inside, other=0)
         ones = tl.load(statistics_ptr + 2 * row_stride + cell, mask=inside, other=0)
-        complement = tl.where(ones > 0, 0.0, factor * tl.exp2(exponent))
-    if MAXIMUM_LOGIT:
+        complement, factor, exponent = noisy_or_frames.survival(factor, exponent, ones)
+        tl.store(statistics_ptr + cell, factor, mask=inside)
+        tl.store(statistics_ptr + row_stride + cell, exponent, mask=inside)
+    if SLOPE == LOGIT:
         y, complement = formula.probability(y, True)
         index = tl.load(statistics_ptr + cell, mask=inside, other=0)
         y = tl.where(index < 0, 0.0, y)
@@ -144,7 +160,8 @@ def _cross_entropy_loss_kernel(
         cell,
         inside,
         LABELS,
-        ROUNDED,
+        FROM_LOGITS,
+        SLOPE,
     )
     if GRADIENTS:
         tl.store(gradient_ptr + cell, gradient, mask=inside)

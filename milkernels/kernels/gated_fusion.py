@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, jit, tiles
 from milkernels.kernels.launch import Launch
 
 
-@triton.jit
+@jit.kernel
 def _gated_fusion_forward_kernel(
     c_ptr, gate_ptr, y_ptr, elements, COMPUTE: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -24,7 +24,7 @@ def _gated_fusion_forward_kernel(
     tl.store(y_ptr + index, is_open * c, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _gated_fusion_backward_kernel(
     gradient_ptr,
     c_ptr,

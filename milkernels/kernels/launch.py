@@ -13,6 +13,21 @@ from triton.runtime.jit import JITFunction
 from milkernels.kernels import tiles
 
 
+def or_else(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A pointer for an argument that the kernel's flags leave untouched."""
+    return stand_in if tensor is None else tensor
+
+
+def strides_of(tensor: Tensor | None) -> tuple[int, ...]:
+    """Strides of a (bags, classes, frames) tensor that there may not be."""
+    return (0, 0, 0) if tensor is None else tensor.stride()
+
+
+def of_classes(parameter: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A parameter (classes,) as kernels read it, one number after the other."""
+    return stand_in if parameter is None else parameter.contiguous()
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch. `arguments` are by name; strides are tuples."""

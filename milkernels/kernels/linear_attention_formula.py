@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula
+from milkernels.kernels import formula, jit
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -68,7 +68,7 @@ def load_weight(pointer, output, input, width, OPERAND: tl.constexpr):
     )
 
 
-@triton.jit
+@jit.kernel
 def _linear_attention_merge_kernel(
     partial_ptr,
     att_weight_gradient_ptr,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import jit
 from milkernels.kernels.linear_attention_formula import (
     addresses,
     load_weight,
@@ -50,7 +51,7 @@ def _average(attention, value, inside, AS_IN_CODE: tl.constexpr):
     return weights, total, tl.where(average > high, high, average), value, slope
 
 
-@triton.jit
+@jit.kernel
 def _linear_attention_forward_kernel(
     z_ptr,
     att_weight_ptr,
@@ -85,7 +86,7 @@ def _linear_attention_forward_kernel(
         tl.store(y_ptr + row, average, mask=row < rows)
 
 
-@triton.jit
+@jit.kernel
 def _linear_attention_backward_kernel(
     gradient_ptr,
     z_ptr,

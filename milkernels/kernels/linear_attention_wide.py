@@ -6,6 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import jit
 from milkernels.kernels.linear_attention_formula import (
     addresses,
     load_weight,
@@ -52,7 +53,7 @@ def _outputs(
     return attention + att_bias[None, :], value + cla_bias[None, :]
 
 
-@triton.jit
+@jit.kernel
 def _linear_attention_wide_forward_kernel(
     z_ptr,
     att_weight_ptr,
@@ -177,7 +178,7 @@ def _output_gradients(
     return output_gradients(share, value - average[:, None], slope, AS_IN_CODE)
 
 
-@triton.jit
+@jit.kernel
 def _linear_attention_wide_input_kernel(
     gradient_ptr,
     z_ptr,
@@ -233,7 +234,7 @@ def _linear_attention_wide_input_kernel(
     tl.store(address, z_gradient, mask=(row < rows)[:, None] & (column < width)[None, :])
 
 
-@triton.jit
+@jit.kernel
 def _linear_attention_wide_layer_kernel(
     gradient_ptr,
     z_ptr,

@@ -8,15 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from milkernels.kernels import jit, sums, tiles
 from milkernels.kernels import log_mean_exp_frames as walks
 from milkernels.kernels import log_mean_exp_sums as states
-from milkernels.kernels import sums, tiles
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, of_classes, or_else
 
 _MERGE_CELLS = 128
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_forward_kernel(
     x_ptr,
     sharpness_ptr,
@@ -87,7 +87,7 @@ def _log_mean_exp_forward_kernel(
         )
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_merge_kernel(
     sharpness_ptr,
     y_ptr,
@@ -113,7 +113,7 @@ def _log_mean_exp_merge_kernel(
     walks.finish(state, size, sign, inverse, y_ptr, statistics_ptr, cell, row_stride, inside, LEARN)
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_backward_kernel(
     gradient_ptr,
     x_ptr,
@@ -208,7 +208,7 @@ def forward(
         {
             **tiles.inputs(x, mask),
             **outputs,
-            "sharpness_ptr": sharpness,
+            "sharpness_ptr": of_classes(sharpness, x),
             "segment_frames": tiling.segment_frames,
             "FROM_LOGITS": from_logits,
             "LEARN": learn,
@@ -225,7 +225,7 @@ def forward(
         triton.cdiv(cells, _MERGE_CELLS),
         {
             **outputs,
-            "sharpness_ptr": sharpness,
+            "sharpness_ptr": of_classes(sharpness, x),
             "cells": cells,
             "classes": classes,
             "segments": segments,
@@ -257,10 +257,10 @@ def backward(
         {
             **tiles.inputs(x, mask),
             "gradient_ptr": gradient,
-            "sharpness_ptr": sharpness,
+            "sharpness_ptr": of_classes(sharpness, x),
             "statistics_ptr": statistics,
             "x_gradient_ptr": x_gradient,
-            "sharpness_gradient_ptr": sharpness_gradient if learn else x,
+            "sharpness_gradient_ptr": or_else(sharpness_gradient, x),
             "walk_frames": tiles.WALK_FRAMES,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),

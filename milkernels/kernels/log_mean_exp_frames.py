@@ -8,8 +8,6 @@ import triton.language as tl
 from milkernels.kernels import formula, tiles
 from milkernels.kernels import log_mean_exp_sums as states
 
-_LN_2 = tl.constexpr(0.6931471805599453)
-
 
 @triton.jit
 def sharpness_of(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
@@ -95,7 +93,7 @@ def _finished(state, size, sign, inverse, LEARN: tl.constexpr):
     w = q / (2 + size * q)
     scaled = size * w
     rest = states.arctangent(tl.where(far, 0.0, scaled * scaled))
-    logarithm = -tl.log2(tl.where(far, mean, 1.0)) * _LN_2
+    logarithm = -tl.log2(tl.where(far, mean, 1.0)) * formula.LN_2
     near = 2 * (w + w * scaled * scaled * rest)
     y = reference - tl.where(far, logarithm * inverse, near)
     y = tl.where(y < low, low, y)

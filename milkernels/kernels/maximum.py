@@ -7,14 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from milkernels.kernels import jit, tiles
 from milkernels.kernels import maximum_frames as walks
-from milkernels.kernels import tiles
 from milkernels.kernels.launch import Launch
 
 _MERGE_CELLS = 128
 
 
-@triton.jit
+@jit.kernel
 def _maximum_forward_kernel(
     x_ptr,
     mask_ptr,
@@ -82,7 +82,7 @@ def _maximum_forward_kernel(
         )
 
 
-@triton.jit
+@jit.kernel
 def _maximum_merge_kernel(
     y_ptr,
     places_ptr,
@@ -122,7 +122,7 @@ def _maximum_merge_kernel(
     )
 
 
-@triton.jit
+@jit.kernel
 def _maximum_backward_kernel(
     gradient_ptr,
     x_ptr,

@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from milkernels.kernels import jit, tiles
 from milkernels.kernels import noisy_or_frames as walks
-from milkernels.kernels import tiles
 from milkernels.kernels.launch import Launch
 
 #: Rows of the statistics: the product's factor, 0 where several frames are 1, its power of two, and
@@ -17,7 +17,7 @@ PARTIAL_ROWS = tl.constexpr(4)
 _MERGE_CELLS = 128
 
 
-@triton.jit
+@jit.kernel
 def _noisy_or_forward_kernel(
     x_ptr,
     mask_ptr,
@@ -72,7 +72,7 @@ def _noisy_or_forward_kernel(
         walks.finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, has_class)
 
 
-@triton.jit
+@jit.kernel
 def _noisy_or_merge_kernel(
     y_ptr, statistics_ptr, partial_ptr, cells, segments, BLOCK_CELLS: tl.constexpr
 ):
@@ -89,7 +89,7 @@ def _noisy_or_merge_kernel(
     walks.finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, row_stride, inside)
 
 
-@triton.jit
+@jit.kernel
 def _noisy_or_backward_kernel(
     gradient_ptr,
     x_ptr,

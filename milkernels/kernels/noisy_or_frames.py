@@ -184,6 +184,15 @@ def _bag_value(high, low, exponent, ones):
 
 
 @triton.jit
+def survival(factor, exponent, ones):
+    """1 - y, negative where a frame is 1, and the factor and exponent of a gradient. Where no frame
+    is 1 the gradient will be that of -log(1 - y): 1 - y, which may underflow, is not in them."""
+    rest = tl.where(ones > 0, -1.0, factor * tl.exp2(exponent))
+    survives = (ones == 0) & (factor >= 0)
+    return rest, tl.where(survives, 1.0, factor), tl.where(survives, 0.0, exponent)
+
+
+@triton.jit
 def finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside):
     """Write the bag value and the statistics."""
     tl.store(y_ptr + cell, _bag_value(high, low, exponent, ones), mask=inside)

@@ -18,7 +18,7 @@ from milkernels.kernels import packed_backward_kernels as backward_kernels
 from milkernels.kernels import packed_kernels as kernels
 from milkernels.kernels import packed_weights, sums, tiles
 from milkernels.kernels.formula import Formula
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 #: Instances of a chunk: enough programs to fill a GPU, and few pieces of a long bag to join.
 SHORTEST_CHUNK = 256
@@ -141,13 +141,13 @@ def backward(
             "statistics_ptr": statistics,
             "places_ptr": places,
             "x_gradient_ptr": to_x,
-            "scores_gradient_ptr": _or(to_scores_view, x),
-            "power_gradient_ptr": _or(power_gradient, x),
-            "alpha_gradient_ptr": _or(alpha_gradient, x),
+            "scores_gradient_ptr": or_else(to_scores_view, x),
+            "power_gradient_ptr": or_else(power_gradient, x),
+            "alpha_gradient_ptr": or_else(alpha_gradient, x),
             "walking": walking,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": to_x.stride(),
-            "scores_gradient_strides": _strides(to_scores_view),
+            "scores_gradient_strides": strides_of(to_scores_view),
             "LEARN": learn,
             **pooling.constants(scores, x_gradient, scores_gradient),
         },
@@ -191,16 +191,16 @@ class _Pooling:
         return {
             "x_ptr": self._x,
             "offsets_ptr": offsets.contiguous(),
-            "scores_ptr": _or(_view(scores), self._x),
-            "power_ptr": _or(power, self._x),
-            "alpha_ptr": _or(alpha, self._x),
+            "scores_ptr": or_else(_view(scores), self._x),
+            "power_ptr": of_classes(power, self._x),
+            "alpha_ptr": of_classes(alpha, self._x),
             "bags": bags,
             "classes": classes,
             "instances": instances,
             "chunk_instances": self.chunk_instances,
             "search_steps": bags.bit_length(),
             "x_strides": self._x.stride(),
-            "scores_strides": _strides(_view(scores)),
+            "scores_strides": strides_of(_view(scores)),
         }
 
     def constants(self, *others: Tensor | None) -> dict[str, Any]:
@@ -239,12 +239,3 @@ def _view(tensor: Tensor | None) -> Tensor | None: ...
 def _view(tensor: Tensor | None) -> Tensor | None:
     """Instances (instances, classes) as the frames of one bag (1, classes, instances)."""
     return None if tensor is None else tensor.t()[None]
-
-
-def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A pointer for an argument that the kernel's flags leave untouched."""
-    return stand_in if tensor is None else tensor
-
-
-def _strides(tensor: Tensor | None) -> tuple[int, ...]:
-    return (0, 0, 0) if tensor is None else tensor.stride()

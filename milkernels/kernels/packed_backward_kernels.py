@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from milkernels.kernels import jit, sums
 from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import maximum_frames as maximum
 from milkernels.kernels import noisy_or_frames as noisy_or
 from milkernels.kernels import packed_kernels as kernels
-from milkernels.kernels import sums
 from milkernels.kernels import weighted_average_frames as averages
 
 
-@triton.jit
+@jit.kernel
 def _packed_backward_kernel(
     gradient_ptr,
     x_ptr,

@@ -11,10 +11,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import jit, moments
 from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels import maximum_frames as maximum
-from milkernels.kernels import moments
 from milkernels.kernels import noisy_or_frames as noisy_or
 from milkernels.kernels import weighted_average_frames as averages
 
@@ -117,7 +117,7 @@ def _finish_bag(
         )
 
 
-@triton.jit
+@jit.kernel
 def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
     x_ptr,
     offsets_ptr,
@@ -287,7 +287,7 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
                     states.store(part, classes, state, has_class)
 
 
-@triton.jit
+@jit.kernel
 def _packed_merge_kernel(  # noqa: PLR0912 - one branch a family
     offsets_ptr,
     power_ptr,

@@ -25,7 +25,7 @@ from milkernels.kernels import (
     weighted_average_bce,
 )
 from milkernels.kernels.formula import Formula
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 _CELLS = 128
 _SCALED_ELEMENTS = 2048
@@ -106,16 +106,20 @@ def labels_of(labels: Labels, stand_in: Tensor) -> dict[str, Any]:
     target, weight, known, scale = labels
     return {
         "target_ptr": target,
-        "weight_ptr": stand_in if weight is None else weight,
+        "weight_ptr": or_else(weight, stand_in),
         "known_ptr": stand_in if known is None else known.view(torch.uint8),
         "scale_ptr": scale,
         "LABELS": (weight is not None, known is not None),
     }
 
 
-def rounds(pooling: PooledLoss) -> bool:
-    """Whether 1 - y is as inexact as y, where the frames' slopes are not."""
-    return pooling.from_logits and pooling.name not in ("max", "noisy_or")
+def slope_of(pooling: PooledLoss) -> int:
+    """What the loss's gradient is taken with respect to, where more is known than y."""
+    if pooling.name == "noisy_or":
+        return cross_entropy.SURVIVAL.value
+    if pooling.name == "max" and pooling.from_logits:
+        return cross_entropy.LOGIT.value
+    return cross_entropy.VALUE.value
 
 
 def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
@@ -141,9 +145,8 @@ def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
             "shares_ptr": call.shares if learned else y,
             "cells": cells.numel(),
             "PARAMETERS": learned,
-            "ROUNDED": rounds(call.pooling),
-            "MAXIMUM_LOGIT": call.pooling.from_logits and call.pooling.name == "max",
-            "NOISY_OR": call.pooling.name == "noisy_or",
+            "FROM_LOGITS": call.pooling.from_logits,
+            "SLOPE": slope_of(call.pooling),
             "GRADIENTS": call.x_gradient is not None,
             "BLOCK_CELLS": _CELLS,
         },
@@ -206,19 +209,17 @@ def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launc
     alpha, power, _ = call.parameters
     pooling, x = call.pooling, call.x
     average = Average(pooling.name, pooling.score_activation, pooling.from_logits, _learns(call))
-    scores = x if call.scores is None else call.scores
-    scores_gradient = x if call.scores_gradient is None else call.scores_gradient
     launch = _fused(
         weighted_average_bce._weighted_average_bce_kernel,
         call,
         labels,
         cells,
-        scores_ptr=scores,
-        scores_strides=scores.stride(),
-        scores_gradient_ptr=scores_gradient,
-        scores_gradient_strides=scores_gradient.stride(),
-        power_ptr=x if power is None else power,
-        alpha_ptr=x if alpha is None else alpha,
+        scores_ptr=or_else(call.scores, x),
+        scores_strides=strides_of(call.scores),
+        scores_gradient_ptr=or_else(call.scores_gradient, x),
+        scores_gradient_strides=strides_of(call.scores_gradient),
+        power_ptr=of_classes(power, x),
+        alpha_ptr=of_classes(alpha, x),
         shares_ptr=call.shares,
         FORMULA=Formula.of(average, call.mask is not None),
     )
@@ -256,7 +257,7 @@ def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
         call,
         labels,
         cells,
-        sharpness_ptr=call.parameters[2],
+        sharpness_ptr=of_classes(call.parameters[2], call.x),
         shares_ptr=call.shares,
         FROM_LOGITS=call.pooling.from_logits,
     )
@@ -307,13 +308,14 @@ def _weighted_average(call: Call) -> _Steps:
 
 
 def _maximum(call: Call) -> _Steps:
-    # The maximum's logit, whose sigmoid would be rounded.
+    # The maximum's logit, whose sigmoid would be rounded, in both directions.
     launches, (_, places) = maximum.forward(call.x, call.mask, False, False)
-    flags = (call.pooling.from_logits, False)
     return (
         launches,
         places,
-        lambda gradient: maximum.backward(gradient, call.x, call.mask, places, *flags, call.to_x),
+        lambda gradient: maximum.backward(
+            gradient, call.x, call.mask, places, False, False, call.to_x
+        ),
     )
 
 

@@ -4,10 +4,9 @@ A program owns a bag's block of classes. With HELD a tile holds all of its frame
 once; else it walks through them a second time, for the gradient, when they come from a cache.
 """
 
-import triton
 import triton.language as tl
 
-from milkernels.kernels import cross_entropy, formula
+from milkernels.kernels import cross_entropy, formula, jit
 from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels import maximum_frames as maximum
@@ -15,7 +14,7 @@ from milkernels.kernels import noisy_or_frames as noisy_or
 from milkernels.kernels import pool_bce_tiles as tile_of
 
 
-@triton.jit
+@jit.kernel
 def _maximum_bce_kernel(
     x_ptr,
     mask_ptr,
@@ -63,7 +62,6 @@ def _maximum_bce_kernel(
         here, here_index = maximum._of_tile(raw, real, frame_start, BLOCK_FRAMES)
         value, index = maximum._first_larger(value, index, here, here_index)
     y, complement = formula.probability(value, FROM_LOGITS)
-    slope = y * complement if FROM_LOGITS else tl.full((BLOCK_CLASSES,), 1.0, COMPUTE)
     gradient = cross_entropy.of_cells(
         tl.where(index < 0, 0.0, y),
         tl.where(index < 0, 1.0, complement),
@@ -75,9 +73,9 @@ def _maximum_bce_kernel(
         cell,
         has_class,
         LABELS,
-        False,
+        FROM_LOGITS,
+        cross_entropy.LOGIT if FROM_LOGITS else cross_entropy.VALUE,
     )
-    gradient *= slope
     for frame_start in range(0, frames, BLOCK_FRAMES):
         frame = frame_start + tl.arange(0, BLOCK_FRAMES)
         inside = has_class[:, None] & (frame < frames)[None, :]
@@ -89,7 +87,7 @@ def _maximum_bce_kernel(
         )
 
 
-@triton.jit
+@jit.kernel
 def _noisy_or_bce_kernel(
     x_ptr,
     mask_ptr,
@@ -150,9 +148,12 @@ def _noisy_or_bce_kernel(
             )
     high, low, exponent = noisy_or._over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
     ones = tl.sum(ones, 1)
+    y = noisy_or._bag_value(high, low, exponent, ones)
+    factor = tl.where(ones > 1, 0.0, high + low)
+    complement, factor, exponent = noisy_or.survival(factor, exponent, ones)
     gradient = cross_entropy.of_cells(
-        noisy_or._bag_value(high, low, exponent, ones),
-        tl.where(ones > 0, 0.0, (high + low) * tl.exp2(exponent)),
+        y,
+        complement,
         target_ptr,
         weight_ptr,
         known_ptr,
@@ -161,9 +162,10 @@ def _noisy_or_bce_kernel(
         cell,
         has_class,
         LABELS,
-        False,
+        FROM_LOGITS,
+        cross_entropy.SURVIVAL,
     )
-    scaled = gradient * tl.where(ones > 1, 0.0, high + low)
+    scaled = gradient * factor
     if HELD:
         to_x = noisy_or._gradient_of_tile(raw, scaled, exponent, ones == 1, FROM_LOGITS)
         tile_of.write(x_gradient, place, 0, to_x, inside, real, WIDE, BLOCK_CLASSES, BLOCK_FRAMES)
@@ -196,7 +198,7 @@ def _noisy_or_bce_kernel(
             )
 
 
-@triton.jit
+@jit.kernel
 def _log_mean_exp_bce_kernel(
     x_ptr,
     sharpness_ptr,
@@ -263,6 +265,7 @@ def _log_mean_exp_bce_kernel(
         has_class,
         LABELS,
         FROM_LOGITS,
+        cross_entropy.VALUE,
     )
     tl.store(shares_ptr + cell, gradient * learned, mask=has_class)
     scale = gradient / total

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, jit, tiles
 
 #: Stands for the rank of a frame that is not real.
 NOTHING = tl.constexpr(-1)
@@ -125,7 +125,7 @@ def _weigh(
     return product, tl.sum(weight, 1), low, high
 
 
-@triton.jit
+@jit.kernel
 def _rank_forward_kernel(
     x_ptr,
     mask_ptr,
@@ -183,7 +183,7 @@ def _rank_forward_kernel(
         tl.store(ranks_ptr + place, rank, mask=has_class[:, None] & (owner < frames))
 
 
-@triton.jit
+@jit.kernel
 def _rank_keys_kernel(
     x_ptr,
     mask_ptr,
@@ -223,7 +223,7 @@ def _rank_keys_kernel(
         tl.store(keys_tile, key, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _rank_weigh_kernel(
     keys_ptr,
     order_ptr,
@@ -270,14 +270,15 @@ def _rank_weigh_kernel(
             owner = tl.load(order_ptr + cell * frames + rank, mask=inside, other=0)
             rank = tl.where(_is_real(key, BITS), rank, NOTHING)
             tl.store(ranks_row + owner * stride_frame, rank, mask=inside)
-    row = partial_ptr + segment * 4 * cells.to(tl.int64) + cell + tl.zeros((1,), tl.int64)
+    row_stride = tl.cast(cells, tl.int64)
+    row = partial_ptr + segment * 4 * row_stride + cell + tl.zeros((1,), tl.int64)
     tl.store(row, product)
-    tl.store(row + cells, total)
-    tl.store(row + 2 * cells, low)
-    tl.store(row + 3 * cells, high)
+    tl.store(row + row_stride, total)
+    tl.store(row + 2 * row_stride, low)
+    tl.store(row + 3 * row_stride, high)
 
 
-@triton.jit
+@jit.kernel
 def _rank_merge_kernel(
     partial_ptr,
     y_ptr,
@@ -294,16 +295,17 @@ def _rank_merge_kernel(
     total = tl.zeros((BLOCK_CELLS,), COMPUTE)
     low = tl.full((BLOCK_CELLS,), float("inf"), COMPUTE)
     high = tl.full((BLOCK_CELLS,), -float("inf"), COMPUTE)
+    row_stride = tl.cast(cells, tl.int64)
     for segment in range(segments):
-        row = partial_ptr + tl.cast(segment, tl.int64) * 4 * cells + cell
+        row = partial_ptr + segment * 4 * row_stride + cell
         product += tl.load(row, mask=inside, other=0)
-        total += tl.load(row + cells, mask=inside, other=0)
-        low = tl.minimum(low, tl.load(row + 2 * tl.cast(cells, tl.int64), mask=inside, other=0))
-        high = tl.maximum(high, tl.load(row + 3 * tl.cast(cells, tl.int64), mask=inside, other=0))
+        total += tl.load(row + row_stride, mask=inside, other=0)
+        low = tl.minimum(low, tl.load(row + 2 * row_stride, mask=inside, other=0))
+        high = tl.maximum(high, tl.load(row + 3 * row_stride, mask=inside, other=0))
     _finish(product, total, low, high, y_ptr, total_ptr, cell, inside)
 
 
-@triton.jit
+@jit.kernel
 def _rank_backward_kernel(
     gradient_ptr,
     x_ptr,

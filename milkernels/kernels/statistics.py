@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from milkernels.kernels import statistics_backward_kernels, statistics_forward_kernels, tiles
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, or_else, strides_of
 
 #: Elements of a tile, 8 for each thread: four times as many spill registers. Wide heads get the
 #: larger tile, for as many frames side by side as fill a sector of memory.
@@ -214,15 +214,15 @@ def backward(
             "gradient_ptr": gradient,
             "normaliser_ptr": normaliser,
             "moments_ptr": moments,
-            "slopes_ptr": _or(slopes, h),
-            "h_gradient_ptr": _or(h_gradient, h),
-            "scores_gradient_ptr": _or(scores_gradient, h),
-            "query_parts_ptr": _or(parts, h),
+            "slopes_ptr": or_else(slopes, h),
+            "h_gradient_ptr": or_else(h_gradient, h),
+            "scores_gradient_ptr": or_else(scores_gradient, h),
+            "query_parts_ptr": or_else(parts, h),
             "walk_frames": _WALK_FRAMES,
             "gradient_strides": gradient.stride(),
-            "h_gradient_strides": _strides(h_gradient),
-            "scores_gradient_strides": _strides(scores_gradient),
-            "slopes_strides": _strides(slopes),
+            "h_gradient_strides": strides_of(h_gradient),
+            "scores_gradient_strides": strides_of(scores_gradient),
+            "slopes_strides": strides_of(slopes),
             "CUT": tiling.is_cut,
             "QUERY": query is not None,
             "WRITES_H": h_gradient is not None,
@@ -270,11 +270,11 @@ def _scores_of_cut_heads(
             "gradient_ptr": gradient,
             "normaliser_ptr": normaliser,
             "moments_ptr": moments,
-            "own_scores_ptr": _or(own_scores, h),
-            "slopes_ptr": _or(slopes, h),
+            "own_scores_ptr": or_else(own_scores, h),
+            "slopes_ptr": or_else(slopes, h),
             "gradient_strides": (0, 0) if saved is None else gradient.stride(),
-            "own_scores_strides": _strides(own_scores),
-            "slopes_strides": _strides(slopes),
+            "own_scores_strides": strides_of(own_scores),
+            "slopes_strides": strides_of(slopes),
             "SLOPES": slopes is not None,
         },
         tiling.num_warps,
@@ -294,13 +294,13 @@ def _inputs(
     return {
         "h_ptr": h,
         "query_ptr": h if query is None else query.contiguous(),
-        "scores_ptr": _or(scores, h),
+        "scores_ptr": or_else(scores, h),
         "mask_ptr": h if mask is None else mask.view(torch.uint8),
         **tiling.sizes(),
         "frames": tiling.frames,
         "eps": eps,
         "h_strides": h.stride(),
-        "scores_strides": _strides(scores),
+        "scores_strides": strides_of(scores),
         "mask_strides": (0, 0) if mask is None else mask.stride(),
         "GIVEN": scores is not None,
         "MASKED": mask is not None,
@@ -319,12 +319,3 @@ def _is_wide(tensor: Tensor) -> bool:
     """Whether an offset inside a bag can leave 32 bits."""
     reach = tensor.shape[1] * tensor.stride(1) + tensor.shape[2] * tensor.stride(2)
     return reach >= 2**31
-
-
-def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A pointer for an argument that the kernel's flags leave untouched."""
-    return stand_in if tensor is None else tensor
-
-
-def _strides(tensor: Tensor | None) -> tuple[int, ...]:
-    return (0, 0, 0) if tensor is None else tensor.stride()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import jit, sums
 from milkernels.kernels import statistics_tiles as parts
-from milkernels.kernels import sums
 
 #: Rows and channels that one step of the sum of the query's gradient takes.
 SUM_ROWS = tl.constexpr(32)
@@ -66,7 +66,7 @@ def _weight(score, normaliser_ptr, bag, bags, head, heads, real):
     return tl.where(has_head & real, parts.exponential(score, peak) / total, 0.0)
 
 
-@triton.jit
+@jit.kernel
 def _statistics_backward_kernel(
     gradient_ptr,
     h_ptr,
@@ -168,7 +168,7 @@ def _statistics_backward_kernel(
         tl.store(query_parts_ptr + row + channel, query_sum, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _statistics_scores_kernel(
     gradient_ptr,
     h_ptr,
@@ -249,7 +249,7 @@ def _statistics_scores_kernel(
         tl.store(tile, tl.where(real, weight * slope, 0.0), mask=exists)
 
 
-@triton.jit
+@jit.kernel
 def _statistics_sum_kernel(
     parts_ptr,
     query_gradient_ptr,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import jit, sums
 from milkernels.kernels import statistics_tiles as parts
-from milkernels.kernels import sums
 
 
 @triton.jit
@@ -18,12 +18,15 @@ def _merge(mean, lost, variance, mean_b, lost_b, variance_b, share, share_b):
     base_lost = tl.where(leads, lost_b, lost)
     lesser = tl.where(leads, share, share_b)
     distance = tl.where(leads, mean, mean_b) - base
-    base_lost += lesser * (tl.where(leads, lost, lost_b) - base_lost)
+    lost_distance = tl.where(leads, lost, lost_b) - base_lost
+    base_lost += lesser * lost_distance
     mean, lost = sums.add(base, base_lost, lesser * distance)
     # Rounded once where it is large: many parts are merged.
     base_variance = tl.where(leads, variance_b, variance)
     other_variance = tl.where(leads, variance, variance_b)
-    between = share * share_b * distance * distance
+    # Near means far from 0 are as far apart in what they lost as in what they are.
+    exact_distance = distance + lost_distance
+    between = share * share_b * exact_distance * exact_distance
     variance = base_variance + (lesser * (other_variance - base_variance) + between)
     return mean, lost, variance
 
@@ -76,7 +79,7 @@ def _write(
     tl.store(of_channel + 2 * cells * channels, variance, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _statistics_forward_kernel(
     h_ptr,
     query_ptr,
@@ -184,7 +187,7 @@ def _statistics_forward_kernel(
     )
 
 
-@triton.jit
+@jit.kernel
 def _statistics_merge_kernel(
     partial_normaliser_ptr,
     partial_moments_ptr,

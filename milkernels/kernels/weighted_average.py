@@ -14,7 +14,7 @@ from milkernels.kernels import moments, sums, tiles
 from milkernels.kernels import weighted_average_frames as averages
 from milkernels.kernels import weighted_average_kernels as kernels
 from milkernels.kernels.formula import Formula
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 _MERGE_CELLS = 128
 
@@ -100,13 +100,13 @@ def backward(
             "gradient_ptr": gradient,
             "statistics_ptr": statistics,
             "x_gradient_ptr": x_gradient,
-            "scores_gradient_ptr": _or(scores_gradient, x),
-            "power_gradient_ptr": _or(power_gradient, x),
-            "alpha_gradient_ptr": _or(alpha_gradient, x),
+            "scores_gradient_ptr": or_else(scores_gradient, x),
+            "power_gradient_ptr": or_else(power_gradient, x),
+            "alpha_gradient_ptr": or_else(alpha_gradient, x),
             "walk_frames": tiles.WALK_FRAMES,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
-            "scores_gradient_strides": _strides(scores_gradient),
+            "scores_gradient_strides": strides_of(scores_gradient),
             "FORMULA": formula,
             **tiling.constants(x, scores, x_gradient, scores_gradient),
         },
@@ -125,23 +125,14 @@ def _inputs(
     bags, classes, frames = x.shape
     return {
         "x_ptr": x,
-        "scores_ptr": _or(scores, x),
-        "power_ptr": _or(power, x),
-        "alpha_ptr": _or(alpha, x),
+        "scores_ptr": or_else(scores, x),
+        "power_ptr": of_classes(power, x),
+        "alpha_ptr": of_classes(alpha, x),
         "mask_ptr": x if mask is None else mask.view(torch.uint8),
         "bags": bags,
         "classes": classes,
         "frames": frames,
         "x_strides": x.stride(),
-        "scores_strides": _strides(scores),
+        "scores_strides": strides_of(scores),
         "mask_strides": (0, 0) if mask is None else mask.stride(),
     }
-
-
-def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A pointer for an argument that the kernel's flags leave untouched."""
-    return stand_in if tensor is None else tensor
-
-
-def _strides(tensor: Tensor | None) -> tuple[int, ...]:
-    return (0, 0, 0) if tensor is None else tensor.stride()

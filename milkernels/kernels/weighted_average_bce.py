@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from milkernels.kernels import cross_entropy, formula, moments, tiles
+from milkernels.kernels import cross_entropy, formula, jit, moments, tiles
 from milkernels.kernels import pool_bce_tiles as tile_of
 from milkernels.kernels import weighted_average_frames as averages
 
@@ -36,7 +36,7 @@ def _read_scores(
     return score
 
 
-@triton.jit
+@jit.kernel
 def _weighted_average_bce_kernel(
     x_ptr,
     scores_ptr,
@@ -141,6 +141,7 @@ def _weighted_average_bce_kernel(
         has_class,
         LABELS,
         FORMULA.from_logits,
+        cross_entropy.VALUE,
     )
     shares = shares_ptr + cell
     if FORMULA.variance:

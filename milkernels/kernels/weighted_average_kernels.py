@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
-from milkernels.kernels import moments
+from milkernels.kernels import jit, moments
 from milkernels.kernels import weighted_average_frames as averages
 
 
-@triton.jit
+@jit.kernel
 def _weighted_average_forward_kernel(
     x_ptr,
     scores_ptr,
@@ -73,7 +72,7 @@ def _weighted_average_forward_kernel(
         averages.finish(state, y_ptr, statistics_ptr, cell, cells, has_class, FORMULA)
 
 
-@triton.jit
+@jit.kernel
 def _weighted_average_merge_kernel(
     partial_ptr,
     y_ptr,
@@ -94,7 +93,7 @@ def _weighted_average_merge_kernel(
     averages.finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
 
 
-@triton.jit
+@jit.kernel
 def _weighted_average_backward_kernel(
     gradient_ptr,
     x_ptr,

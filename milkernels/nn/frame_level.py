@@ -56,6 +56,13 @@ class _OfFrames(FramePool):
         function = getattr(functional, self._function)
         return function(x, *self._parameters_used(), **self._layout(mask))
 
+    def bce(self, x: Tensor, target: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
+        """The pooling and its binary cross-entropy with `target` (batch, classes) in one pass:
+        `milkernels.functional.pool_bce` of the module's parameters, which `options` are for."""
+        name = self._function.removesuffix("_pool")
+        layout = self._layout(mask)
+        return functional.pool_bce(name, x, target, *self._parameters_used(), **layout, **options)
+
     def _parameters_used(self) -> tuple[Tensor | float, ...]:
         """What the function takes after x."""
         return ()
@@ -325,14 +332,41 @@ class AttentionPool(FramePool):
 
     def forward(self, x: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool `x` by scores of `features` (batch, frames, in_features)."""
+        return functional.attention_pool(
+            x,
+            self._scores(x, features),
+            self.score_activation,
+            self.normalize,
+            **self._layout(mask),
+        )
+
+    def bce(
+        self,
+        x: Tensor,
+        features: Tensor,
+        target: Tensor,
+        mask: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """The pooling and its binary cross-entropy with `target` (batch, classes) in one pass:
+        `milkernels.functional.pool_bce`, which `options` are for."""
+        return functional.pool_bce(
+            "attention",
+            x,
+            target,
+            self._scores(x, features),
+            self.score_activation,
+            self.normalize,
+            **self._layout(mask),
+            **options,
+        )
+
+    def _scores(self, x: Tensor, features: Tensor) -> Tensor:
+        """Scores of x's frames, in its layout and dtype."""
         dim = validation.frame_dim(self.dim)
         validation.scored_features(features, self.scorer.in_features, x, dim)
         scores = self.scorer(features).to(x.dtype)
-        if dim == 2:
-            scores = scores.transpose(1, 2)
-        return functional.attention_pool(
-            x, scores, self.score_activation, self.normalize, **self._layout(mask)
-        )
+        return scores.transpose(1, 2) if dim == 2 else scores
 
 
 class _NonNegative(torch.autograd.Function):

@@ -8,13 +8,10 @@ import torch
 from torch import Tensor
 
 from milkernels import reference, validation
-from milkernels.family import WEIGHTED_AVERAGES
+from milkernels.family import SHORT_BAG, WEIGHTED_AVERAGES
 from milkernels.ops.library import Family, apply, differentiates, kernels, register
 
 NAME = "packed"
-
-#: Up to this many instances a rank fits into 16 bits.
-_SHORT_BAG = 2**15 - 1
 
 #: The inputs after x and the offsets; all but the scores are of each class.
 _PARAMETERS = ("scores", "power", "alpha", "sharpness")
@@ -65,7 +62,7 @@ def _empty_outputs(
     if name in ("max", "max_mean"):
         places = x.new_empty((1 + (name == "max_mean"), *shape), dtype=torch.int64)
     elif name == "rank" and learn:
-        short = x.shape[0] <= _SHORT_BAG and backend != "triton"
+        short = x.shape[0] <= SHORT_BAG and backend != "triton"
         places = torch.empty_like(x, dtype=torch.int16 if short else torch.int32)
     else:
         places = x.new_empty(0, dtype=torch.int64)

@@ -6,9 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy
+from torch.nn.functional import binary_cross_entropy, logsigmoid
 
 from milkernels import reference
+from milkernels.reference.frames import Frames
+from milkernels.reference.noisy_or import log_inactive
+
+#: As in PyTorch; and the least y that a gradient of logits is divided by.
+_LOG_FLOOR = -100.0
+_LEAST_VARIANCE = 1e-12
+_LEAST = 1e-30
 
 
 def pool_bce(
@@ -25,19 +32,24 @@ def pool_bce(
     **options: Any,
 ) -> Tensor:
     """w (-t log y - (1 - t) log(1 - y)) with y = pool(x), reduced over the known labels."""
-    pool = getattr(reference, f"{name}_pool")
     with torch.autocast(x.device.type, enabled=False):
-        y = pool(
-            _exact(x),
-            *(_exact(value) for value in params),
-            dim=dim,
-            mask=mask,
-            from_logits=from_logits,
-            **{key: _exact(value) for key, value in options.items()},
-        )
-        cells = cross_entropy(y, target.detach().to(y.dtype))
+        exact = _exact(x)
+        target = target.detach().to(exact.dtype)
+        unknown = target.isnan()
+        target = target.masked_fill(unknown, 0.5)
+        if name == "noisy_or":
+            cells = _of_noisy_or(exact, target, dim, mask, from_logits)
+        elif name == "max" and from_logits:
+            cells = _of_maximum(exact, target, dim, mask)
+        else:
+            keywords = {key: _exact(value) for key, value in options.items()}
+            keywords |= {"dim": dim, "mask": mask, "from_logits": from_logits}
+            pool = getattr(reference, f"{name}_pool")
+            y = pool(exact, *(_exact(value) for value in params), **keywords)
+            cells = _of_sigmoids(y, target) if from_logits else cross_entropy(y, target)
+        cells = cells.masked_fill(unknown, torch.nan)
         if weight is not None:
-            cells = cells * weight.detach().to(y.dtype)
+            cells = cells * weight.detach().to(cells.dtype)
         if label_mask is not None:
             cells = cells.masked_fill(~label_mask, 0)
         if reduction == "none":
@@ -49,10 +61,58 @@ def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
     """PyTorch's, but that NaN stays NaN and a y outside [0, 1] counts as the nearer bound."""
     held = y + (y.clamp(0, 1) - y).detach()
     lost = y.isnan()
-    safe = held.masked_fill(lost, 0.5)
-    unknown = target.isnan()
-    cells = binary_cross_entropy(safe, target.masked_fill(unknown, 0.5), reduction="none")
-    return torch.where(lost, y, cells).masked_fill(unknown, torch.nan)
+    cells = binary_cross_entropy(held.masked_fill(lost, 0.5), target, reduction="none")
+    return torch.where(lost, y, cells)
+
+
+def _of_sigmoids(y: Tensor, target: Tensor) -> Tensor:
+    """Of bag values whose slopes vanish as they do. Less than half a rounding of 1 is lost in y but
+    not in the slopes: 0 / 0 by halves."""
+    y = y + (y.clamp(0, 1) - y).detach()
+    log_y = _logarithm(y, _LEAST)
+    log_rest = _logarithm(1 - y, torch.finfo(y.dtype).eps / 4)
+    return -(target * log_y + (1 - target) * log_rest)
+
+
+def _of_maximum(x: Tensor, target: Tensor, dim: int, mask: Tensor | None) -> Tensor:
+    """Of the maximum's logit, however close to 1 its sigmoid is."""
+    logit = reference.max_pool(x, dim=dim, mask=mask)
+    some = Frames(x, dim, mask, True).valid.any(-1)
+    cells = -(target * _held(logsigmoid(logit)) + (1 - target) * _held(logsigmoid(-logit)))
+    # A bag without frames is 0.
+    return torch.where(some, cells, -_LOG_FLOOR * target)
+
+
+def _of_noisy_or(
+    x: Tensor, target: Tensor, dim: int, mask: Tensor | None, from_logits: bool
+) -> Tensor:
+    """Of log(1 - y), the sum over frames, however close to 1 they bring y. Where a frame is 1 there
+    is no such logarithm."""
+    is_1 = x.detach() >= (torch.inf if from_logits else 1)
+    frames = Frames(x.masked_fill(is_1, 0), dim, mask, from_logits)
+    logarithm = log_inactive(frames).masked_fill(~frames.valid, 0).sum(-1)
+    logarithm = logarithm + (logarithm.clamp(max=0) - logarithm).detach()
+    log_y = _logarithm(-logarithm.expm1(), _LEAST if from_logits else _LEAST_VARIANCE)
+    cells = -(target * log_y + (1 - target) * _held(logarithm))
+    y = reference.noisy_or_pool(x, dim=dim, mask=mask, from_logits=from_logits)
+    closed = (frames.arrange(is_1.to(x.dtype)) > 0).any(-1)
+    return torch.where(closed, cross_entropy(y, target), cells)
+
+
+def _held(logarithm: Tensor) -> Tensor:
+    """At least the floor; its derivative goes on."""
+    return logarithm + (logarithm.clamp(min=_LOG_FLOOR) - logarithm).detach()
+
+
+def _logarithm(value: Tensor, least: float) -> Tensor:
+    """log value, at least the floor, and its derivative, 1 / value, at most 1 / least."""
+    small = value < least
+    line = value / least
+    return torch.where(
+        small,
+        line + (value.detach().log().clamp(min=_LOG_FLOOR) - line).detach(),
+        value.masked_fill(small, 1).log().clamp(min=_LOG_FLOOR),
+    )
 
 
 def known_share(cells: Tensor, label_mask: Tensor | None) -> Tensor:

@@ -30,8 +30,9 @@ COLUMNS = (
 EXPLANATION = """Mean ± sample standard deviation over the seeds; bold: the best mean of a column.
 "(classes)" are means over classes, the others count all classes together. Segments are of 1 s.
 Segment F1, ER, recall and insertions count every frame above its class's threshold; "of tagged"
-leaves out classes that the clip is not tagged with. Thresholds are tuned on held-out training
-clips, by the clips' labels."""
+leaves out classes that the clip is not tagged with. One frame marks its segment, of whatever
+pooling (Wang, Li and Metze pool the frames of a segment and threshold that). Thresholds are tuned
+on held-out training clips, by the clips' labels."""
 
 
 def to_json(results: Results, facts: dict[str, object]) -> dict[str, object]:

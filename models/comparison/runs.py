@@ -197,8 +197,8 @@ def _finish(run: Run, corpus: StudyCorpus) -> RunResult:
 
 
 def _observe(run: Run, corpus: StudyCorpus, cache: CachedFeatures | None) -> dict[str, object]:
-    """Localisation without regard to the clip's tags, as the pooling papers have it, and what the
-    pooling learned."""
+    """Localisation without regard to the clip's tags, as in the pooling papers, and what the
+    pooling learned. Wang, Li and Metze pool the frames of a segment; here one of them marks it."""
     detector = load_detector(run.folder.model)
     training = run.training
     data = TrainingData(

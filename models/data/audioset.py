@@ -38,6 +38,7 @@ TRAIN_FILES = (
         "unbalanced_train_segments.csv",
     ),
 )
+EVALUATION_FILE = "eval_segments.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +58,21 @@ def clip_id(ytid: str, start: float) -> str:
     return f"{ytid}_{round(start * 1000)}"
 
 
-def read_segments(csv_path: Path, audio_dir: Path, classes: ClassList) -> SegmentList:
+def read_segments(
+    csv_path: Path, audio_dir: Path, classes: ClassList, ignore_unknown_labels: bool = False
+) -> SegmentList:
     """Read a segment CSV and find each row's audio anywhere under `audio_dir`.
 
     A row `YTID, start, end, "mid,mid"` owns the audio file named `{YTID}_{start}`,
     `{YTID}_{start in ms}`, either of them with `_{end}`, `{YTID}` or `Y{YTID}`, whatever its type.
-    Rows without audio are left out with one warning. UserError: a file or row that cannot be
-    read, a label that `classes` does not list, no audio at all.
+    Rows without audio are left out with one warning. With `ignore_unknown_labels` so are labels
+    that `classes` does not list, and rows that have no other: it is not known whether they hold a
+    class of the list. UserError: a file or row that cannot be read, else such a label, no audio at
+    all.
     """
-    return _segments([csv_path], AudioFiles(audio_dir), classes)
+    return _segments(
+        [csv_path], AudioFiles(audio_dir), _LabelReader(classes, ignore_unknown_labels)
+    )
 
 
 def read_strong_labels(tsv_path: Path, classes: ClassList) -> dict[str, list[StrongLabel]]:
@@ -135,28 +142,37 @@ def write_strong_labels(path: Path, labels: Iterable[StrongLabel], classes: Clas
 
 
 def segment_tables(directory: Path) -> list[Path]:
-    """A corpus folder's lists of training segments; UserError where there are none."""
-    tables = next((found for names in TRAIN_FILES if (found := _existing(directory, names))), [])
-    if not tables:
-        names = " or ".join(name for group in TRAIN_FILES for name in group)
-        raise UserError(f"{directory}: expected {names} in this corpus folder, found none of them")
-    return tables
+    """A corpus folder's lists of training segments, if it has any."""
+    return next((found for names in TRAIN_FILES if (found := _existing(directory, names))), [])
 
 
-def read_segment_lists(directory: Path, classes: ClassList) -> tuple[SegmentList, SegmentList]:
+def read_segment_lists(
+    directory: Path, classes: ClassList, ignore_unknown_labels: bool = False
+) -> tuple[SegmentList, SegmentList]:
     """The training and the evaluation segments of a corpus folder laid out as AudioSet's files."""
     files = AudioFiles(directory / "audio")
-    evaluation = _segments([directory / "eval_segments.csv"], files, classes)
-    return _segments(segment_tables(directory), files, classes), evaluation
+    evaluation, train = (
+        _segments(paths, files, _LabelReader(classes, ignore_unknown_labels))
+        for paths in ([directory / EVALUATION_FILE], segment_tables(directory))
+    )
+    return train, evaluation
+
+
+def read_evaluation_list(
+    directory: Path, classes: ClassList, ignore_unknown_labels: bool = False
+) -> SegmentList:
+    """The evaluation segments of a folder laid out as AudioSet's files, alone."""
+    audio = directory / "audio"
+    return read_segments(directory / EVALUATION_FILE, audio, classes, ignore_unknown_labels)
 
 
 def _existing(directory: Path, names: Iterable[str]) -> list[Path]:
     return [directory / name for name in names if (directory / name).exists()]
 
 
-def _segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList) -> SegmentList:
+def _segments(paths: Sequence[Path], files: AudioFiles, labels: _LabelReader) -> SegmentList:
     with _without_collector():
-        return _read_segments(paths, files, classes)
+        return _read_segments(paths, files, labels)
 
 
 @contextmanager
@@ -171,15 +187,16 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _read_segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList) -> SegmentList:
+def _read_segments(paths: Sequence[Path], files: AudioFiles, labels: _LabelReader) -> SegmentList:
     builder = SegmentBuilder()
-    labels = _LabelReader(classes)
-    missing, first_missing = 0, ""
+    missing, first_missing, unlabelled = 0, "", 0
     for path in paths:
         empty = True
         for rows in _chunks(read_rows(path, comments=True)):
             empty = False
-            parsed = [_parse(row, labels, path, line) for line, row in rows]
+            read = [_parse(row, labels, path, line) for line, row in rows]
+            parsed = [row for row in read if row.labels is not None]
+            unlabelled += len(read) - len(parsed)
             found = _find(parsed, files)
             if (found < 0).any():
                 missing += int((found < 0).sum())
@@ -190,11 +207,22 @@ def _read_segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList)
                 found[found >= 0],
                 (row.start.seconds for row in parsed),
                 (row.end.seconds for row in parsed),
-                [row.labels for row in parsed],
+                [row.labels or () for row in parsed],
             )
         if empty:
             raise UserError(f"{path}: expected rows of segments, found none")
     names = " and ".join(str(path) for path in paths)
+    if unlabelled and not missing and not len(builder):
+        raise UserError(
+            f"{names}: none of its labels (first: {labels.first_unknown}) is in the class list: "
+            "use the class list that belongs to it"
+        )
+    if labels.unknown:
+        logger.warning(
+            "%s: left out %d labels whose class is not in the class list (first: %s), and %d "
+            "segments that have no other",
+            *(names, labels.unknown, labels.first_unknown, unlabelled),
+        )
     if not len(builder):
         raise UserError(
             f"{names}: none of its {missing} segments (first: {first_missing}) has an audio file "
@@ -205,7 +233,7 @@ def _read_segments(paths: Sequence[Path], files: AudioFiles, classes: ClassList)
             "%s: left out %d of %d segments that have no audio file under %s (first: %s)",
             *(names, missing, missing + len(builder), files.directory, first_missing),
         )
-    return builder.build(files.names, len(classes), missing)
+    return builder.build(files.names, labels.num_classes, missing)
 
 
 class _Time(NamedTuple):
@@ -219,7 +247,8 @@ class _Row(NamedTuple):
     ytid: str
     start: _Time
     end: _Time
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | None
+    """None where none of its labels is known."""
 
     @property
     def clip_id(self) -> str:
@@ -275,7 +304,7 @@ def _parse(row: list[str], labels: _LabelReader, path: Path, line: int) -> _Row:
     except KeyError as error:
         raise UserError(
             f"{path}, line {line}: the label {error.args[0]} is not in the class list: "
-            "correct it or use the class list that belongs to this file"
+            "correct it, use the class list that belongs to this file or --ignore-unknown-labels"
         ) from error
 
 
@@ -292,16 +321,40 @@ def _time(text: str) -> _Time | None:
 
 
 class _LabelReader:
-    """Reads `mid,mid`; most rows have a combination that another row had before."""
+    """Reads `mid,mid`; most rows have a combination that another row had before.
 
-    def __init__(self, classes: ClassList) -> None:
-        self.read = lru_cache(maxsize=1 << 16)(partial(_labels, classes=classes))
+    Attributes:
+        num_classes: how many the class list has.
+        unknown: labels left out so far, `first_unknown` the first of them.
+    """
+
+    def __init__(self, classes: ClassList, ignore_unknown: bool = False) -> None:
+        self._read = lru_cache(maxsize=1 << 16)(partial(_labels, classes=classes))
+        self._ignore = ignore_unknown
+        self.num_classes = len(classes)
+        self.unknown = 0
+        self.first_unknown = ""
+
+    def read(self, mids: str) -> tuple[int, ...] | None:
+        """Class indices, ascending; None where labels are left out and no other is there.
+
+        KeyError with a mid that the class list lacks, where none is left out.
+        """
+        labels, unknown = self._read(mids)
+        if not unknown:
+            return labels
+        if not self._ignore:
+            raise KeyError(unknown[0])
+        self.unknown += len(unknown)
+        self.first_unknown = self.first_unknown or unknown[0]
+        return labels or None
 
 
-def _labels(mids: str, classes: ClassList) -> tuple[int, ...]:
-    """Class indices, ascending; KeyError with a mid that the class list lacks."""
-    names = filter(None, (mid.strip() for mid in mids.split(",")))
-    return tuple(sorted({classes.index(mid) for mid in names}))
+def _labels(mids: str, classes: ClassList) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Class indices, ascending, and the mids that the class list lacks."""
+    names = [name for name in (mid.strip() for mid in mids.split(",")) if name]
+    known = tuple(sorted({classes.index(mid) for mid in names if mid in classes}))
+    return known, tuple(mid for mid in names if mid not in classes)
 
 
 def _bad_times(where: str, start: str, end: str) -> UserError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -56,7 +57,33 @@ class FrameHead(nn.Module):
         if isinstance(self.pool, AttentionPool):
             inputs.append(hidden if self.scores_from == "embedding" else logits.sigmoid())
         clip = self.pool(*inputs, mask=mask)
-        return DetectorOutput(clip, logits, mask, self.pool.penalty(), from_logits=True)
+        return DetectorOutput(
+            clip,
+            logits,
+            mask,
+            self.pool.penalty(),
+            from_logits=True,
+            loss_of_clips=partial(pooled_loss, self.pool, inputs, mask),
+        )
+
+
+def pooled_loss(
+    pool: nn.Module,
+    inputs: Sequence[Tensor],
+    mask: Tensor | None,
+    target: Tensor,
+    known: Tensor | None,
+) -> Tensor:
+    """Mean cross-entropy of what `pool` makes of `inputs`, from the logits: where a clip's
+    probability rounds to 1 its loss and gradient do not.
+
+    Args:
+        target: (batch, classes) from 0 to 1.
+        known: (batch,) bool, the clips that count; None for all.
+    """
+    label_mask = None if known is None else known[:, None].expand_as(target)
+    loss: Tensor = cast(Any, pool).bce(*inputs, target, mask=mask, label_mask=label_mask)
+    return loss
 
 
 def check_pooling(pooling: str, expected: Sequence[str]) -> None:

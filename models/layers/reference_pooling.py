@@ -22,24 +22,37 @@ def use_reference_pooling(network: nn.Module, functions: object = reference) -> 
         functions: has the names of `functional` that the network uses, if not the reference.
     """
     for module in network.modules():
-        if _calls_functional(type(module).forward):
-            kind: Any = type(module)
+        kind: Any = type(module)
+        if any(_calls_functional(method) for method in _methods(kind).values()):
             module.__class__ = _twin(kind, functions)
 
 
-def _calls_functional(forward: Any) -> bool:
-    named = "functional" in forward.__code__.co_names
-    return named and forward.__globals__.get("functional") is functional
+def _methods(kind: Any) -> dict[str, Any]:
+    """What pools: the module's call, and its loss."""
+    return {name: getattr(kind, name) for name in ("forward", "bce") if hasattr(kind, name)}
+
+
+def _calls_functional(method: Any) -> bool:
+    named = "functional" in method.__code__.co_names
+    return named and method.__globals__.get("functional") is functional
 
 
 @cache
 def _twin(kind: Any, functions: object) -> type[nn.Module]:
-    """A subclass whose `forward` finds others under the name `functional`: the contract is that
-    both have the same functions."""
-    forward = kind.forward
-    names = {**forward.__globals__, "functional": functions}
+    """A subclass whose methods find others under the name `functional`: the contract is that both
+    have the same functions."""
+    twins = {
+        name: _with_functions(method, functions)
+        for name, method in _methods(kind).items()
+        if _calls_functional(method)
+    }
+    return type(f"Reference{kind.__name__}", (kind,), {**twins, "__doc__": kind.__doc__})
+
+
+def _with_functions(method: Any, functions: object) -> FunctionType:
+    names = {**method.__globals__, "functional": functions}
     twin = FunctionType(
-        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
+        method.__code__, names, method.__name__, method.__defaults__, method.__closure__
     )
-    twin.__kwdefaults__ = forward.__kwdefaults__
-    return type(f"Reference{kind.__name__}", (kind,), {"forward": twin, "__doc__": kind.__doc__})
+    twin.__kwdefaults__ = method.__kwdefaults__
+    return twin
