@@ -196,6 +196,16 @@ def embeddings(h: Tensor, dim: int) -> tuple[int, int, int]:
     return h.shape[0], h.shape[3 - dim], h.shape[dim]
 
 
+def embedding_channels(h: Tensor, channels: int, dim: int) -> None:
+    """Check that frame embeddings have the channels that a module was built for."""
+    dim = frame_dim(dim)
+    _, given, frames = embeddings(h, dim)
+    if given != channels:
+        axis, shape = 3 - dim, tuple(h.shape)
+        hint = f", frame_dim={axis} takes the other layout" if frames == channels else ""
+        raise ValueError(f"h: expected {channels} channels on axis {axis}, got shape {shape}{hint}")
+
+
 def head_queries(query: Tensor, channels: int, device: torch.device) -> None:
     floating("query", query)
     if query.dim() != 2 or query.shape[0] == 0 or query.numel() != channels:
@@ -234,6 +244,22 @@ def gated_embedding(c: Tensor, weight: Tensor, bias: Tensor) -> None:
         floating(name, parameter)
         _shape(name, parameter, shape, meaning)
         same_device(name, parameter, c.device, "c")
+
+
+def count(name: str, value: int, least: int = 0) -> None:
+    """Check a number of things, such as classes."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def scored_features(features: Tensor, width: int, x: Tensor, dim: int) -> None:
+    """Check the features of x's frames, which scores are computed from."""
+    bags, _, frames = frame_values(x, dim)
+    floating("features", features)
+    _shape("features", features, (bags, frames, width), "(batch, frames, in_features)")
+    same_device("features", features, x.device)
 
 
 def variance_floor(eps: float) -> float:

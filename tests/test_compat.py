@@ -290,6 +290,11 @@ def test_a_model_without_heads_is_said_to_have_none():
     assert str(compat.replace(nn.Linear(2, 2))) == "no head was recognised"
 
 
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match=r"^model: expected a torch.nn.Module, got str$"):
+        compat.replace("model")
+
+
 def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="activation: expected 'linear' or 'sigmoid', got 'relu'"):
         compat.AttBlock(2, 3, "relu")

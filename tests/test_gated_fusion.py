@@ -125,6 +125,19 @@ def test_gmap_is_the_papers_pooling_and_gate(any_backend, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_parameters_may_be_wider_than_autocasts_products(any_backend, device, given, dtype):
+    """In float64, which autocast does not cast."""
+    c = torch.randn(2, 3, dtype=given, device=device)
+    weight, bias = (torch.randn(s, dtype=torch.float64, device=device) for s in ((3, 3), (3,)))
+    with torch.autocast(device, dtype):
+        u = functional.gated_fusion(c, weight.requires_grad_(), bias)
+    assert u.dtype == given
+    assert_close([u], [reference.gated_fusion(c.double(), weight, bias)], relative=0.05)
+    assert torch.autograd.grad(u.sum(), weight)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("frame_dim", [-1, 1])
 def test_modules_train_under_autocast(any_backend, device, frame_dim, dtype):
     linear = torch.nn.Linear(6, 8).to(device)

@@ -165,6 +165,62 @@ def test_wrong_options_are_refused_when_built(build, message):
         build()
 
 
+ATTENTION, GMAP = nn.AttentionPool(6, 3), nn.GMAP(8)
+FEATURES = "features: expected shape (4, 25, 6), (batch, frames, in_features), got "
+CHANNELS = "h: expected 8 channels on axis "
+FLOATING = "expected a float64, float32, bfloat16 or float16 tensor, got torch.bool"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ATTENTION(X, torch.rand(4, 6, 25)), ValueError, f"{FEATURES}(4, 6, 25)"),
+        (lambda: ATTENTION(X, torch.rand(4, 24, 6)), ValueError, f"{FEATURES}(4, 24, 6)"),
+        (lambda: ATTENTION(X, torch.rand(4, 25) < 1), TypeError, f"features: {FLOATING}"),
+        (lambda: ATTENTION(X, None), TypeError, "features: expected a tensor, got NoneType"),
+        (
+            lambda: GMAP(torch.rand(2, 5, 8)),
+            ValueError,
+            f"{CHANNELS}1, got shape (2, 5, 8), frame_dim=1 takes the other layout",
+        ),
+        (
+            lambda: nn.AttentionStatsPool(8, frame_dim=1)(torch.rand(2, 8, 5)),
+            ValueError,
+            f"{CHANNELS}2, got shape (2, 8, 5), frame_dim=2 takes the other layout",
+        ),
+        (lambda: GMAP(torch.rand(2, 7, 5)), ValueError, f"{CHANNELS}1, got shape (2, 7, 5)"),
+        (
+            lambda: nn.AttentionStatsPool(8, frame_dim=True),
+            ValueError,
+            "frame_dim: expected -1 or 2 for (batch, dim, frames), 1 for (batch, frames, dim), "
+            "got True",
+        ),
+        *(
+            (build, TypeError, "num_classes: expected a whole number, got 3.0")
+            for build in (
+                lambda: nn.PowerPool(3.0),
+                lambda: nn.AutoPool(3.0),
+                lambda: nn.PowerExpPool(3.0),
+                lambda: nn.LogMeanExpPool(3.0),
+                lambda: nn.AttentionPool(6, 3.0),
+                lambda: nn.build_pooling("power", 3.0),
+            )
+        ),
+        (lambda: nn.PowerPool(-1), ValueError, "num_classes: expected at least 0, got -1"),
+        (
+            lambda: nn.AttentionPool("6", 3),
+            TypeError,
+            "in_features: expected a whole number, got '6'",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_fit_a_module_is_named(call, error, message):
+    with pytest.raises(error) as caught:
+        call()
+    assert str(caught.value) == message
+
+
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", nn.list_poolings(probabilities=True))
 def test_a_modules_loss_is_its_values_cross_entropy(any_backend, name, dim):

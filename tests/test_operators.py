@@ -180,6 +180,18 @@ def test_autocast_changes_no_bit_of_a_pooling(name, dtype):
 
 
 @pytest.mark.parametrize("name", POOLINGS)
+def test_the_default_device_plays_no_part(any_backend, device, name):
+    if any_backend == "triton" and device == "cpu":
+        pytest.skip("Triton's interpreter makes tensors on the default device")
+    case = make_case(name, 2, 3, 8, masked=True, device=device)
+    expected = case.run(functional)
+    with torch.device("meta"):
+        results = case.run(functional)
+    for one, other in zip(results, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
 def test_vmap_gives_each_entry_its_own_value_and_gradient(name):
     cases = [make_case(name, 2, 3, 8) for _ in range(3)]
     pool, keywords = cases[0].function(functional), cases[0].keywords

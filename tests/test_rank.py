@@ -1,5 +1,7 @@
 """Rank pooling's own promises: the order, the extremes of the decay, NaN, long bags."""
 
+import math
+
 import pytest
 import torch
 from cases import assert_close, make_case
@@ -113,3 +115,15 @@ def test_clustered_values_are_told_apart(kernel_backend, device):
     case.tensors[0] = 1 + case.x / 1024
     case.keywords["decay"] = 0.5
     assert_close(case.run(functional), case.to(torch.float64).run(reference), relative=1e-6)
+
+
+def test_a_triton_launch_asks_no_device_for_a_number():
+    """As a tensor the decay's logarithm was on the default device, and waited for it."""
+    from milkernels.kernels import rank  # noqa: PLC0415 - Triton
+
+    with torch.device("meta"):
+        launches, _ = rank.forward(torch.rand(2, 3, 8, device="cpu"), None, 0.7, False, None)
+    parts = launches[0].arguments["log2_decay"]
+    assert sum(parts) == pytest.approx(math.log2(0.7), rel=1e-15)
+    for part in parts:
+        assert torch.tensor(part).double() == part

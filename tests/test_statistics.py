@@ -355,6 +355,28 @@ def test_opcheck_passes(kernel_backend, device, name, dim):
     torch.library.opcheck(operators.statistics_backward.default, arguments)
 
 
+def with_second_gradients(case) -> list[torch.Tensor]:
+    """Statistics, their gradients, and gradients of these gradients."""
+    tensors = [tensor.detach().requires_grad_() for tensor in case.tensors]
+    y = case.function(functional)(*tensors, **case.keywords)
+    first = torch.autograd.grad(y, tensors, case.bag_gradient(), create_graph=True)
+    norm = sum(gradient.square().sum() for gradient in first)
+    return [y.detach(), *first, *torch.autograd.grad(norm, tensors)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_no_bit(any_backend, device, name, dtype):
+    """Nor one of a gradient, or of a gradient of a gradient."""
+    for given in (torch.float32, dtype):
+        case = stats_case(name, masked=True, dtype=given, device=device)
+        outside = with_second_gradients(case)
+        with torch.autocast(device, dtype):
+            inside = with_second_gradients(case)
+        for one, other in zip(inside, outside, strict=True):
+            assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_into_one_graph(name):
     case = stats_case(name)

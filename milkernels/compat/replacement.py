@@ -70,9 +70,14 @@ def replace(model: nn.Module, need_weights: bool = True) -> Report:
     Returns:
         A report of what was replaced and of what looked like a head and was kept, with the reason.
 
+    Raises:
+        TypeError: if `model` is no module.
+
     >>> print(replace(torch.nn.Linear(64, 17)))
     no head was recognised
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     replaced: list[Replaced] = []
     kept: list[Kept] = []
     for path, module in list(model.named_modules()):

@@ -43,6 +43,11 @@ def gated_fusion(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _product(c: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """W c + b in the dtype that autocast or the widest argument asks for."""
     if torch.is_autocast_enabled(c.device.type) and c.dtype != torch.float64:
-        return linear(c, weight, bias)
+        # Autocast leaves float64 as it is.
+        return linear(c, *(_not_double(parameter) for parameter in (weight, bias)))
     widest = torch.promote_types(torch.promote_types(c.dtype, weight.dtype), bias.dtype)
     return linear(c.to(widest), weight.to(widest), bias.to(widest))
+
+
+def _not_double(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float64 else tensor

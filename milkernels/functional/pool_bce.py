@@ -57,7 +57,9 @@ def pool_bce(
             probability, which the sum of maximum and mean is not.
         x: frame values, as the function takes them.
         target: labels (batch, classes), of any real, integer or bool dtype; soft ones in [0, 1]
-            are allowed. It gets no gradient.
+            are allowed. It gets no gradient. Values are not checked, which on a GPU would wait for
+            them: a label outside [0, 1] gives a loss that may be negative. Do not mark an unknown
+            label by a number such as -1, but in `label_mask`.
         params: what the function takes after x, `power` or `scores` for instance.
         from_logits: x holds logits, as by default, or probabilities.
         weight: of each label, of a shape that broadcasts to (batch, classes). It gets no gradient.

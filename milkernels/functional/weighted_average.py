@@ -83,7 +83,8 @@ def power_pool(
 
     `power` (classes,) is the learned n ≥ 0: 0 is the mean, 1 linear softmax, large the maximum. In
     a positive bag it raises the frames above n / (n + 1) · y and lowers the others. Values are not
-    checked, which on a GPU would wait for it: keep n ≥ 0, as `milkernels.nn.PowerPool` does.
+    checked, which on a GPU would wait for it and on a CPU slow small calls: a negative power, which
+    favours the smallest frames, is taken. Keep n ≥ 0, as `milkernels.nn.PowerPool` does.
 
     >>> power_pool(torch.tensor([[[0.2, 0.6]]]), power=torch.tensor([2.0]))
     tensor([[0.5600]])
@@ -104,8 +105,8 @@ def power_exp_pool(
 
     $$y = \frac{\sum_i x_i w_i}{\sum_i w_i}, \quad w_i = x_i^{\beta_c} \exp(\alpha_c x_i)$$
 
-    `power` (classes,) holds β, `alpha` (classes,) holds α; both are learned. Linear softmax is
-    (1, 0), exponential softmax (0, 1).
+    `power` (classes,) holds β ≥ 0, as in `power_pool` not checked, `alpha` (classes,) holds α; both
+    are learned. Linear softmax is (1, 0), exponential softmax (0, 1).
 
     >>> power_exp_pool(torch.tensor([[[0.2, 0.6]]]), torch.tensor([1.0]), torch.tensor([0.0]))
     tensor([[0.5000]])

@@ -7,7 +7,9 @@ float64, are sorted by PyTorch between two kernels, and their parts are joined b
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -179,13 +181,14 @@ _ELEMENTS = {
 }
 
 
+@cache
 def _log2(decay: float) -> tuple[float, ...]:
     """log2 of a decay in three parts of float32. That of 0 is so low that its powers but the first
     are 0."""
     rest = math.log2(decay) if decay > 0 else -2000.0
     parts = []
     for _ in range(3):
-        parts.append(torch.tensor(rest, dtype=torch.float32).item())
+        parts.append(struct.unpack("f", struct.pack("f", rest))[0])
         rest -= parts[-1]
     return tuple(parts)
 

@@ -28,7 +28,7 @@ class AttentionStatsPool(nn.Module):
             raise ValueError(f"dim: expected at least 1 channel, got {dim}")
         if heads < 1 or dim % heads:
             raise ValueError(f"heads: expected a divisor of dim = {dim}, got {heads}")
-        if frame_dim not in (-1, -2, 1, 2):
+        if isinstance(frame_dim, (bool, float)) or frame_dim not in (-1, -2, 1, 2):
             raise ValueError(
                 "frame_dim: expected -1 or 2 for (batch, dim, frames), 1 for (batch, frames, dim), "
                 f"got {frame_dim!r}"
@@ -41,6 +41,7 @@ class AttentionStatsPool(nn.Module):
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, 2 · dim): head by head, its means and then its deviations."""
+        validation.embedding_channels(h, self.dim, self.frame_dim)
         return functional.attention_stats_pool(h, self.query, mask, self.frame_dim, self.eps)
 
     def extra_repr(self) -> str:

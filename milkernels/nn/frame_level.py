@@ -157,6 +157,8 @@ class LogMeanExpPool(_OfFrames):
     ) -> None:
         super().__init__(dim, from_logits)
         validation.sharpness(init, 1, torch.device("cpu"))
+        if num_classes is not None:
+            validation.count("num_classes", num_classes)
         self.sharpness: float | nn.Parameter = (
             init if num_classes is None else nn.Parameter(torch.full((num_classes,), float(init)))
         )
@@ -213,6 +215,7 @@ class AutoPool(_OfFrames):
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.count("num_classes", num_classes)
         self.alpha = nn.Parameter(torch.full((num_classes,), float(init)))
         self.max_alpha = max_alpha
         self._penalty = penalty
@@ -255,6 +258,7 @@ class PowerPool(_OfFrames):
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.count("num_classes", num_classes)
         if init < 0:
             raise ValueError(f"init: expected a power of at least 0, got {init}")
         self.power = nn.Parameter(torch.full((num_classes,), float(init)))
@@ -285,6 +289,7 @@ class PowerExpPool(_OfFrames):
 
     def __init__(self, num_classes: int, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__(dim, from_logits)
+        validation.count("num_classes", num_classes)
         self.power = nn.Parameter(torch.ones(num_classes))
         self.alpha = nn.Parameter(torch.zeros(num_classes))
 
@@ -317,6 +322,8 @@ class AttentionPool(FramePool):
         from_logits: bool = False,
     ) -> None:
         super().__init__(dim, from_logits)
+        validation.count("in_features", in_features)
+        validation.count("num_classes", num_classes)
         validation.score_activation(score_activation)
         validation.score_axis(normalize)
         self.scorer = nn.Linear(in_features, num_classes)
@@ -356,8 +363,10 @@ class AttentionPool(FramePool):
 
     def _scores(self, x: Tensor, features: Tensor) -> Tensor:
         """Scores of x's frames, in its layout and dtype."""
+        dim = validation.frame_dim(self.dim)
+        validation.scored_features(features, self.scorer.in_features, x, dim)
         scores = self.scorer(features).to(x.dtype)
-        return scores.transpose(1, 2) if self.dim in (-1, 2) else scores
+        return scores.transpose(1, 2) if dim == 2 else scores
 
 
 class _NonNegative(torch.autograd.Function):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
@@ -271,9 +271,13 @@ def _second_gradients(
         )
         return pull(gradient)
 
-    firsts, pull, *_ = torch.func.vjp(first, *(tensors[place] for place in free))
-    pairs = zip(firsts, gradients, strict=True)
-    found = pull(tuple(torch.zeros_like(one) if given is None else given for one, given in pairs))
+    # Autocast would round the reference's matrix products to half precision.
+    with torch.autocast(cast(Tensor, tensors[0]).device.type, enabled=False):
+        firsts, pull, *_ = torch.func.vjp(first, *(tensors[place] for place in free))
+        pairs = zip(firsts, gradients, strict=True)
+        found = pull(
+            tuple(torch.zeros_like(one) if given is None else given for one, given in pairs)
+        )
     return _replaced([None] * len(tensors), free, found)
 
 

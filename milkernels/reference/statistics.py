@@ -18,7 +18,8 @@ def attention_stats_pool(
     """c_j = [μ_j, σ_j] with weights exp(v_jᵀ h_tj) / Σ exp(v_jᵀ h_tj). [G, eqs. 9 and 10]"""
     values = Frames(h, dim, mask, False)
     heads = values.x.unflatten(1, tuple(query.shape))
-    scores = torch.einsum("bhwt,hw->bht", heads, query.to(heads.dtype))
+    # No matrix product, which autocast would round in both directions.
+    scores = (heads * query.to(heads.dtype)[..., None]).sum(2)
     return values.restore(_statistics(heads, Frames(scores, -1, mask, False), eps))
 
 
