@@ -9,7 +9,6 @@ import torch
 from cases import Case
 
 from milkernels import functional
-from milkernels.kernels import tiles
 
 BAGS, CLASSES = 3, 20
 
@@ -20,7 +19,8 @@ WEIGHTED = ("exp_softmax", "auto", "power", "power_exp", "attention")
 
 
 def dominated(name: str, frames: int, device: str) -> tuple[Case, torch.Tensor]:
-    """A case and its dominant frames (bags, classes), beside which even the sum of the others vanishes."""
+    """A case and its dominant frames (bags, classes), beside which even the sum of the others
+    vanishes."""
     where = torch.randint(frames, (BAGS, CLASSES, 1))
     parameters = torch.linspace(20, 30, CLASSES)
     if name in ("power", "power_exp"):
@@ -42,10 +42,9 @@ def dominated(name: str, frames: int, device: str) -> tuple[Case, torch.Tensor]:
 @pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_the_bag_value_is_the_dominant_frame(
-    kernel_backend, device, monkeypatch, name, frames, dim
+    kernel_backend, device, short_segments, name, frames, dim
 ):
     if kernel_backend == "triton":
-        monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 400)
         frames = min(frames, 900)
     case, top = dominated(name, frames, device)
     if dim == 1:
