@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 
-from benchmarks.compile_launches import DTYPES, LAYOUTS, CompileCase
+from benchmarks.compile_launches import DTYPES, FEW_CLASSES, LAYOUTS, CompileCase
 from milkernels.family import WEIGHTED_AVERAGES
 
 #: The GPU that the quick report compiles every kernel for.
@@ -49,6 +49,7 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
         yield CompileCase(target, "mean", direction, "frames_first", "float32", False)
     for member, direction in _FURTHER:
         yield CompileCase(target, member, direction, "classes_first", "float32", True)
+    yield from _cases_of_few_classes(target, ("float32",))
     yield from _cases_with_loss(target, ("float32",))
     yield from _cases_of_packed(target, ("float32",))
     yield from _cases_of_embeddings(target, ("attention_stats",), "float32")
@@ -59,6 +60,12 @@ def smallest_cases(target: str) -> Iterator[CompileCase]:
     """The quick report's kernels where every size is 1: constants to the compiler then."""
     for case in quick_cases(target):
         yield replace(case, smallest=True)
+
+
+def _cases_of_few_classes(target: str, dtypes: Iterable[str]) -> Iterator[CompileCase]:
+    """One of each family whose tiles are cut for any shape."""
+    for member, direction, dtype in product(_PACKED, ("forward", "backward"), dtypes):
+        yield CompileCase(target, member, direction, FEW_CLASSES, dtype, True)
 
 
 def _cases_with_loss(target: str, dtypes: tuple[str, ...]) -> Iterator[CompileCase]:
@@ -109,6 +116,7 @@ def all_cases(target: str) -> Iterator[CompileCase]:
                 yield CompileCase(target, member, direction, "classes_first", "float64", True)
     for (member, direction), dtype in product(_FURTHER, DTYPES):
         yield CompileCase(target, member, direction, "frames_first", dtype, True)
+    yield from _cases_of_few_classes(target, DTYPES)
     yield from _cases_with_loss(target, tuple(DTYPES))
     yield from _cases_of_packed(target, DTYPES)
     for dtype in ("float32", "bfloat16"):

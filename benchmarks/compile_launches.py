@@ -26,6 +26,10 @@ from milkernels.kernels import (
 from milkernels.kernels.launch import Launch
 
 LAYOUTS = ("classes_first", "frames_first")
+
+#: Long bags of two classes side by side, frames first: short rows, whose tiles are flat.
+FEW_CLASSES = "few_classes"
+_FEW_CLASSES_SHAPE = (4, 2, 32768)
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -88,8 +92,8 @@ class CompileCase:
 
     @property
     def reads_frames(self) -> bool:
-        """Whether the kernel reads tiles of frames."""
-        if self.layout == "rows":
+        """Whether the kernel reads tiles of aligned rows of frames."""
+        if self.layout not in LAYOUTS:
             return False
         if self.direction == "backward":
             if self.member in ("max", "rank"):
@@ -99,7 +103,7 @@ class CompileCase:
 
     @property
     def writes_frames(self) -> bool:
-        return self.layout != "rows" and self.direction in ("backward", "keys", "bce")
+        return self.layout in LAYOUTS and self.direction in ("backward", "keys", "bce")
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""
@@ -128,7 +132,10 @@ class CompileCase:
 
     def frames(self) -> Tensor:
         """A (bags, classes, frames) view in the case's layout."""
-        bags, classes, frames = self.sizes(*_SHAPES.get(self.direction, _SHAPE))
+        shape = _SHAPES.get(self.direction, _SHAPE)
+        if self.layout == FEW_CLASSES:
+            shape = _FEW_CLASSES_SHAPE
+        bags, classes, frames = self.sizes(*shape)
         if self.layout == "classes_first":
             return self.empty(bags, classes, frames)
         return self.empty(bags, frames, classes).transpose(1, 2)

@@ -51,6 +51,13 @@ def kernel_backend(request):
 
 
 @pytest.fixture
+def short_segments(monkeypatch):
+    """Small tiles, and few of them in a segment: Triton cuts and joins bags of some hundreds."""
+    monkeypatch.setattr("milkernels.kernels.tiles.TILE_ELEMENTS", 128)
+    monkeypatch.setattr("milkernels.kernels.tiles.SEGMENT_TILES", 1)
+
+
+@pytest.fixture
 def device(request):
     """Where a backend's tensors live: Triton's on the GPU if there is one."""
     chosen = next(

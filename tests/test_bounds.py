@@ -22,14 +22,13 @@ from test_layouts import VIEWS
 
 import milkernels
 from milkernels import functional
-from milkernels.kernels import packed, rank, tiles
+from milkernels.kernels import packed, rank
 from milkernels.kernels.launch import Launch
 
 
 @pytest.fixture
-def bounds(monkeypatch):
-    """Short segments and chunks, so that small cases are cut and joined."""
-    monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 64)
+def bounds(monkeypatch, short_segments):
+    """Small cases are cut and joined."""
     monkeypatch.setattr(rank, "SORTED_FRAMES", 64)
     monkeypatch.setattr(packed, "SHORTEST_CHUNK", 32)
     with milkernels.backend("triton"), bounds_checked() as bounds:

@@ -9,15 +9,13 @@ import torch
 from cases import Case
 
 from milkernels import functional
-from milkernels.kernels import tiles
 
 CLASSES = 20
 
-#: Frames in one tile or group of vectors; in several; in several segments, of which Triton's are
+#: Frames in one tile or group of vectors; in several; in several segments, which Triton's
 #: cut short, so that its interpreter meets several.
 CPP_FRAMES = {"tile": 33, "tiles": 900, "segments": 40_000}
-TRITON_FRAMES = {"tile": 33, "tiles": 300, "segments": 500}
-TRITON_SEGMENT = 400
+TRITON_FRAMES = {"tile": 33, "tiles": 100, "segments": 300}
 
 WEIGHTED = ("exp_softmax", "auto", "power", "power_exp", "attention")
 
@@ -46,12 +44,11 @@ def dominated(name: str, frames: int, device: str) -> tuple[Case, torch.Tensor]:
 @pytest.mark.parametrize("size", CPP_FRAMES)
 @pytest.mark.parametrize("name", WEIGHTED)
 def test_the_bag_value_is_the_dominant_frame(
-    kernel_backend, device, monkeypatch, name, size, dim, masked
+    kernel_backend, device, short_segments, name, size, dim, masked
 ):
     frames = CPP_FRAMES[size]
     if kernel_backend == "triton":
         frames = TRITON_FRAMES[size]
-        monkeypatch.setattr(tiles, "SEGMENT_FRAMES", TRITON_SEGMENT)
     case, top = dominated(name, frames, device)
     if masked:
         # Of all of them, so that the first group of frames that counts is partly masked.

@@ -10,13 +10,13 @@ from milkernels.kernels import rank, tiles
 
 
 @pytest.fixture
-def segment(kernel_backend, monkeypatch):
+def segment(kernel_backend, monkeypatch, short_segments):
     """Frames of a segment: Triton's are cut short, so that its interpreter meets several."""
     if kernel_backend == "cpp":
         return 16384
-    monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 64)
     monkeypatch.setattr(rank, "SORTED_FRAMES", 64)
-    return 64
+    monkeypatch.setattr(rank, "SEGMENT_FRAMES", 256)
+    return 256
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
@@ -43,6 +43,37 @@ def test_the_largest_of_equals_in_different_segments_is_the_first(segment, devic
     x.requires_grad_()
     (gradient,) = torch.autograd.grad(functional.max_pool(x).sum(), x)
     assert gradient.flatten().nonzero().tolist() == [[segment + 5]]
+
+
+def frames_last(bags, classes, frames):
+    return torch.empty(bags, classes, frames, device="meta")
+
+
+def classes_last(bags, classes, frames):
+    return torch.empty(bags, frames, classes, device="meta").mT
+
+
+@pytest.mark.parametrize("layout", [frames_last, classes_last])
+@pytest.mark.parametrize("shape", [(1, 2, 15_000), (8, 64, 16_000), (32, 17, 16_000)], ids=str)
+def test_a_gpu_takes_few_steps_one_after_the_other_through_few_long_bags(shape, layout):
+    """Forward the tiles of a segment, then as many parts as there are segments."""
+    tiling = tiles.tile(layout(*shape))
+    assert tiling.segment_frames / tiling.block_frames + tiling.segments <= 64
+    assert tiling.walk_frames / tiling.block_frames <= 32
+
+
+@pytest.mark.parametrize(("layout", "block"), [(frames_last, (2, 512)), (classes_last, (64, 16))])
+def test_a_large_batch_of_clips_is_not_cut(layout, block):
+    tiling = tiles.tile(layout(64, 527, 400))
+    assert tiling == tiles.Tiling(64, 527, 400, *block)
+    assert (tiling.segments, tiling.walks) == (1, 1)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 8, 17, 64, 527])
+def test_a_tile_has_no_more_classes_than_there_are(classes):
+    tiling = tiles.tile(classes_last(4, classes, 20_000))
+    assert tiling.block_classes < 2 * classes
+    assert tiling.block_classes * tiling.block_frames == tiles.TILE_ELEMENTS
 
 
 @pytest.mark.parametrize("dim", [-1, 1])

@@ -99,10 +99,9 @@ def test_bags_longer_than_a_cache(name, dim, frames):
 
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", LONG)
-def test_few_long_bags_are_shared_among_programs(monkeypatch, name, dim):
-    from milkernels.kernels import tiles  # noqa: PLC0415 - Triton
-
-    monkeypatch.setattr(tiles, "SEGMENT_FRAMES", 64)
+def test_few_long_bags_are_shared_among_programs(monkeypatch, short_segments, name, dim):
+    # No tile holds them.
+    monkeypatch.setattr("milkernels.kernels.pool_bce._HELD_BYTES", 1024)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with milkernels.backend("triton"):
         assert_right(make_case(name, 2, 3, 300, dim=dim, from_logits=True, device=device))

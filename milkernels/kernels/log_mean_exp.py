@@ -261,7 +261,7 @@ def backward(
             "statistics_ptr": statistics,
             "x_gradient_ptr": x_gradient,
             "sharpness_gradient_ptr": or_else(sharpness_gradient, x),
-            "walk_frames": tiles.WALK_FRAMES,
+            "walk_frames": tiling.walk_frames,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,

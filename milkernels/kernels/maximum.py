@@ -244,7 +244,7 @@ def backward(
             "gradient_ptr": gradient,
             "places_ptr": places,
             "x_gradient_ptr": x_gradient,
-            "walk_frames": tiles.WALK_FRAMES,
+            "walk_frames": tiling.walk_frames,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,

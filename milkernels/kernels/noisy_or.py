@@ -196,7 +196,7 @@ def backward(
             "gradient_ptr": gradient,
             "statistics_ptr": statistics,
             "x_gradient_ptr": x_gradient,
-            "walk_frames": tiles.WALK_FRAMES,
+            "walk_frames": tiling.walk_frames,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,

@@ -83,8 +83,9 @@ def forward(
         return [], None
     call = Call(x, scores, parameters, mask, pooling, x_gradient, scores_gradient, shares)
     kernel = _FUSED.get(pooling.name, _weighted_average_kernel)
-    tiling = tiles.tile(x, mask is not None)
-    alone = x_gradient is None or pooling.name in _APART or tiling.segments > 1
+    tiling, held = _tiling(call)
+    long = tiling.segments > 1 and not held
+    alone = x_gradient is None or pooling.name in _APART or long
     return _one_by_one(call, labels, cells) if alone else [kernel(call, labels, cells)], None
 
 

@@ -27,6 +27,9 @@ SORTED_FRAMES = 1024
 #: Elements that one program sorts, in rows of neighbouring classes, which share the mask.
 _SORTED_ELEMENTS = 2048
 
+#: Few long bags are weighed in segments of this many ranks.
+SEGMENT_FRAMES = 8192
+
 _MERGE_CELLS = 128
 _WEIGHED_FRAMES = 1024
 
@@ -87,7 +90,7 @@ def backward(
             "total_ptr": total,
             "x_gradient_ptr": x_gradient,
             **_sizes(x),
-            "walk_frames": tiles.WALK_FRAMES,
+            "walk_frames": tiling.walk_frames,
             "log2_decay": _log2(decay),
             "gradient_strides": gradient.stride(),
             "x_strides": x.stride(),
@@ -126,7 +129,7 @@ def _sorted_by_pytorch(
     tiling = tiles.tile(x)
     keys, sorted_keys = (x.new_empty(x.shape, dtype=_KEYS[x.element_size()]) for _ in range(2))
     order = x.new_empty(x.shape, dtype=torch.int64)
-    segment_frames = tiles.SEGMENT_FRAMES if cells < tiles.FEW_PROGRAMS else max(frames, 1)
+    segment_frames = SEGMENT_FRAMES if cells < tiles.FEW_PROGRAMS else max(frames, 1)
     segments = triton.cdiv(frames, segment_frames)
     partial = outputs["total_ptr"].new_empty((segments, 4, cells))
     fill = Launch(
@@ -137,7 +140,7 @@ def _sorted_by_pytorch(
             **_sizes(x),
             "keys_ptr": keys,
             "keys_strides": keys.stride(),
-            "walk_frames": tiles.WALK_FRAMES,
+            "walk_frames": tiling.walk_frames,
             "WIDE": tiling.constants(x, keys)["WIDE"],
             "BLOCK_CLASSES": tiling.block_classes,
             "BLOCK_FRAMES": tiling.block_frames,

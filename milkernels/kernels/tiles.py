@@ -5,6 +5,7 @@ Strides travel as tuples in the order (bag, class, frame).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor
 TILE_ELEMENTS = 1024
 NUM_WARPS = 4
 
-#: A bag is cut into segments of this many frames when there are too few bags to fill a GPU.
-SEGMENT_FRAMES = 8192
+#: Fewer programs leave a large GPU idle: bags are then cut into segments, until there are that many
+#: or a segment has few tiles.
 FEW_PROGRAMS = 512
+_MANY_PROGRAMS = 1024
+SEGMENT_TILES = 8
 
-#: Frames that one program of a backward pass walks through: what it reads once for each bag and
-#: class is then little beside them.
+#: Frames that one program of a backward pass walks through, where there are many: what it reads
+#: once for each bag and class is then little beside them.
 WALK_FRAMES = 1024
 
 #: Classes that share one reading of the mask where frames are contiguous.
@@ -138,16 +141,28 @@ class Tiling:
         return triton.cdiv(self.classes, self.block_classes)
 
     @property
+    def walk_frames(self) -> int:
+        """Frames that one program of a backward pass walks through."""
+        programs = self.bags * self.class_blocks * triton.cdiv(self.frames, WALK_FRAMES)
+        few = programs < FEW_PROGRAMS
+        return min(SEGMENT_TILES * self.block_frames, WALK_FRAMES) if few else WALK_FRAMES
+
+    @property
     def walks(self) -> int:
         """Programs of a backward pass for one bag and block of classes."""
-        return triton.cdiv(self.frames, WALK_FRAMES)
+        return triton.cdiv(self.frames, self.walk_frames)
 
     @property
     def segment_frames(self) -> int:
-        """Frames that one program of a forward pass walks through."""
-        few = self.bags * self.class_blocks < FEW_PROGRAMS
-        long = self.frames >= 2 * SEGMENT_FRAMES
-        return SEGMENT_FRAMES if few and long else max(self.frames, 1)
+        """Frames that one program of a forward pass walks through, in whole tiles: no fewer tiles
+        than segments, which one program joins."""
+        tiles = triton.cdiv(self.frames, self.block_frames)
+        programs = self.bags * self.class_blocks
+        segments = tiles // max(SEGMENT_TILES, math.isqrt(tiles))
+        if segments < 2 or not 0 < programs < FEW_PROGRAMS:
+            return max(self.frames, 1)
+        segments = min(segments, triton.cdiv(_MANY_PROGRAMS, programs))
+        return triton.cdiv(tiles, segments) * self.block_frames
 
     @property
     def segments(self) -> int:
@@ -175,7 +190,7 @@ def tile(x: Tensor, masked: bool = False) -> Tiling:
     wide_classes = max(triton.next_power_of_2(classes), 1)
     wide_frames = max(triton.next_power_of_2(frames), 16)
     if x.stride(1) < x.stride(2):
-        block_classes = min(max(wide_classes, 16), 64)
+        block_classes = min(wide_classes, 64)
         block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
     elif masked:
         block_classes = min(wide_classes, MASKED_CLASSES)

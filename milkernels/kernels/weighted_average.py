@@ -103,7 +103,7 @@ def backward(
             "scores_gradient_ptr": or_else(scores_gradient, x),
             "power_gradient_ptr": or_else(power_gradient, x),
             "alpha_gradient_ptr": or_else(alpha_gradient, x),
-            "walk_frames": tiles.WALK_FRAMES,
+            "walk_frames": tiling.walk_frames,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "scores_gradient_strides": strides_of(scores_gradient),
