@@ -12,8 +12,8 @@ from milkernels import functional
 
 CLASSES = 20
 
-#: Frames in one tile or group of vectors; in several; in several segments, which Triton's
-#: cut short, so that its interpreter meets several.
+#: Frames in one tile or group of vectors; in several; in several segments, which are short in
+#: Triton's interpreter.
 CPP_FRAMES = {"tile": 33, "tiles": 900, "segments": 40_000}
 TRITON_FRAMES = {"tile": 33, "tiles": 100, "segments": 300}
 
