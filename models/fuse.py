@@ -296,4 +296,4 @@ its last epochs."""
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=False)
