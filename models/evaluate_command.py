@@ -28,11 +28,11 @@ from models.evaluate import (
 from models.median import add_median_options, check_median_options, median_widths
 from models.run_folder import RunFolder
 from models.scores import check_scores_folder, save_scores
-from models.shard_data import ShardData, evaluation_loader, is_sharded
+from models.shard_data import evaluation_loader, held_out_data
 from models.system import Batch
 from models.train import print_measures, print_unreadable, write_unreadable
 from models.train_arguments import natural, positive
-from models.training_data import LoadingOptions, TrainingData
+from models.training_data import LoadingOptions
 
 SPLITS = ("evaluation", "held_out")
 
@@ -141,16 +141,14 @@ def _held_out(options: EvaluateOptions, detector: Detector, path: Path) -> Split
     run = _run_of(path)
     config = run.read_config()
     lists = tuple(cast(Sequence[str], config.get("held_out_lists") or ()))
-    corpus = open_corpus(options.data, replace(options.corpus, held_out_lists=lists))
+    ignore = options.corpus.ignore_unknown_labels or bool(config.get("ignore_unknown_labels"))
+    how = replace(options.corpus, held_out_lists=lists, ignore_unknown_labels=ignore)
+    corpus = open_corpus(options.data, how)
     check_classes(path, detector, corpus)
     if config.get("data") != str(options.data.resolve()):
         logger.warning("%s: trained on another folder: these clips may not be held out", run.path)
     loading = LoadingOptions(options.batch_size, *run.read_split(), options.workers)
-    data: TrainingData | ShardData
-    if is_sharded(corpus):
-        data = ShardData(corpus, detector.preset, loading, steps=1)
-    else:
-        data = TrainingData(corpus, detector.preset, loading)
+    data = held_out_data(corpus, detector.preset, loading)
     return SplitClips(data.held_out_dataloader(), corpus.train_strong, data.unreadable, data.cut)
 
 

@@ -31,7 +31,7 @@ from models.evaluate import (
 from models.kept_epochs import kept_epochs
 from models.median import add_median_options, check_median_options, median_widths
 from models.run_folder import RunFolder
-from models.shard_data import ShardData, is_sharded
+from models.shard_data import ShardData, held_out_data
 from models.train import MEASURES
 from models.training_data import LoadingOptions, TrainingData
 
@@ -233,14 +233,7 @@ def _open(path: Path, options: FuseOptions, corpus: Corpus) -> FusedRun:
     detectors = [load_detector(file, options.device) for file in files]
     check_classes(path, detectors[0], corpus)
     loading = LoadingOptions(options.batch_size, *run.read_split(), options.workers)
-    preset = detectors[0].preset
-    data: TrainingData | ShardData
-    # Nothing is learned here, so that any number of steps will do.
-    data = (
-        ShardData(corpus, preset, loading, steps=1)
-        if is_sharded(corpus)
-        else TrainingData(corpus, preset, loading)
-    )
+    data = held_out_data(corpus, detectors[0].preset, loading)
     return FusedRun(run, detectors, run.read_config(), data)
 
 
@@ -303,4 +296,4 @@ its last epochs."""
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=False)

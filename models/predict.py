@@ -234,4 +234,4 @@ exit status is 1."""
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=False)

@@ -17,7 +17,13 @@ from models.data.segments import ClipSource
 from models.data.shards import ClipStream, Shards, ShuffledClips, StreamOptions
 from models.errors import UserError
 from models.features import FeaturePreset, FrontEnd
-from models.training_data import ClipData, LoadingOptions, NamingLoader, clip_dataset
+from models.training_data import (
+    ClipData,
+    LoadingOptions,
+    NamingLoader,
+    TrainingData,
+    clip_dataset,
+)
 
 
 class ShardData(ClipData):
@@ -137,6 +143,16 @@ class _EpochLoader(NamingLoader):
         self._clips.epoch = epoch
         self._clips.start = self._start if epoch == self._first_epoch else 0
         return super().__iter__()
+
+
+def held_out_data(
+    corpus: Corpus, preset: FeaturePreset, options: LoadingOptions
+) -> TrainingData | ShardData:
+    """The clips of a corpus of any kind, split as training did; nothing is learned from them."""
+    if is_sharded(corpus):
+        # Any number of steps will do.
+        return ShardData(corpus, preset, options, steps=1)
+    return TrainingData(corpus, preset, options)
 
 
 def evaluation_loader(

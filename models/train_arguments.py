@@ -63,7 +63,9 @@ def add_learning_options(add: Add) -> None:
         help="part of the training clips that thresholds and learning rate are set by, default 0.1",
     )
     add_eval_lists(add)
+    _add_off(add, "eval-lists", [])
     add_held_out_lists(add)
+    _add_off(add, "held-out-lists", [])
     add_ignore_unknown_labels(add)
     add(
         "--normalisation-clips",

@@ -100,6 +100,9 @@ def test_a_step_has_as_many_clips_as_were_asked_for_last(given, changes, size, p
         ("epoch_batches", 5),
         ("mixup", 1.0),
         ("time_shift", 16.0),
+        ("eval_lists", ("validation/validation",)),
+        ("held_out_lists", ("validation/synthetic",)),
+        ("ignore_unknown_labels", True),
     ],
 )
 def test_what_a_config_switches_on_can_be_switched_off(name, value, parsed):
