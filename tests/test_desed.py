@@ -20,6 +20,7 @@ from models.data.sampling import BalancedBatchSampler
 from models.data.segments import Segment
 from models.errors import UserError
 from models.features import PRESETS
+from models.fuse import FuseOptions, fuse
 from models.step_batches import StepBatches
 from models.train import train
 from models.train_options import TrainOptions
@@ -173,6 +174,28 @@ def test_the_synthetic_validation_set_can_be_held_out(baseline: Path, tmp_path: 
     assert names == names_of(held_out)
     learned = {corpus.train[index].clip_id for batch in data.batches for index in batch}
     assert learned and learned.isdisjoint(names)
+
+
+def test_a_run_that_held_a_list_out_is_fused_with_thresholds_from_that_list(
+    baseline: Path, tmp_path: Path
+) -> None:
+    options = TrainOptions(
+        baseline,
+        tmp_path / "run",
+        epochs=1,
+        batch_size=4,
+        model_options={"channels": [2, 2, 4], "gru_width": 4},
+        accelerator="cpu",
+        devices="1",
+        eval_lists=("eval/public",),
+        held_out_lists=(SYNTHETIC,),
+    )
+    trained = train(options)
+    fusion = FuseOptions((options.out,), baseline, tmp_path / "out", eval_lists=options.eval_lists)
+    fused = fuse(fusion)
+    assert fused["clips"] == trained["clips"] == 1
+    assert fused["thresholds"] == "tuned on the clips that the runs held out"
+    assert fused["classes"] == trained["classes"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from models import pack as program
 from models.data import packing
 from models.data.clips import ClipDataset, collate
-from models.data.corpus import Corpus, open_corpus, open_evaluation_set
+from models.data.corpus import Corpus, CorpusOptions, open_corpus, open_evaluation_set
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.packing import PackOptions, pack_corpus
 from models.data.packs import read_packs
@@ -49,6 +49,9 @@ def test_packs_are_found_under_panns_names(corpus: Corpus, tmp_path: Path) -> No
     pack_corpus(corpus, PackOptions(tmp_path / "eval.h5", "eval", RATE, 1.5))
     found = open_corpus(tmp_path)
     assert (len(found.train), len(found.evaluation)) == (TRAIN - 1, EVALUATION)
+    for read in (open_corpus, open_evaluation_set):
+        with pytest.raises(UserError, match="for --ignore-unknown-labels, found packs or shards"):
+            read(tmp_path, options=CorpusOptions(ignore_unknown_labels=True))
     (tmp_path / "balanced_train.h5").unlink()
     assert len(open_evaluation_set(tmp_path).clips) == EVALUATION
 

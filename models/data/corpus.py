@@ -19,7 +19,8 @@ from models.data.audioset import (
     segment_tables,
 )
 from models.data.classes import ClassList
-from models.data.desed import desed_lists, is_desed_list, read_desed, read_desed_events
+from models.data.desed import read_desed, read_desed_events
+from models.data.desed_tables import desed_lists, is_desed_list
 from models.data.packs import read_packs
 from models.data.segments import ClipSource
 from models.data.shards import Shards
@@ -118,6 +119,7 @@ def open_corpus(directory: Path, options: CorpusOptions | None = None) -> Corpus
     if desed_lists(directory):
         return _open_desed(directory, options)
     packs, shards = (_both_splits(directory, suffix) for suffix in ("h5", "tar"))
+    _check_lists(directory, options, bool(packs or shards))
     if not packs and not shards and not segment_tables(directory):
         raise _nothing_known(directory, "train")
     classes = ClassList.read(directory / CLASSES_FILE)
@@ -172,6 +174,7 @@ def open_evaluation_set(
         )
         return EvaluationSet(directory, classes, lists.evaluation, lists.strong)
     packs, shards = (_split_files(directory, "eval", suffix) for suffix in ("h5", "tar"))
+    _check_lists(directory, options, bool(packs or shards))
     if not packs and not shards and not (directory / EVALUATION_FILE).exists():
         raise _nothing_known(directory, "eval")
     classes = classes or own or ClassList.read(table)
@@ -215,6 +218,14 @@ def _check_folder(directory: Path, options: CorpusOptions) -> None:
         raise UserError(
             "--eval-lists, --held-out-lists: expected a corpus of DESED's lists, found no TSV file "
             f"in {directory / 'metadata'}"
+        )
+
+
+def _check_lists(directory: Path, options: CorpusOptions, is_packed: bool) -> None:
+    if options.ignore_unknown_labels and is_packed:
+        raise UserError(
+            f"{directory}: expected AudioSet's or DESED's lists for --ignore-unknown-labels, found "
+            "packs or shards"
         )
 
 

@@ -1,13 +1,8 @@
 """The lists of DESED and of DCASE's task 4: weak, strong and unlabelled clips, by file name.
 
-    weak         filename, event_labels      the classes, with commas between
-    strong       filename, onset, offset, event_label      a line an event, times in seconds
-    unlabelled   filename
-    durations    filename, duration          not needed, and passed over
-
-Tab-separated, with these headers; a strong list's line without times and label is a clip without
-events. A list `metadata/a/b.tsv` names files under `audio/a/b/` or `audio/a/b_16k/` where there is
-such a folder, else under `audio/a/` and then anywhere under `audio/`.
+Their form is that of `models.data.desed_tables`. A list `metadata/a/b.tsv` names files under
+`audio/a/b/` or `audio/a/b_16k/` where there is such a folder, else under `audio/a/` and then
+anywhere under `audio/`.
 
 Lists whose path has a part that begins with validation, eval, test or public are for the
 evaluation: of them `validation.tsv` alone, where it is there, else those without a part that begins
@@ -26,18 +21,17 @@ from pathlib import Path
 from models.data.audio_files import AudioFiles
 from models.data.audioset import StrongLabel
 from models.data.classes import ClassList
+from models.data.desed_tables import (
+    STRONG,
+    DesedList,
+    has_part,
+    is_evaluation,
+    read_list,
+    read_lists,
+)
 from models.data.segments import Segment, SegmentList
-from models.data.tables import read_rows, shown
 from models.errors import UserError
 
-_EVALUATION = ("validation", "eval", "test", "public")
-_WEAK = (["filename", "event_labels"],)
-_STRONG = (
-    ["filename", "onset", "offset", "event_label"],
-    ["filename", "onset", "offset", "event_labels"],
-)
-_UNLABELLED = (["filename"],)
-_DURATIONS = (["filename", "duration"],)
 _SECONDS = 10.0
 """How long a clip is taken to be; its file says how long it is."""
 
@@ -62,22 +56,6 @@ class DesedLists:
     train_strong: dict[str, list[StrongLabel]] = field(default_factory=dict)
     strong: dict[str, list[StrongLabel]] = field(default_factory=dict)
     held_out: int = 0
-
-
-@dataclass
-class _List:
-    """One file: its clips' classes by name, and its events, where it is strong."""
-
-    path: Path
-    name: str
-    labels: dict[str, list[str]]
-    events: dict[str, list[tuple[float, float, str]]] | None
-    labelled: bool
-
-
-def desed_lists(directory: Path) -> list[Path]:
-    """The lists of a corpus folder: the TSV files under `metadata/`."""
-    return sorted((directory / "metadata").rglob("*.tsv"))
 
 
 def read_desed(
@@ -105,7 +83,7 @@ def read_desed(
         UserError: a list or line that is none of the known kinds, an unknown class, a name of no
             labelled list, no labelled training or evaluation clip that has audio.
     """
-    lists = _read_lists(directory)
+    lists = read_lists(directory)
     if classes is not None and ignore_unknown_labels:
         lists = _with_known_labels(lists, _columns(classes), directory)
     classes = classes or _named_classes(lists)
@@ -117,7 +95,7 @@ def read_desed(
     learned = [
         each
         for each in lists
-        if training and not _is_evaluation(each.name) and each not in [*evaluated, *held_out]
+        if training and not is_evaluation(each.name) and each not in [*evaluated, *held_out]
     ]
     clips = _Clips(directory, classes)
     read = clips.of(evaluated)
@@ -147,11 +125,11 @@ def read_desed_events(path: Path, classes: ClassList) -> list[StrongLabel]:
         UserError: a list that cannot be read or, alone, is not strong.
     """
     if path.is_dir():
-        lists = [each for each in _read_lists(path) if not _is_evaluation(each.name)]
+        lists = [each for each in read_lists(path) if not is_evaluation(each.name)]
     else:
-        alone = _read(path, path.parent)
+        alone = read_list(path, path.parent)
         if alone is None or alone.events is None:
-            raise UserError(f"{path}: expected a strong list, {' '.join(_STRONG[0])}")
+            raise UserError(f"{path}: expected a strong list, {' '.join(STRONG[0])}")
         lists = [alone]
     columns = _columns(classes)
     every = [
@@ -173,26 +151,14 @@ def read_desed_events(path: Path, classes: ClassList) -> list[StrongLabel]:
     ]
 
 
-def is_desed_list(path: Path) -> bool:
-    """Whether a file begins as one of DESED's lists does."""
-    _, header = next(read_rows(path, delimiter="\t"), (0, []))
-    return header[:1] == ["filename"]
-
-
 def _columns(classes: ClassList) -> dict[str, int]:
     columns = {name: index for index, name in enumerate(classes.names)}
     return columns | {mid: index for index, mid in enumerate(classes.mids)}
 
 
-def _read_lists(directory: Path) -> list[_List]:
-    """All lists but those of durations."""
-    read = (_read(path, directory / "metadata") for path in desed_lists(directory))
-    return [each for each in read if each is not None]
-
-
 def _with_known_labels(
-    lists: Sequence[_List], known: Mapping[str, int], directory: Path
-) -> list[_List]:
+    lists: Sequence[DesedList], known: Mapping[str, int], directory: Path
+) -> list[DesedList]:
     """The lists without other labels, and without the clips that have others alone."""
     unknown = [
         label
@@ -223,7 +189,7 @@ def _with_known_labels(
     return kept
 
 
-def _named_classes(lists: Iterable[_List]) -> ClassList:
+def _named_classes(lists: Iterable[DesedList]) -> ClassList:
     names = sorted({label for each in lists for row in each.labels.values() for label in row})
     return ClassList(tuple(names), tuple(names))
 
@@ -235,7 +201,7 @@ def _without_clips(directory: Path, expected: str) -> UserError:
     )
 
 
-def _chosen(lists: Sequence[_List], names: Sequence[str], directory: Path) -> list[_List]:
+def _chosen(lists: Sequence[DesedList], names: Sequence[str], directory: Path) -> list[DesedList]:
     known = {each.name: each for each in lists if each.labelled}
     found = []
     for name in dict.fromkeys(name.removesuffix(".tsv") for name in names):
@@ -248,13 +214,15 @@ def _chosen(lists: Sequence[_List], names: Sequence[str], directory: Path) -> li
     return found
 
 
-def _default_evaluation(lists: Sequence[_List], held_out: Sequence[_List]) -> list[_List]:
+def _default_evaluation(
+    lists: Sequence[DesedList], held_out: Sequence[DesedList]
+) -> list[DesedList]:
     every = [
         each
         for each in lists
-        if each.labelled and _is_evaluation(each.name) and each not in held_out
+        if each.labelled and is_evaluation(each.name) and each not in held_out
     ]
-    real = [each for each in every if not _has_part(each.name, ("synthetic",))]
+    real = [each for each in every if not has_part(each.name, ("synthetic",))]
     validation = [each for each in real if each.path.stem == "validation"]
     chosen = validation or real or every
     left = [each.name for each in every if each not in chosen]
@@ -264,51 +232,6 @@ def _default_evaluation(lists: Sequence[_List], held_out: Sequence[_List]) -> li
             *(", ".join(each.name for each in chosen), ", ".join(left)),
         )
     return chosen
-
-
-def _read(path: Path, metadata: Path) -> _List | None:
-    """A list; None where it is one of durations."""
-    rows = read_rows(path, delimiter="\t")
-    _, header = next(rows, (0, []))
-    if header in _DURATIONS:
-        return None
-    kinds = (_WEAK, _STRONG, _UNLABELLED)
-    kind = next((kind for kind in kinds if header in kind), None)
-    if kind is None:
-        raise UserError(
-            f"{path}: expected the tab-separated header filename event_labels, filename onset "
-            f"offset event_label, or filename, found {' '.join(header) or 'nothing'}"
-        )
-    labels: dict[str, list[str]] = {}
-    events: dict[str, list[tuple[float, float, str]]] = {}
-    for line, row in rows:
-        if not row or not row[0] or len(row) > len(header):
-            raise UserError(f"{path}, line {line}: expected {' '.join(header)}, found {shown(row)}")
-        named = labels.setdefault(row[0], [])
-        if kind is _WEAK and len(row) == 2:
-            named += [label.strip() for label in row[1].split(",") if label.strip()]
-        elif kind is _STRONG:
-            clip_events = events.setdefault(row[0], [])
-            if any(row[1:]):
-                onset, offset, label = _event(row, path, line)
-                clip_events.append((onset, offset, label))
-                named.append(label)
-    name = path.relative_to(metadata).with_suffix("").as_posix()
-    return _List(path, name, labels, events if kind is _STRONG else None, kind is not _UNLABELLED)
-
-
-def _event(row: Sequence[str], path: Path, line: int) -> tuple[float, float, str]:
-    try:
-        onset, offset = float(row[1]), float(row[2])
-        label = row[3]
-    except (ValueError, IndexError):
-        onset, offset, label = 0.0, 0.0, ""
-    if not (0 <= onset < offset < float("inf") and label):
-        raise UserError(
-            f"{path}, line {line}: expected 0 <= onset < offset in seconds and a label, found "
-            f"{shown(row)}"
-        )
-    return onset, offset, label
 
 
 @dataclass(frozen=True)
@@ -328,7 +251,7 @@ class _Clips:
         # Several lists may name files of the same folder.
         self._files: Callable[[Path], AudioFiles] = lru_cache(maxsize=None)(AudioFiles)
 
-    def of(self, lists: Iterable[_List], but: Mapping[Path, object] = {}) -> dict[Path, _Found]:
+    def of(self, lists: Iterable[DesedList], but: Mapping[Path, object] = {}) -> dict[Path, _Found]:
         """The clips of some lists by audio file, without those of `but`.
 
         Of a file that several lists name, the first that knows its events counts, else the first.
@@ -340,7 +263,7 @@ class _Clips:
                     clips.setdefault(path, found)
         return clips
 
-    def _of(self, each: _List) -> Iterator[tuple[Path, _Found]]:
+    def _of(self, each: DesedList) -> Iterator[tuple[Path, _Found]]:
         for name, path in self._paths(each).items():
             clip_id = f"{each.name}/{Path(name).stem}"  # Files of two lists may have one name.
             labels = tuple(sorted({self._column(label, each, name) for label in each.labels[name]}))
@@ -352,7 +275,7 @@ class _Clips:
                 ]
             yield path, _Found(Segment(clip_id, path, 0.0, _SECONDS, labels), events)
 
-    def _column(self, label: str, each: _List, name: str) -> int:
+    def _column(self, label: str, each: DesedList, name: str) -> int:
         if label not in self._columns:
             raise UserError(
                 f"{each.path}: the label {label} of {name} is not in the class list: correct it, "
@@ -360,7 +283,7 @@ class _Clips:
             )
         return self._columns[label]
 
-    def _paths(self, each: _List) -> dict[str, Path]:
+    def _paths(self, each: DesedList) -> dict[str, Path]:
         """The audio file of each name in a list that has one."""
         found: dict[str, Path] = {}
         left = list(each.labels)
@@ -390,11 +313,3 @@ def _events(clips: Mapping[Path, _Found]) -> dict[str, list[StrongLabel]]:
     return {
         found.segment.clip_id: found.events for found in clips.values() if found.events is not None
     }
-
-
-def _is_evaluation(name: str) -> bool:
-    return _has_part(name, _EVALUATION)
-
-
-def _has_part(name: str, beginnings: tuple[str, ...]) -> bool:
-    return any(part.startswith(beginnings) for part in name.split("/"))
