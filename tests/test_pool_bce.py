@@ -266,6 +266,19 @@ def test_a_scaled_loss_overflows_float16_to_infinity(any_backend, device, name, 
             torch.testing.assert_close(x_gradient, expected, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradients_of_gradients_exist_in_float16(any_backend, device, reduction):
+    """Of one gradient alone, too, where others are none."""
+    case = make_case("attention", 2, 3, 4, dtype=torch.float16, device=device)
+    x, scores = (tensor.requires_grad_() for tensor in case.tensors)
+    target = labels_of(case)
+    losses = functional.pool_bce("attention", x, target, scores, reduction=reduction)
+    gradient = torch.rand_like(losses, requires_grad=True)
+    (first,) = torch.autograd.grad(losses, x, gradient, create_graph=True)
+    seconds = torch.autograd.grad(first.float().square().sum(), (x, scores, gradient))
+    assert all(second.isfinite().all() for second in seconds)
+
+
 @pytest.mark.parametrize("dim", [-1, 1])
 def test_one_classs_loss_reaches_all_of_a_frames_scores_in_float16(any_backend, device, dim):
     """Where classes compete: those without a loss's gradient of their own too."""

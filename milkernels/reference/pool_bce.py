@@ -33,7 +33,7 @@ def pool_bce(
 ) -> Tensor:
     """w (-t log y - (1 - t) log(1 - y)) with y = pool(x), reduced over the known labels."""
     with torch.autocast(x.device.type, enabled=False):
-        gradients = _Range(dim)
+        gradients = _Range(x, dim)
         exact = gradients.exact(x)
         target = target.detach().to(exact.dtype)
         unknown = target.isnan()
@@ -130,14 +130,15 @@ class _Range:
     """float16's range of gradients. Those for a loss whose own gradient is 1 are held in it; a
     larger one may carry frames' to infinity, which gradient scalers look for."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, x: Tensor, dim: int) -> None:
+        self._matters = x.dtype == torch.float16
         self._dim = dim
         self._scale: Tensor | None = None
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss, whose gradient is to be known before those of the inputs."""
         # A compiled graph cannot keep it: there, scaled gradients are held too.
-        if loss.requires_grad and not torch.compiler.is_compiling():
+        if self._matters and loss.requires_grad and not torch.compiler.is_compiling():
             loss.register_hook(self._keep)
         return loss
 
@@ -150,11 +151,14 @@ class _Range:
             exact.register_hook(self._held)
         return exact
 
-    def _keep(self, gradient: Tensor) -> None:
-        scale = gradient.detach().abs()
-        self._scale = scale.unsqueeze(self._dim) if scale.dim() == 2 else scale
+    def _keep(self, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            scale = gradient.detach().abs()
+            self._scale = scale.unsqueeze(self._dim) if scale.dim() == 2 else scale
 
-    def _held(self, gradient: Tensor) -> Tensor:
+    def _held(self, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
         largest = torch.finfo(torch.float16).max
         if self._scale is None or gradient.dim() < 3:
             return gradient.clamp(-largest, largest)
