@@ -249,6 +249,48 @@ def test_float16_keeps_gradients_that_only_the_loss_scale_lifts(kernel_backend, 
     assert_close([x_gradient], [exact], relative=2e-3)
 
 
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["mean", "attention", "max"])
+def test_a_scaled_loss_overflows_float16_to_infinity(any_backend, device, name, reduction, dim):
+    """As gradient scalers must see. Of the loss itself float16's largest number stands for more."""
+    case = make_case(name, 2, 3, 1, dim=dim, dtype=torch.float16, device=device)
+    largest, cells = torch.finfo(torch.float16).max, 6 if reduction == "mean" else 1
+    target = torch.ones(2, 3, device=device)
+    for frame, exact in ((2.0**-8, 2.0**8), (0.0, largest)):
+        case.tensors[0] = torch.full_like(case.x, frame)
+        for scale in (1.0, 0.5, 8.0 * cells, 2.0**18):
+            _, x_gradient, *_ = run(functional, case, target, scale=scale, reduction=reduction)
+            expected = torch.full_like(case.x, -exact * scale / cells, dtype=torch.float32).half()
+            torch.testing.assert_close(x_gradient, expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradients_of_gradients_exist_in_float16(any_backend, device, reduction):
+    """Of one gradient alone, too, where others are none."""
+    case = make_case("attention", 2, 3, 4, dtype=torch.float16, device=device)
+    x, scores = (tensor.requires_grad_() for tensor in case.tensors)
+    target = labels_of(case)
+    losses = functional.pool_bce("attention", x, target, scores, reduction=reduction)
+    gradient = torch.rand_like(losses, requires_grad=True)
+    (first,) = torch.autograd.grad(losses, x, gradient, create_graph=True)
+    seconds = torch.autograd.grad(first.float().square().sum(), (x, scores, gradient))
+    assert all(second.isfinite().all() for second in seconds)
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_one_classs_loss_reaches_all_of_a_frames_scores_in_float16(any_backend, device, dim):
+    """Where classes compete: those without a loss's gradient of their own too."""
+    case = make_case("class_attention", 2, 3, dim=dim, dtype=torch.float16, device=device)
+    target, results = labels_of(case), []
+    for dtype in (torch.float16, torch.float64):
+        x, scores = (tensor.to(dtype) for tensor in case.tensors)
+        keywords = {"dim": dim, "normalize": "classes", "from_logits": False, "reduction": "none"}
+        losses = functional.pool_bce("attention", x, target, scores.requires_grad_(), **keywords)
+        results.append(torch.autograd.grad(losses[:, 0].sum(), scores)[0])
+    assert_close(results[:1], results[1:], relative=2e-3)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("name", ["power_exp", "class_attention", "log_mean_exp"])
 def test_a_second_backward_pass_gives_the_same(any_backend, device, name, reduction):

@@ -46,8 +46,10 @@ def pool_bce(
     logits 1e-30: every finite input gives a finite loss. Noisy-or, and the maximum of logits, know
     how far y is from 1 where it is rounded to it, and their gradients stay exact there: many frames
     bring a noisy-or to 1 before anything is learnt. A gradient beyond float16 is its largest
-    number. A bag value outside [0, 1], of frames outside it, counts as the nearer bound. It is
-    legal under autocast.
+    number, times the loss's own gradient: that of a scaled loss overflows to infinity, which
+    `torch.amp.GradScaler` looks for (but stays the largest number where classes compete and
+    `reduction="none"`). A bag value outside [0, 1], of frames outside it, counts as the nearer
+    bound. It is legal under autocast.
 
     On a GPU the bag's frames are read a second time where they do not fit a tile; "rank" and
     attention over classes take their own forward and backward launches around the loss's.

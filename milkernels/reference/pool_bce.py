@@ -33,7 +33,8 @@ def pool_bce(
 ) -> Tensor:
     """w (-t log y - (1 - t) log(1 - y)) with y = pool(x), reduced over the known labels."""
     with torch.autocast(x.device.type, enabled=False):
-        exact = _exact(x)
+        gradients = _Range(x, dim)
+        exact = gradients.exact(x)
         target = target.detach().to(exact.dtype)
         unknown = target.isnan()
         target = target.masked_fill(unknown, 0.5)
@@ -42,10 +43,10 @@ def pool_bce(
         elif name == "max" and from_logits:
             cells = _of_maximum(exact, target, dim, mask)
         else:
-            keywords = {key: _exact(value) for key, value in options.items()}
+            keywords = {key: gradients.exact(value) for key, value in options.items()}
             keywords |= {"dim": dim, "mask": mask, "from_logits": from_logits}
             pool = getattr(reference, f"{name}_pool")
-            y = pool(exact, *(_exact(value) for value in params), **keywords)
+            y = pool(exact, *(gradients.exact(value) for value in params), **keywords)
             cells = _of_sigmoids(y, target) if from_logits else cross_entropy(y, target)
         cells = cells.masked_fill(unknown, torch.nan)
         if weight is not None:
@@ -53,8 +54,11 @@ def pool_bce(
         if label_mask is not None:
             cells = cells.masked_fill(~label_mask, 0)
         if reduction == "none":
-            return cells
-        return cells.sum() * (known_share(cells, label_mask) if reduction == "mean" else 1)
+            # Where classes compete, a frame's gradient is that of several losses.
+            words = [value for value in (*params, *options.values()) if isinstance(value, str)]
+            return cells if "classes" in words else gradients.scaled(cells)
+        total = gradients.scaled(cells.sum())
+        return total * (known_share(cells, label_mask) if reduction == "mean" else 1)
 
 
 def cross_entropy(y: Tensor, target: Tensor) -> Tensor:
@@ -122,12 +126,40 @@ def known_share(cells: Tensor, label_mask: Tensor | None) -> Tensor:
     return label_mask.sum().clamp(min=1).to(cells.dtype).reciprocal()
 
 
-def _exact(value: Any) -> Any:
-    """A tensor in the dtype that its arithmetic is in; its gradient has float16's range."""
-    if not isinstance(value, Tensor) or value.dtype == torch.float64:
-        return value
-    exact = value.float()
-    if value.dtype == torch.float16 and exact.requires_grad:
+class _Range:
+    """float16's range of gradients. Those for a loss whose own gradient is 1 are held in it; a
+    larger one may carry frames' to infinity, which gradient scalers look for."""
+
+    def __init__(self, x: Tensor, dim: int) -> None:
+        self._matters = x.dtype == torch.float16
+        self._dim = dim
+        self._scale: Tensor | None = None
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss, whose gradient is to be known before those of the inputs."""
+        # A compiled graph cannot keep it: there, scaled gradients are held too.
+        if self._matters and loss.requires_grad and not torch.compiler.is_compiling():
+            loss.register_hook(self._keep)
+        return loss
+
+    def exact(self, value: Any) -> Any:
+        """A tensor in the dtype that its arithmetic is in; its gradient within the range."""
+        if not isinstance(value, Tensor) or value.dtype == torch.float64:
+            return value
+        exact = value.float()
+        if value.dtype == torch.float16 and exact.requires_grad:
+            exact.register_hook(self._held)
+        return exact
+
+    def _keep(self, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            scale = gradient.detach().abs()
+            self._scale = scale.unsqueeze(self._dim) if scale.dim() == 2 else scale
+
+    def _held(self, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
         largest = torch.finfo(torch.float16).max
-        exact.register_hook(lambda gradient: gradient.clamp(-largest, largest))
-    return exact
+        if self._scale is None or gradient.dim() < 3:
+            return gradient.clamp(-largest, largest)
+        return gradient.clamp(-largest * self._scale, largest * self._scale)
