@@ -75,13 +75,9 @@ def _class_attention_backward_kernel(
 ):
     """Frame by frame: with p a class's share, W its bag's sum of weights, r = x - y and q = g r / W
     (0 where p was clamped), dx = g w / W and ds = a'(s) p (q - Σ_c p q)."""
-    walks = tl.cdiv(frames, walk_frames)
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    first = program % walks * walk_frames
-    last = tl.minimum(first + walk_frames, frames)
-    class_start = program // walks % class_blocks * BLOCK_CLASSES
-    bag = program // walks // class_blocks
+    bag, class_start, first, last = tiles.backward_walk(
+        tl.program_id(0), classes, frames, walk_frames, BLOCK_CLASSES
+    )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     scale, average = _constants(

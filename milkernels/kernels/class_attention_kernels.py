@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from milkernels import family
-from milkernels.kernels import formula, jit, tiles
+from milkernels.kernels import formula, jit, moments, sums, tiles
 
 #: Rows of the statistics (rows, bags, classes): the weights' sum and the average.
 TOTAL = tl.constexpr(0)
@@ -85,20 +85,6 @@ def shares_of(
 
 
 @triton.jit
-def _add(total, lost, term):
-    """One more term of a long sum, with what the addition loses kept beside."""
-    larger = total + term
-    added = larger - total
-    return larger, lost + ((total - (larger - added)) + (term - added))
-
-
-@triton.jit
-def _held(mean, low, high):
-    mean = tl.where(mean < low, low, mean)
-    return tl.where(mean > high, high, mean)
-
-
-@triton.jit
 def _finish(total, mean, y_ptr, statistics_ptr, cell, cells, inside):
     """Write bag values and statistics: the total of a bag of nothing takes its gradients to 0."""
     nothing = total == 0
@@ -136,11 +122,9 @@ def _class_attention_forward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes: of all classes, with WHOLE."""
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    class_start = program % class_blocks * BLOCK_CLASSES
-    bag = program // class_blocks % bags
-    segment = program // class_blocks // bags
+    bag, segment, class_start, first, last = tiles.forward_walk(
+        bags, classes, frames, segment_frames, BLOCK_CLASSES
+    )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     total = tl.zeros((BLOCK_CLASSES,), COMPUTE)
@@ -149,8 +133,6 @@ def _class_attention_forward_kernel(
     product_lost = tl.zeros((BLOCK_CLASSES,), COMPUTE)
     low = tl.full((BLOCK_CLASSES,), float("inf"), COMPUTE)
     high = tl.full((BLOCK_CLASSES,), -float("inf"), COMPUTE)
-    first = segment * segment_frames
-    last = tl.minimum(first + segment_frames, frames)
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
             has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
@@ -172,7 +154,7 @@ def _class_attention_forward_kernel(
         activated = activated_scores(score, has_class, ACTIVATION)
         share = shares_of(activated, frames_ptr, bag, bags, frames, frame, frame < last, WHOLE)
         weight = tl.where(real, tl.where(share < FLOOR, FLOOR, share), 0.0)
-        total, total_lost = _add(total, total_lost, tl.sum(weight, 1))
+        total, total_lost = sums.add(total, total_lost, tl.sum(weight, 1))
         raw = load_tile(
             x_ptr,
             bag,
@@ -187,12 +169,12 @@ def _class_attention_forward_kernel(
             BLOCK_FRAMES,
         )
         x, _ = formula.probability(raw, FROM_LOGITS)
-        product, product_lost = _add(product, product_lost, tl.sum(weight * x, 1))
+        product, product_lost = sums.add(product, product_lost, tl.sum(weight * x, 1))
         low = tl.minimum(low, tl.min(tl.where(real, x, float("inf")), 1))
         high = tl.maximum(high, tl.max(tl.where(real, x, -float("inf")), 1))
     total += total_lost
     product += product_lost
-    mean = _held(product / tl.where(total == 0, 1.0, total), low, high)
+    mean = moments.held(product / tl.where(total == 0, 1.0, total), low, high)
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
     if SEGMENTED:
@@ -229,11 +211,11 @@ def _class_attention_merge_kernel(
         mean = tl.load(part + row, mask=inside, other=0)
         has_weight = total_here != 0
         mean = tl.where(has_weight, mean, 0.0)
-        total, total_lost = _add(total, total_lost, total_here)
-        product, product_lost = _add(product, product_lost, total_here * mean)
+        total, total_lost = sums.add(total, total_lost, total_here)
+        product, product_lost = sums.add(product, product_lost, total_here * mean)
         low = tl.where(has_weight, tl.minimum(low, mean), low)
         high = tl.where(has_weight, tl.maximum(high, mean), high)
     total += total_lost
     product += product_lost
-    mean = _held(product / tl.where(total == 0, 1.0, total), low, high)
+    mean = moments.held(product / tl.where(total == 0, 1.0, total), low, high)
     _finish(total, mean, y_ptr, statistics_ptr, cell, row, inside)

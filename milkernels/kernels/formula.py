@@ -72,6 +72,11 @@ class Formula:
         return replace(Formula.of(average, masked=False), direct=True, given=True)
 
     @property
+    def learns(self) -> bool:
+        """Whether a parameter's gradient is wanted."""
+        return self.variance or self.covariance
+
+    @property
     def reads_values(self) -> bool:
         """Whether the gradient depends on the frame values: not for the mean of plain ones."""
         return self.from_logits or self.scores or self.alpha != 0 or self.power != 0

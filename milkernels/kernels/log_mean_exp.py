@@ -138,18 +138,18 @@ def _log_mean_exp_backward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """dx_i = g exp(r x_i) / Σ exp(r x_j). The last programs of the grid sum the sharpness'
+    """dx_i = g exp(r x_i) / Σ exp(r x_j). The first programs of the grid sum the sharpness'
     gradient."""
     cells = tl.cast(bags, tl.int64) * classes
-    walking = bags * tl.cdiv(classes, BLOCK_CLASSES) * tl.cdiv(frames, walk_frames)
-    block = tl.program_id(0) - walking
-    if block >= 0:
+    program = tl.program_id(0)
+    first_walk = sums.first_walk(classes, LEARN)
+    if program < first_walk:
         if LEARN:
             sums.over_bags(
                 gradient_ptr,
                 statistics_ptr + 2 * cells,
                 sharpness_gradient_ptr,
-                block,
+                program,
                 bags,
                 classes,
                 gradient_strides,
@@ -157,7 +157,7 @@ def _log_mean_exp_backward_kernel(
             )
     else:
         bag, class_start, first, last = tiles.backward_walk(
-            classes, frames, walk_frames, BLOCK_CLASSES
+            program - first_walk, classes, frames, walk_frames, BLOCK_CLASSES
         )
         walks.gradients_of_frames(
             gradient_ptr,
@@ -250,10 +250,9 @@ def backward(
     """Launches of a backward pass, which fill the gradients that are given."""
     tiling = tiles.tile(x, mask is not None)
     learn = sharpness_gradient is not None
-    summing = triton.cdiv(tiling.classes, sums.OVER_CLASSES.value) if learn else 0
     walk = Launch(
         _log_mean_exp_backward_kernel,
-        tiling.bags * tiling.class_blocks * tiling.walks + summing,
+        sums.programs(tiling.classes, learn) + tiling.bags * tiling.class_blocks * tiling.walks,
         {
             **tiles.inputs(x, mask),
             "gradient_ptr": gradient,

@@ -24,7 +24,7 @@ def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def _held(mean, low, high):
+def held(mean, low, high):
     """`mean` between its bounds, which rounding may have carried it over; NaN stays."""
     mean = tl.where(mean < low, low, mean)
     return tl.where(mean > high, high, mean)
@@ -41,7 +41,7 @@ def of_tile(x, log2_x, weight, peak, leader, real, FORMULA: tl.constexpr):
     low = tl.min(tl.where(real, x, float("inf")), 1)
     high = tl.max(tl.where(real, x, -float("inf")), 1)
     products = tl.sum(weight * x, 1)
-    mean = tl.where(total == 0, 0.0, _held(products / divisor, low, high))
+    mean = tl.where(total == 0, 0.0, held(products / divisor, low, high))
     mean = tl.where(products == leader * divisor, leader, mean)
     variance = tl.zeros_like(total)
     mean_log = tl.zeros_like(total)
@@ -106,7 +106,7 @@ def load(pointer, row_stride, inside):
 def average(state):
     """Mean of x, held between its bounds; 0 where nothing had weight."""
     _, total, mean, _, _, _, low, high = state
-    return tl.where(total == 0, 0.0, _held(mean, low, high))
+    return tl.where(total == 0, 0.0, held(mean, low, high))
 
 
 @triton.jit

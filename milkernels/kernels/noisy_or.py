@@ -112,7 +112,9 @@ def _noisy_or_backward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """A program writes some frames of one bag's block of classes."""
-    bag, class_start, first, last = tiles.backward_walk(classes, frames, walk_frames, BLOCK_CLASSES)
+    bag, class_start, first, last = tiles.backward_walk(
+        tl.program_id(0), classes, frames, walk_frames, BLOCK_CLASSES
+    )
     walks.gradients_of_frames(
         gradient_ptr,
         x_ptr,

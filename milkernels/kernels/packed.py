@@ -130,11 +130,10 @@ def backward(
         power, power_gradient = sharpness, sharpness_gradient
     learn = power_gradient is not None or alpha_gradient is not None
     pooling = _Pooling(x, name, score_activation, from_logits, learn)
-    walking = pooling.chunks * pooling.tiling.class_blocks
     to_x, to_scores_view = _view(x_gradient), _view(scores_gradient)
     walk = Launch(
         backward_kernels._packed_backward_kernel,
-        walking + (triton.cdiv(x.shape[1], sums.OVER_CLASSES.value) if learn else 0),
+        sums.programs(x.shape[1], learn) + pooling.chunks * pooling.tiling.class_blocks,
         {
             **pooling.inputs(offsets, scores, power, alpha),
             "gradient_ptr": gradient,
@@ -144,7 +143,6 @@ def backward(
             "scores_gradient_ptr": or_else(to_scores_view, x),
             "power_gradient_ptr": or_else(power_gradient, x),
             "alpha_gradient_ptr": or_else(alpha_gradient, x),
-            "walking": walking,
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": to_x.stride(),
             "scores_gradient_strides": strides_of(to_scores_view),

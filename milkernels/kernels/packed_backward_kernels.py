@@ -31,7 +31,6 @@ def _packed_backward_kernel(
     instances,
     chunk_instances,
     search_steps,
-    walking,
     gradient_strides,
     x_strides,
     scores_strides,
@@ -48,10 +47,11 @@ def _packed_backward_kernel(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
-    """Elementwise in the instances, piece by piece. The programs after `walking` ones sum the
+    """Elementwise in the instances, piece by piece. The first programs of the grid sum the
     parameters' gradients; that of log-mean-exp's sharpness comes as power's."""
-    block = tl.program_id(0) - walking
-    if block >= 0:
+    program = tl.program_id(0)
+    first_walk = sums.first_walk(classes, LEARN)
+    if program < first_walk:
         cells = tl.cast(bags, tl.int64) * classes
         if FAMILY == kernels.AVERAGE:
             averages.sum_parameters(
@@ -59,7 +59,7 @@ def _packed_backward_kernel(
                 statistics_ptr,
                 power_gradient_ptr,
                 alpha_gradient_ptr,
-                block,
+                program,
                 bags,
                 classes,
                 gradient_strides,
@@ -71,7 +71,7 @@ def _packed_backward_kernel(
                 gradient_ptr,
                 statistics_ptr + 2 * cells,
                 power_gradient_ptr,
-                block,
+                program,
                 bags,
                 classes,
                 gradient_strides,
@@ -79,6 +79,7 @@ def _packed_backward_kernel(
             )
     else:
         _, begin, end, first_bag, last_bag, class_start = kernels.chunk_of(
+            program - first_walk,
             offsets_ptr,
             bags,
             classes,

@@ -53,6 +53,7 @@ def _bag_of(offsets_ptr, bags, search_steps, instance):
 
 @triton.jit
 def chunk_of(
+    program,
     offsets_ptr,
     bags,
     classes,
@@ -65,7 +66,6 @@ def chunk_of(
     """What a program walks: number, first and last instance of its chunk, its bags, and the first
     of its block of classes."""
     class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
     chunk = program // class_blocks
     begin = tl.cast(chunk, INDEX) * chunk_instances
     end = tl.minimum(begin + chunk_instances, instances).to(INDEX)
@@ -153,7 +153,15 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
     """A program walks the pieces of bags in one chunk, for a block of classes. The sharpness of
     log-mean-exp comes as `power_ptr`."""
     chunk, begin, end, first_bag, last_bag, class_start = chunk_of(
-        offsets_ptr, bags, classes, instances, chunk_instances, search_steps, INDEX, BLOCK_CLASSES
+        tl.program_id(0),
+        offsets_ptr,
+        bags,
+        classes,
+        instances,
+        chunk_instances,
+        search_steps,
+        INDEX,
+        BLOCK_CLASSES,
     )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, jit, tiles
+from milkernels.kernels import formula, jit, moments, tiles
 
 #: Stands for the rank of a frame that is not real.
 NOTHING = tl.constexpr(-1)
@@ -89,17 +89,11 @@ def _sort(items, ROWS: tl.constexpr, LOG2_LENGTH: tl.constexpr):
 
 
 @triton.jit
-def _held(mean, low, high):
-    mean = tl.where(mean < low, low, mean)
-    return tl.where(mean > high, high, mean)
-
-
-@triton.jit
 def _finish(product, total, low, high, y_ptr, total_ptr, cell, inside):
     """Write bag values, and totals that take gradients to 0 in bags of nothing and to NaN in bags
     with a NaN."""
     nothing = total == 0
-    y = _held(product / tl.where(nothing, 1.0, total), low, high)
+    y = moments.held(product / tl.where(nothing, 1.0, total), low, high)
     tl.store(y_ptr + cell, tl.where(nothing, 0.0, y), mask=inside)
     spoilt = tl.where(product != product, float("nan"), total)
     tl.store(total_ptr + cell, tl.where(nothing, float("inf"), spoilt), mask=inside)
@@ -200,13 +194,9 @@ def _rank_keys_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """Keys of long bags, for a library's sort."""
-    walks = tl.cdiv(frames, walk_frames)
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    first = program % walks * walk_frames
-    last = tl.minimum(first + walk_frames, frames)
-    class_start = program // walks % class_blocks * BLOCK_CLASSES
-    bag = program // walks // class_blocks
+    bag, class_start, first, last = tiles.backward_walk(
+        tl.program_id(0), classes, frames, walk_frames, BLOCK_CLASSES
+    )
     has_class = class_start + tl.arange(0, BLOCK_CLASSES) < classes
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
@@ -327,13 +317,9 @@ def _rank_backward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """Elementwise: reads each rank once, and x only for the sigmoid's derivative."""
-    walks = tl.cdiv(frames, walk_frames)
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    first = program % walks * walk_frames
-    last = tl.minimum(first + walk_frames, frames)
-    class_start = program // walks % class_blocks * BLOCK_CLASSES
-    bag = program // walks // class_blocks
+    bag, class_start, first, last = tiles.backward_walk(
+        tl.program_id(0), classes, frames, walk_frames, BLOCK_CLASSES
+    )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     stride_bag, stride_class = gradient_strides

@@ -240,7 +240,7 @@ def backward(
             {
                 "parts_ptr": parts,
                 "query_gradient_ptr": query_gradient,
-                "rows": rows,
+                "parts": rows,
                 "channels": channels,
                 "COMPUTE": _compute(h),
             },

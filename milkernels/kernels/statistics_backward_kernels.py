@@ -253,7 +253,7 @@ def _statistics_scores_kernel(
 def _statistics_sum_kernel(
     parts_ptr,
     query_gradient_ptr,
-    rows,
+    parts,
     channels,
     COMPUTE: tl.constexpr,
 ):
@@ -261,9 +261,9 @@ def _statistics_sum_kernel(
     channel = tl.program_id(0) * SUM_CHANNELS + tl.arange(0, SUM_CHANNELS)
     total = tl.zeros((SUM_CHANNELS,), COMPUTE)
     lost = tl.zeros((SUM_CHANNELS,), COMPUTE)
-    for start in range(0, rows, SUM_ROWS):
+    for start in range(0, parts, SUM_ROWS):
         row = (start + tl.arange(0, SUM_ROWS)).to(tl.int64)[:, None]
-        inside = (row < rows) & (channel < channels)[None, :]
+        inside = (row < parts) & (channel < channels)[None, :]
         part = tl.load(parts_ptr + row * channels + channel[None, :], mask=inside, other=0)
         total, lost = sums.add(total, lost, tl.sum(part, 0))
     tl.store(query_gradient_ptr + channel, total + lost, mask=channel < channels)

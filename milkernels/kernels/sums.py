@@ -16,6 +16,18 @@ def add(total, lost, term):
     return after, lost + ((total - (after - added)) + (term - added))
 
 
+def programs(classes: int, learn: bool) -> int:
+    """Programs that sum parameters' gradients over the bags: one for each block of classes. They
+    are the first of a grid, so that they do not end it alone."""
+    return triton.cdiv(classes, OVER_CLASSES.value) if learn else 0
+
+
+@triton.jit
+def first_walk(classes, LEARN: tl.constexpr):
+    """The program after those that sum."""
+    return tl.cdiv(classes, OVER_CLASSES) if LEARN else 0
+
+
 @triton.jit
 def over_bags(
     gradient_ptr,

@@ -100,11 +100,10 @@ def forward_walk(bags, classes, frames, segment_frames, BLOCK_CLASSES: tl.conste
 
 
 @triton.jit
-def backward_walk(classes, frames, walk_frames, BLOCK_CLASSES: tl.constexpr):
+def backward_walk(program, classes, frames, walk_frames, BLOCK_CLASSES: tl.constexpr):
     """What a backward program walks: bag, first of its block of classes, first and last frame."""
     walks = tl.cdiv(frames, walk_frames)
     class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
     bag = program // walks // class_blocks
     first = program % walks * walk_frames
     last = tl.minimum(first + walk_frames, frames)

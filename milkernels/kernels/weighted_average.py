@@ -91,10 +91,9 @@ def backward(
     tiling = tiles.tile(x, mask is not None)
     learn = power_gradient is not None or alpha_gradient is not None
     formula = Formula.of(replace(average, learn=learn), mask is not None)
-    summing = triton.cdiv(tiling.classes, sums.OVER_CLASSES.value) if learn else 0
     walk = Launch(
         kernels._weighted_average_backward_kernel,
-        tiling.bags * tiling.class_blocks * tiling.walks + summing,
+        sums.programs(tiling.classes, learn) + tiling.bags * tiling.class_blocks * tiling.walks,
         {
             **_inputs(x, scores, power, alpha, mask),
             "gradient_ptr": gradient,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from milkernels.kernels import jit, moments
+from milkernels.kernels import jit, moments, sums, tiles
 from milkernels.kernels import weighted_average_frames as averages
 
 
@@ -33,11 +33,9 @@ def _weighted_average_forward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes."""
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
-    program = tl.program_id(0)
-    class_start = program % class_blocks * BLOCK_CLASSES
-    bag = program // class_blocks % bags
-    segment = program // class_blocks // bags
+    bag, segment, class_start, first, last = tiles.forward_walk(
+        bags, classes, frames, segment_frames, BLOCK_CLASSES
+    )
     class_index = class_start + tl.arange(0, BLOCK_CLASSES)
     has_class = class_index < classes
     power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
@@ -50,8 +48,8 @@ def _weighted_average_forward_kernel(
         bag,
         class_start,
         has_class,
-        segment * segment_frames,
-        tl.minimum((segment + 1) * segment_frames, frames),
+        first,
+        last,
         alpha,
         power,
         x_strides,
@@ -123,18 +121,16 @@ def _weighted_average_backward_kernel(
     BLOCK_FRAMES: tl.constexpr,
 ):
     """Elementwise in the frames: a program walks some of those of one bag's block of classes. The
-    last programs of the grid sum the parameters' gradients."""
-    walks = tl.cdiv(frames, walk_frames)
-    class_blocks = tl.cdiv(classes, BLOCK_CLASSES)
+    first programs of the grid sum the parameters' gradients."""
     program = tl.program_id(0)
-    block = program - bags * class_blocks * walks
-    if block >= 0:
+    first_walk = sums.first_walk(classes, FORMULA.learns)
+    if program < first_walk:
         averages.sum_parameters(
             gradient_ptr,
             statistics_ptr,
             power_gradient_ptr,
             alpha_gradient_ptr,
-            block,
+            program,
             bags,
             classes,
             gradient_strides,
@@ -142,10 +138,9 @@ def _weighted_average_backward_kernel(
             COMPUTE,
         )
     else:
-        first = program % walks * walk_frames
-        last = tl.minimum(first + walk_frames, frames)
-        class_start = program // walks % class_blocks * BLOCK_CLASSES
-        bag = program // walks // class_blocks
+        bag, class_start, first, last = tiles.backward_walk(
+            program - first_walk, classes, frames, walk_frames, BLOCK_CLASSES
+        )
         averages.gradients_of_frames(
             gradient_ptr,
             x_ptr,
