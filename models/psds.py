@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +76,14 @@ def psds(clips: Mapping[str, ScoredClip], frame_seconds: float) -> dict[str, flo
         return dict.fromkeys(SCENARIOS)
     work = len(clips) * len(labels) ** 2
     scores: dict[str, float | None] = {}
-    for name, scenario in SCENARIOS.items():
+    scenarios = SCENARIOS
+    if len(labels) == 1:
+        # There is no other class to trigger, and the library cannot look for one.
+        scenarios = {
+            name: replace(scenario, cross_trigger=None, cross_trigger_cost=0.0)
+            for name, scenario in SCENARIOS.items()
+        }
+    for name, scenario in scenarios.items():
         if scenario.cross_trigger is None:
             scores[name] = _without_cross_triggers(clips, labels, frame_seconds, scenario)
         elif work > _MOST_CROSS_TRIGGERS:

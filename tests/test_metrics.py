@@ -194,6 +194,12 @@ def test_the_second_scenario_of_psds_adds_cross_triggers(two_half_hours):
     assert psds(two_half_hours, 90.0)["psds_2"] == pytest.approx((1 / 2 * 21 + 79) / 100)
 
 
+def test_psds_of_a_single_class_has_no_cross_triggers():
+    frame = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
+    clip = ScoredClip(frame, [event(0, 180, 0)], 360.0)
+    assert psds({"a": clip}, 90.0) == pytest.approx({"psds_1": 1.0, "psds_2": 1.0})
+
+
 def test_psds_takes_events_that_touch_for_one(two_half_hours):
     a = two_half_hours["a"]
     parts = [event(0, 50, 0), event(50, 70, 0), event(60, 90, 0), event(450, 540, 1)]
