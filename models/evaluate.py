@@ -1,295 +1,214 @@
-"""A detector on a set of clips: probabilities, tuned thresholds and the papers' measures. As a
-program, `python -m models.evaluate --checkpoint RUN --data DIR`, it measures a trained detector."""
+"""Measure a trained detector on a corpus's clips and write what it says of them:
+`python -m models.evaluate --checkpoint RUN --data DIR`.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
+from models.checkpoint import write_text
+from models.corpus_options import add_eval_lists, add_ignore_unknown_labels, corpus_options
 from models.data.audioset import StrongLabel
-from models.data.classes import ClassList
-from models.data.corpus import Corpus
-from models.detection import (
-    DetectionOptions,
-    ScoredClip,
-    filter_frames,
-    find_events,
-    score_segments,
-    tune_thresholds,
+from models.data.clips import report_cut_clips
+from models.data.corpus import CorpusOptions, open_corpus, open_evaluation_set
+from models.detector import Detector, load_detector
+from models.errors import CommandParser, run_command
+from models.evaluation import (
+    ClipResult,
+    EvaluationOptions,
+    check_classes,
+    detect_clips,
+    judged_by,
+    measure,
 )
-from models.detector import Detector
-from models.errors import UserError, run_command
-from models.feature_cache import FeatureBatch
-from models.metrics import class_scores, localisation_metrics, tagging_metrics
-from models.psds import psds
-from models.system import Batch, move_batch, run_batch
+from models.median import add_median_options, check_median_options, median_widths
+from models.run_folder import RunFolder
+from models.scores import check_scores_folder, save_scores
+from models.shard_data import evaluation_loader, held_out_data
+from models.system import Batch
+from models.train import print_measures, print_unreadable, write_unreadable
+from models.train_arguments import natural, positive
+from models.training_data import LoadingOptions
+
+SPLITS = ("evaluation", "held_out")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ClipResult:
-    """One clip: clip (classes,), frame (frames, classes) and target (classes,) probabilities.
+class EvaluateOptions:
+    """An evaluation; `models.evaluate --help` describes each option."""
 
-    `frame` is None of a network that tags clips alone.
-    """
-
-    clip_id: str
-    clip: np.ndarray
-    frame: np.ndarray | None
-    target: np.ndarray
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is true of the part of a clip that was heard: events, and target (classes,)."""
-
-    events: list[StrongLabel]
-    target: np.ndarray
-
-
-def truth_of(result: ClipResult, events: Sequence[StrongLabel]) -> Truth:
-    """A clip's events that begin in its heard part, ended with it, and its target without the
-    classes whose events all begin later."""
-    heard = [
-        replace(event, offset=min(event.offset, result.seconds))
-        for event in events
-        if event.onset < result.seconds
-    ]
-    target = result.target.copy()
-    target[list({event.label for event in events} - {event.label for event in heard})] = 0
-    return Truth(heard, target)
+    checkpoint: Path
+    data: Path
+    split: str = "evaluation"
+    out: Path | None = None
+    scores: Path | None = None
+    batch_size: int = 32
+    workers: int = 0
+    median: float = 0.0
+    median_share: float | None = None
+    event_lengths: Path | None = None
+    device: str = "cpu"
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What posteriors are held against.
+class SplitClips:
+    """What is measured: batches, true events by clip, the clips that could not be read and the
+    names of those that are heard in part."""
 
-    Attributes:
-        classes: of the posteriors.
-        thresholds: (classes,) of clips.
-        frame_thresholds: (classes,) of frames.
-        frame_seconds: from a frame to the next.
-        strong: the true events of the clips that have any.
-    """
-
-    classes: ClassList
-    thresholds: np.ndarray
-    frame_thresholds: np.ndarray
-    frame_seconds: float
+    batches: Iterable[Batch]
     strong: Mapping[str, Sequence[StrongLabel]]
+    unreadable: dict[str, str]
+    cut: set[str]
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """How frames become events.
-
-    Attributes:
-        median: width of a median filter over frames in seconds, one or one for each class.
-        gated: a class below its threshold in the clip has no events there.
-        psds: score all thresholds too, which takes as long as the rest and longer.
-    """
-
-    median: float | Sequence[float] = 0.0
-    gated: bool = True
-    psds: bool = True
+def main() -> None:
+    """Read the command line, measure and print."""
+    print_measures(evaluate_checkpoint(parse()))
 
 
-def detect_clips(
-    detector: Detector, batches: Iterable[Batch], description: str
-) -> Iterator[ClipResult]:
-    """Run a detector over batches, one clip at a time comes out, padding left out."""
-    device = detector.thresholds.device
-    detector.eval()
-    for batch in tqdm(batches, description, unit="batch", disable=None, leave=False):
-        if len(batch) == 0:
-            continue
-        with torch.no_grad():
-            output = run_batch(detector, move_batch(batch, device))
-        clip = output.clip.float().cpu().numpy()
-        target = batch.target.cpu().numpy()
-        for index, name in enumerate(batch.clip_ids):
-            frame = output.frames_of(index)
-            yield ClipResult(
-                name,
-                clip[index],
-                None if frame is None else frame.float().cpu().numpy(),
-                target[index],
-                _seconds(batch, index, detector),
-            )
+def evaluate_checkpoint(options: EvaluateOptions) -> dict[str, Any]:
+    """Measure a detector with its own thresholds; write metrics.json and posteriors, if wanted.
 
-
-def held_out_events(corpus: Corpus, tune_frames: bool) -> Mapping[str, list[StrongLabel]] | None:
-    """What frames' thresholds are tuned on; None where they are those of clips.
+    Returns:
+        The contents of metrics.json.
 
     Raises:
-        UserError: where they are wanted and the corpus has none.
+        UserError: for what the user can put right.
     """
-    if tune_frames and not corpus.train_strong:
-        raise UserError(
-            f"{corpus.directory}: expected train_strong.tsv for --tune-frames, found none: add it "
-            "or leave the option out"
-        )
-    return corpus.train_strong if tune_frames else None
-
-
-def fit_thresholds(
-    detector: Detector,
-    batches: Iterable[Batch],
-    strong: Mapping[str, Sequence[StrongLabel]] | None = None,
-) -> None:
-    """Set the detector's thresholds to those that `tune_on` finds on held-out clips."""
-    results = detect_clips(detector, batches, "thresholds")
-    thresholds, frame_thresholds = tune_on(results, detector.frame_seconds, strong)
-    detector.set_thresholds(torch.from_numpy(thresholds), torch.from_numpy(frame_thresholds))
-
-
-def tune_on(
-    results: Iterable[ClipResult],
-    frame_seconds: float,
-    strong: Mapping[str, Sequence[StrongLabel]] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds (classes,) of clips and of frames with the best F1 of each class.
-
-    Args:
-        results: held-out clips; of those that `strong` names the segments are kept.
-        frame_seconds: from a frame to the next.
-        strong: events of held-out clips, whose 1 s segments the frames' thresholds are tuned on;
-            None, or without any of the clips, for those of clips.
-
-    Raises:
-        UserError: where there are no clips.
-    """
-    pairs, segments = [], []
-    for result in results:
-        truth = truth_of(result, (strong or {}).get(result.clip_id, ()))
-        pairs.append((result.clip, truth.target))
-        if strong is not None and result.frame is not None and result.clip_id in strong:
-            clip = ScoredClip(result.frame, truth.events, result.seconds)
-            segments.append(score_segments(clip, frame_seconds))
-    if not pairs:
-        raise UserError("none of the held-out clips can be read: replace them")
-    probability, target = (np.stack(part) for part in zip(*pairs, strict=True))
-    thresholds = tune_thresholds(probability, target)
-    if strong is None:
-        return thresholds, thresholds
-    if not segments:
-        logger.warning("no held-out clip has known events: frames get the thresholds of clips")
-        return thresholds, thresholds
-    return thresholds, tune_thresholds(*map(np.concatenate, zip(*segments, strict=True)))
-
-
-def evaluate(
-    detector: Detector,
-    batches: Iterable[Batch],
-    strong: Mapping[str, Sequence[StrongLabel]],
-    options: EvaluationOptions | None = None,
-) -> dict[str, object]:
-    """A detector's measures on some clips, as `measure` gives them."""
-    return measure(
-        detect_clips(detector, batches, "evaluation"),
-        judged_by(detector, strong),
-        options,
+    out = None if options.out is None else RunFolder(options.out)
+    if out is not None:
+        out.claim_for_measures()
+    if options.scores is not None:
+        check_scores_folder(options.scores)
+    path = options.checkpoint
+    if path.is_dir():
+        path = RunFolder(path).model
+    detector = load_detector(path, options.device)
+    held_out = options.split == "held_out"
+    clips = _held_out(options, detector, path) if held_out else _evaluation(options, detector)
+    median = median_widths(
+        options.median, options.median_share, options.event_lengths, detector.classes
     )
-
-
-def check_classes(path: Path, detector: Detector, corpus: Corpus) -> None:
-    """Complain of a detector, from `path`, that knows other classes than the corpus."""
-    if detector.classes != corpus.classes:
-        raise UserError(
-            f"{path}: expected a run of this corpus's {len(corpus.classes)} classes, found "
-            f"{len(detector.classes)} others or in another order: use the class list that it "
-            "was trained with"
-        )
-
-
-def judged_by(detector: Detector, strong: Mapping[str, Sequence[StrongLabel]]) -> Judged:
-    """A detector's own thresholds."""
-    return Judged(
-        detector.classes,
-        detector.thresholds.cpu().numpy(),
-        detector.frame_thresholds.cpu().numpy(),
-        detector.frame_seconds,
-        strong,
-    )
-
-
-def measure(
-    results: Iterable[ClipResult], judged: Judged, options: EvaluationOptions | None = None
-) -> dict[str, object]:
-    """The measures of `models.metrics` and `models.psds`, and each class's own.
-
-    Localisation is measured on the clips that `judged.strong` names; without any, or without frame
-    probabilities, it is None. Frames of those clips alone are held in memory. What is true of a
-    clip after the part that was heard counts in no measure.
-    """
-    options = options or EvaluationOptions()
-    thresholds, strong = judged.thresholds, judged.strong
-    clips, targets, found = [], [], {}
-    scored: dict[str, ScoredClip] = {}
-    for result in results:
-        truth = truth_of(result, strong.get(result.clip_id, ()))
-        clips.append(result.clip)
-        targets.append(truth.target)
-        if result.frame is not None and result.clip_id in strong:
-            found[result.clip_id] = find_events(
-                result.frame,
-                judged.frame_thresholds,
-                judged.frame_seconds,
-                result.seconds,
-                DetectionOptions(options.median),
-                clip=result.clip if options.gated else None,
-                clip_thresholds=thresholds,
-            )
-            frame = filter_frames(result.frame, options.median, judged.frame_seconds)
-            scored[result.clip_id] = ScoredClip(frame, truth.events, result.seconds)
-    if not clips:
-        raise UserError("none of the evaluation clips can be read: replace them")
-    probability, target = np.stack(clips), np.stack(targets)
-    precision, area = class_scores(probability, target)
-    seconds = {name: clip.seconds for name, clip in scored.items()}
-    true = {name: clip.truth for name, clip in scored.items()}
-    return {
-        **tagging_metrics(probability, target, thresholds, (precision, area)),
-        **localisation_metrics(true, found, seconds, len(judged.classes)),
-        **(psds(scored, judged.frame_seconds) if options.psds else {}),
-        "clips": len(clips),
-        "strongly_labelled_clips": len(scored),
-        "classes": [
-            {
-                "mid": mid,
-                "name": name,
-                "average_precision": _number(precision[index]),
-                "auc": _number(area[index]),
-                "threshold": float(thresholds[index]),
-                "frame_threshold": float(judged.frame_thresholds[index]),
-            }
-            for index, (mid, name) in enumerate(
-                zip(judged.classes.mids, judged.classes.names, strict=True)
-            )
-        ],
+    with closing(_results(options, detector, clips.batches)) as results:
+        measures = measure(results, judged_by(detector, clips.strong), EvaluationOptions(median))
+    metrics = {
+        "checkpoint": str(path.resolve()),
+        "data": str(options.data.resolve()),
+        "split": options.split,
+        "model": detector.spec.model,
+        "pooling": detector.spec.pooling,
+        **measures,
+        "unreadable_clips": len(clips.unreadable),
     }
+    report_cut_clips(clips.cut, detector.preset.clip_seconds)
+    if out is None:
+        print_unreadable(clips.unreadable)
+    else:
+        out.path.mkdir(parents=True, exist_ok=True)
+        write_unreadable(out.unreadable, clips.unreadable)
+        write_text(out.metrics, json.dumps(metrics, indent=2) + "\n")
+    return metrics
 
 
-def _seconds(batch: Batch, index: int, detector: Detector) -> float:
-    if isinstance(batch, FeatureBatch):
-        return batch.seconds[index]
-    return batch.lengths[index].item() / detector.preset.sample_rate
+def _results(
+    options: EvaluateOptions, detector: Detector, batches: Iterable[Batch]
+) -> Generator[ClipResult, None, None]:
+    results = detect_clips(detector, batches, options.split.replace("_", "-"))
+    if options.scores is not None:
+        results = save_scores(results, options.scores, detector.classes, detector.frame_seconds)
+    yield from results
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _evaluation(options: EvaluateOptions, detector: Detector) -> SplitClips:
+    found = open_evaluation_set(options.data, detector.classes, options.corpus)
+    loading = LoadingOptions(options.batch_size, workers=options.workers)
+    unreadable: dict[str, str] = {}
+    cut: set[str] = set()
+    batches = evaluation_loader(
+        found.clips, found.classes, detector.preset, loading, unreadable, cut
+    )
+    return SplitClips(batches, found.strong, unreadable, cut)
+
+
+def _held_out(options: EvaluateOptions, detector: Detector, path: Path) -> SplitClips:
+    run = _run_of(path)
+    config = run.read_config()
+    lists = tuple(cast(Sequence[str], config.get("held_out_lists") or ()))
+    ignore = options.corpus.ignore_unknown_labels or bool(config.get("ignore_unknown_labels"))
+    how = replace(options.corpus, held_out_lists=lists, ignore_unknown_labels=ignore)
+    corpus = open_corpus(options.data, how)
+    check_classes(path, detector, corpus)
+    if config.get("data") != str(options.data.resolve()):
+        logger.warning("%s: trained on another folder: these clips may not be held out", run.path)
+    loading = LoadingOptions(options.batch_size, *run.read_split(), options.workers)
+    data = held_out_data(corpus, detector.preset, loading)
+    return SplitClips(data.held_out_dataloader(), corpus.train_strong, data.unreadable, data.cut)
+
+
+def _run_of(path: Path) -> RunFolder:
+    """The run that wrote a detector, which lies in its folder or in one of that."""
+    folder = path.parent
+    return RunFolder(folder if (folder / "config.json").exists() else folder.parent)
+
+
+def parse() -> EvaluateOptions:
+    """The options on the command line."""
+    parser = CommandParser(prog="python -m models.evaluate", description=DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="folder of models.train, or a file of it: model.pt, epochs/epoch-0003.pt",
+    )
+    add("--data", type=Path, required=True, metavar="DIR", help="corpus folder")
+    add(
+        "--split",
+        choices=SPLITS,
+        default="evaluation",
+        help="evaluation clips (default), or the training clips that the run held out, on which "
+        "its thresholds were tuned",
+    )
+    add_eval_lists(add)
+    add_ignore_unknown_labels(add)
+    add("--out", type=Path, metavar="DIR", help="folder for metrics.json")
+    add(
+        "--scores",
+        type=Path,
+        metavar="DIR",
+        help="new folder for the posteriors: clips.tsv, and frames/CLIP.tsv in the form of "
+        "sed_scores_eval",
+    )
+    add("--batch-size", type=positive, default=32, metavar="N", help="clips, default 32")
+    add(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that read audio, default 0",
+    )
+    add_median_options(parser)
+    add("--device", default="cpu", help="cpu (default) or cuda")
+    given = parser.parse_args()
+    check_median_options(parser, given)
+    options = {**vars(given), "corpus": corpus_options(given)}
+    del options["eval_lists"], options["ignore_unknown_labels"]
+    return EvaluateOptions(**options)
+
+
+DESCRIPTION = """Measure a trained detector on the clips of a corpus, as models.train does in the
+end, and write its posteriors for other programs. What is written is whole or not there."""
 
 
 if __name__ == "__main__":
-    # Not above: it imports this module.
-    from models.evaluate_command import main
-
     run_command(main, resumes=False)

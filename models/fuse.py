@@ -18,7 +18,7 @@ from models.data.clips import report_cut_clips
 from models.data.corpus import Corpus, CorpusOptions, open_corpus
 from models.detector import Detector, load_detector
 from models.errors import CommandParser, UserError, run_command
-from models.evaluate import (
+from models.evaluation import (
     ClipResult,
     EvaluationOptions,
     Judged,

@@ -10,7 +10,7 @@ from pathlib import Path
 from models.checkpoint import whole_folder
 from models.data.classes import ClassList
 from models.errors import UserError
-from models.evaluate import ClipResult
+from models.evaluation import ClipResult
 from models.psds import write_frame_scores
 
 CLIPS, FRAMES = "clips.tsv", "frames"

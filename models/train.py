@@ -20,7 +20,7 @@ from models.data.corpus import Corpus, open_corpus
 from models.data.sampling import BALANCING
 from models.detector import Detector, DetectorSpec, load_detector, save_detector
 from models.errors import UserError, run_command
-from models.evaluate import evaluate, fit_thresholds, held_out_events
+from models.evaluation import evaluate, fit_thresholds, held_out_events
 from models.features import FeaturePreset
 from models.kept_epochs import best_detector, kept_epoch
 from models.mean_teacher import MeanTeacherOptions, MeanTeacherTraining, Supervision

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from sed_scores_eval.base_modules.io import read_sed_scores
 
-from models import evaluate_command as program
+from models import evaluate as program
 from models.data.corpus import open_corpus
 from models.data.mixing import MixOptions, mix_corpus
 from models.data.sampling import held_out_split
 from models.detector import load_detector
 from models.errors import UserError
-from models.evaluate import ClipResult, detect_clips
-from models.evaluate_command import EvaluateOptions, evaluate_checkpoint
+from models.evaluate import EvaluateOptions, evaluate_checkpoint
+from models.evaluation import ClipResult, detect_clips
 from models.scores import save_scores
 from models.shard_data import evaluation_loader
 from models.train import MEASURES, train

@@ -23,7 +23,7 @@ from models.detection import (
 )
 from models.detector import load_detector
 from models.errors import UserError
-from models.evaluate import ClipResult, Judged, measure, tune_on
+from models.evaluation import ClipResult, Judged, measure, tune_on
 from models.fuse import FuseOptions, fuse, mean_result
 from models.median import median_widths
 from models.train import MEASURES, train

@@ -22,7 +22,7 @@ from models.data.mixing import RECORD
 from models.detection import mean_event_seconds
 from models.detector import Detector, load_detector
 from models.errors import UserError
-from models.evaluate import EvaluationOptions, detect_clips, judged_by, measure
+from models.evaluation import EvaluationOptions, detect_clips, judged_by, measure
 from models.features import PRESETS
 from models.median import median_widths
 from models.metrics import LOCALISATION
