@@ -19,6 +19,9 @@ _SASS_ACCESS = re.compile(r"\b(LDGSTS|LDG|STG|LDL|STL)((?:\.\w+)*)")
 _SASS_USE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _SASS_BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}
 
+#: With a rounding of its own, `add.rn.f32`, an operation is not joined with another.
+_PTX_OPEN = re.compile(r"\b(?:add|sub|mul)\.f(?:32|64)\b")
+
 _GCN_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(load|store)_(\w+)")
 _GCN_BITS = {
     **{"ubyte": 8, "sbyte": 8, "byte": 8, "ushort": 16, "sshort": 16, "short": 16},
@@ -30,7 +33,8 @@ _GCN_BITS = {
 class Machinery:
     """Of one thread: its registers, the memory instructions that spill them, and its stack's bytes;
     of one program: the bytes of shared memory. `loads` and `stores` count the instructions that
-    access global memory, by their width in bits."""
+    access global memory, by their width in bits; `open_roundings` the additions and multiplications
+    that NVIDIA's assembler may join into one."""
 
     registers: int
     spills: int
@@ -38,12 +42,15 @@ class Machinery:
     shared_bytes: int
     loads: dict[int, int]
     stores: dict[int, int]
+    open_roundings: int = 0
 
 
 def inspect(kernel: CompiledKernel) -> Machinery:
     """Read the machine code of a kernel for an NVIDIA or an AMD GPU."""
     if "cubin" in kernel.asm:
         machinery = _of_cubin(kernel.asm["cubin"])
+        count = len(_PTX_OPEN.findall(kernel.asm["ptx"]))
+        machinery = replace(machinery, open_roundings=count)
     else:
         machinery = _of_amdgcn(kernel.asm["amdgcn"])
     # What a launch asks for is not in the code.

@@ -102,8 +102,7 @@ class _FrontEnd(ASTSource):
 
 
 def _compile(source: ASTSource, launch: Launch, target: str) -> CompiledKernel:
-    options = {"num_warps": launch.num_warps}
-    return triton_compile(source, target=TARGETS[target], options=options)
+    return triton_compile(source, target=TARGETS[target], options=launch.options)
 
 
 def _source(launch: Launch) -> tuple[Any, ...]:

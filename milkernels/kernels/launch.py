@@ -30,16 +30,23 @@ def of_classes(parameter: Tensor | None, stand_in: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch. `arguments` are by name; strides are tuples."""
+    """One kernel launch. `arguments` are by name; strides are tuples. With `fuses` the compiler may
+    round a product and a sum at once, as matrix products want it; other kernels say where."""
 
     kernel: JITFunction
     programs: int
     arguments: dict[str, Any]
     num_warps: int = tiles.NUM_WARPS
+    fuses: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told beside the arguments."""
+        return {"num_warps": self.num_warps, "enable_fp_fusion": self.fuses}
 
     def run(self) -> None:
         if self.programs:
-            self.kernel[(self.programs,)](**self.arguments, num_warps=self.num_warps)
+            self.kernel[(self.programs,)](**self.arguments, **self.options)
 
 
 def run(launches: list[Launch]) -> None:

@@ -40,7 +40,8 @@ class Tile:
         return min(self.count(rows), wanted)
 
     def launch(self, kernel: Any, programs: int, arguments: dict[str, Any]) -> Launch:
-        return Launch(kernel, programs, {**arguments, "BLOCK_ROWS": self.rows}, self.warps)
+        arguments = {**arguments, "BLOCK_ROWS": self.rows}
+        return Launch(kernel, programs, arguments, self.warps, fuses=True)
 
 
 #: Columns of a block of a long row.

@@ -216,7 +216,7 @@ class _Pooling:
     def only(launch: Launch) -> Launch:
         """The launch, with the arguments that its kernel takes."""
         taken = {name: launch.arguments[name] for name in launch.kernel.arg_names}
-        return Launch(launch.kernel, launch.programs, taken, launch.num_warps)
+        return replace(launch, arguments=taken)
 
 
 def _formula(
