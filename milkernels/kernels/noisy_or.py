@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -168,6 +169,7 @@ def forward(
             "LEVELS": tiling.block_frames.bit_length() - 1,
             **tiling.constants(x),
         },
+        num_warps=tiles.NUM_WARPS * (2 if x.dtype == torch.float64 else 1),
     )
     if segments == 1:
         return [walk], (y, statistics)

@@ -168,9 +168,8 @@ class _Pooling:
         if name in ("max", "max_mean") and x.element_size() == 2:
             # Half a tile: where a thread loads eight classes at once, a whole one spills registers.
             self.tiling = replace(self.tiling, block_frames=max(self.tiling.block_frames // 2, 1))
-        # In float64 log-mean-exp's sums need the registers of more threads.
-        wide = name == "log_mean_exp" and x.dtype == torch.float64
-        self.warps = tiles.NUM_WARPS * (2 if wide else 1)
+        # Log-mean-exp's sums need the registers of more threads.
+        self.warps = tiles.NUM_WARPS * (2 if name == "log_mean_exp" else 1)
 
     @property
     def chunk_instances(self) -> int:
