@@ -3,9 +3,7 @@
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, log_mean_exp_sums, noisy_or_frames
-
-_LN_2 = tl.constexpr(0.6931471805599453)
+from milkernels.kernels import formula, jit, log_mean_exp_sums, noisy_or_frames
 
 #: As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator. From logits
 #: the frames' slopes vanish as y does: a floor is only there to keep quotients finite.
@@ -24,7 +22,7 @@ LOGIT = tl.constexpr(2)
 def _floored_log(x):
     """log x, at least the floor: of 0, too."""
     positive = (x > 0) | (x != x)
-    value = tl.log2(tl.where(positive, x, 1.0)) * _LN_2
+    value = tl.log2(tl.where(positive, x, 1.0)) * formula.LN_2
     value = tl.where(value < _LOG_FLOOR, _LOG_FLOOR, value)
     return tl.where(positive, value, _LOG_FLOOR)
 
@@ -111,7 +109,7 @@ def saturated(value, pointer):
     return value
 
 
-@triton.jit
+@jit.kernel
 def _cross_entropy_loss_kernel(
     y_ptr,
     statistics_ptr,
@@ -170,7 +168,7 @@ def _cross_entropy_loss_kernel(
             tl.store(shares_ptr + row * row_stride + cell, gradient * slope, mask=inside)
 
 
-@triton.jit
+@jit.kernel
 def _cross_entropy_scale_kernel(values_ptr, by_ptr, elements, BLOCK: tl.constexpr):
     """Multiply by a number, unless it is 1: then nothing is read."""
     by = tl.load(by_ptr)
