@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -242,7 +242,7 @@ def _maximum_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
 
 def _noisy_or_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
     tiling, _ = _tiling(call)
-    return _fused(
+    launch = _fused(
         pool_bce_kernels._noisy_or_bce_kernel,
         call,
         labels,
@@ -250,6 +250,9 @@ def _noisy_or_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
         FROM_LOGITS=call.pooling.from_logits,
         LEVELS=tiling.block_frames.bit_length() - 1,
     )
+    # Along contiguous frames float64's products, with what they lose, need more than 128 registers.
+    crowded = call.x.dtype == torch.float64 and call.x.stride(2) < call.x.stride(1)
+    return replace(launch, num_warps=max(launch.num_warps // 2, 1)) if crowded else launch
 
 
 def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
