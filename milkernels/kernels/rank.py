@@ -172,6 +172,8 @@ def _sorted_by_pytorch(
             "COMPUTE": ordering["COMPUTE"],
             "BLOCK_CELLS": _MERGE_CELLS,
         },
+        # Two cells a thread: with one the compiler spills around float64's division.
+        num_warps=2,
     )
     return [fill, Sort(keys, sorted_keys, order), weigh, merge]
 
