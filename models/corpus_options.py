@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from models.data.corpus import CorpusOptions
+from models.errors import add_switch
 
 
 def add_eval_lists(add: Callable[..., Any]) -> None:
@@ -35,15 +36,12 @@ def add_held_out_lists(add: Callable[..., Any]) -> None:
 
 def add_ignore_unknown_labels(add: Callable[..., Any]) -> None:
     """`--ignore-unknown-labels`, by the `add_argument` of a parser or of a group."""
-    # A default of None here: argparse would write it behind the help.
-    switch = add(
-        "--ignore-unknown-labels",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="leave labels out of AudioSet's and DESED's lists that the class list lacks, and "
-        "clips that have no other; default: stop at the first",
+    add_switch(
+        add,
+        "ignore-unknown-labels",
+        "leave labels out of AudioSet's and DESED's lists that the class list lacks, and clips "
+        "that have no other; default: stop at the first",
     )
-    switch.default = False
 
 
 def corpus_options(given: argparse.Namespace) -> CorpusOptions:

@@ -25,6 +25,15 @@ class CommandParser(argparse.ArgumentParser):
         _exit(f"error: {message} (see {self.prog} --help)", 2)
 
 
+def add_switch(
+    add: Callable[..., argparse.Action], name: str, text: str, default: bool = False
+) -> None:
+    """`--NAME` and `--no-NAME`, by the `add_argument` of a parser or of a group."""
+    # A default of None here: argparse would write it behind the help.
+    switch = add(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
+    switch.default = default
+
+
 def run_command(main: Callable[[], None], resumes: bool = True) -> None:
     """Run a program's `main` and turn its failures into one line and an exit status.
 

@@ -14,6 +14,7 @@ from models.corpus_options import (
     add_ignore_unknown_labels,
 )
 from models.data.sampling import BALANCING
+from models.errors import add_switch
 from models.features import PRESETS
 from models.kept_epochs import KEPT
 from models.trainer import PRECISIONS
@@ -91,7 +92,7 @@ def add_learning_options(add: Add) -> None:
     _add_off(add, "time-shift", 0.0)
     add("--mixup", type=_rate, default=0.0, metavar="ALPHA", help="mix clips, shares of Beta(α, α)")
     _add_off(add, "mixup", 0.0)
-    _add_switch(add, "spec-augment", "blank stripes of frames and of bands")
+    add_switch(add, "spec-augment", "blank stripes of frames and of bands")
     add(
         "--mean-teacher",
         type=natural,
@@ -129,7 +130,7 @@ def add_learning_options(add: Add) -> None:
         default="auto",
         help="default auto: bf16 on GPUs",
     )
-    _add_switch(
+    add_switch(
         add,
         "tune-frames",
         "tune thresholds of frames on the events of held-out clips (train_strong.tsv); "
@@ -154,7 +155,7 @@ def add_computing_options(add: Add) -> None:
         metavar="N",
         help="processes that read audio for each device, default 0",
     )
-    _add_switch(add, "compile", "compile the network")
+    add_switch(add, "compile", "compile the network")
     add(
         "--save-every",
         type=positive,
@@ -176,7 +177,7 @@ def add_computing_options(add: Add) -> None:
         metavar="N",
         help="keep the detectors of the last N epochs, for models.fuse; default 0",
     )
-    _add_switch(
+    add_switch(
         add,
         "strict",
         "stop at a clip that cannot be read; default: leave it out and name it in the end",
@@ -185,7 +186,7 @@ def add_computing_options(add: Add) -> None:
 
 def add_cache_option(add: Add, default: bool) -> None:
     """Whether features are held in memory."""
-    _add_switch(add, "cache-features", "compute features once, hold them in memory", default)
+    add_switch(add, "cache-features", "compute features once, hold them in memory", default)
 
 
 def settle(parser: argparse.ArgumentParser, given: dict[str, Any]) -> None:
@@ -217,12 +218,6 @@ def named_value(text: str) -> tuple[str, object]:
         return name, json.loads(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected a value in JSON, got {value}") from error
-
-
-def _add_switch(add: Add, name: str, text: str, default: bool = False) -> None:
-    # A default of None here: argparse would write it behind the help.
-    switch = add(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=text)
-    switch.default = default
 
 
 def _add_off(add: Add, name: str, value: object) -> None:

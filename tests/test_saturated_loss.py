@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cases import PROBABILITIES, Case, assert_close, make_case
-from loss_cases import run
+from loss_cases import run, truth
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from milkernels import functional
@@ -65,3 +65,23 @@ def test_probabilities_of_noisy_or_are_learnt(any_backend, device, frames):
     loss, gradient = run(functional, case, torch.zeros(2, 3, device=device), reduction="none")
     rest = -torch.log1p(-x.double()).sum(-1)
     assert_close([loss.cpu(), gradient.cpu()], [rest.clamp(max=100), 1 / (1 - x.double())], 1e-5)
+
+
+def test_a_logit_that_rounds_to_1_does_not_explode(kernel_backend, device):
+    """1 - y is 0 in float32 where the sigmoid's slope is not yet."""
+    x = torch.linspace(14, 26, 25, device=device)[:, None, None].requires_grad_()
+    target = torch.zeros(25, 1, device=device)
+    loss = functional.pool_bce("linear_softmax", x, target, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert ((gradient >= 0) & (gradient <= 2)).all()
+
+
+def test_noisy_or_knows_how_far_from_1_it_is(kernel_backend, device):
+    """Far below a rounding of 1."""
+    x = torch.full((1, 1, 20), 1.0, device=device)
+    case = Case("noisy_or", [x], {"from_logits": True})
+    target = torch.zeros(1, 1, device=device)
+    assert_close(run(functional, case, target)[:1], truth(case, target)[:1], relative=1e-4)
+    x = torch.full((1, 1, 14), 1.0, device=device)
+    case = Case("noisy_or", [x], {"from_logits": True})
+    assert_close(run(functional, case, target), truth(case, target), relative=1e-5)
