@@ -35,6 +35,9 @@ _SCALED_ELEMENTS = 2048
 _HELD_BYTES = 16384
 _THREAD_ELEMENTS = 8
 
+#: Warps that multiply contiguous frames in full precision.
+_PRODUCT_WARPS = 8
+
 #: Elements of such a tile of short bags, and classes that lie side by side in it at least.
 _ROW_ELEMENTS = 1024
 _SIDE_BY_SIDE = 8
@@ -250,9 +253,10 @@ def _noisy_or_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
         FROM_LOGITS=call.pooling.from_logits,
         LEVELS=tiling.block_frames.bit_length() - 1,
     )
-    # Along contiguous frames float64's products, with what they lose, need more than 128 registers.
-    crowded = call.x.dtype == torch.float64 and call.x.stride(2) < call.x.stride(1)
-    return replace(launch, num_warps=max(launch.num_warps // 2, 1)) if crowded else launch
+    # Along contiguous frames products, with what they lose, spill where a thread has more elements
+    # and where a block of more threads leaves each fewer registers.
+    crowded = call.x.dtype.itemsize > 2 and call.x.stride(2) < call.x.stride(1)
+    return replace(launch, num_warps=_PRODUCT_WARPS) if crowded else launch
 
 
 def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
