@@ -21,7 +21,7 @@ SOURCES = Path("csrc")
 COMMON_SOURCES = [
     SOURCES / f"{name}.cpp"
     for name in (
-        *("bindings", "packed_bindings", "pool_bce_bindings"),
+        *("bindings", "packed_bindings", "pool_bce_bindings", "weighted_average_bindings"),
         *("dispatch", "pool_bce", "tensors"),
     )
 ]

@@ -1,55 +1,10 @@
 // The Python module: turns tensors into a problem and runs its kernel. The caller has checked them.
-#include "bindings.h"
-
 #include <memory>
+
+#include "whole_pass.h"
 
 namespace milkernels {
 namespace {
-
-void weighted_average_forward(int member, int activation, bool from_logits, const Walk& walk,
-                              const Tensor& x, const Tensor& scores, const Tensor& mask,
-                              const Tensor& power, const Tensor& alpha, const Tensor& y,
-                              const Tensor& statistics) {
-  AverageProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.member = static_cast<Member>(member);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
-  problem.power = power.data;
-  problem.alpha = alpha.data;
-  problem.y = y.data;
-  problem.statistics = statistics.data;
-  const auto scratch = std::make_unique<double[]>(size(forward_scratch(problem)));
-  problem.scratch = scratch.get();
-  kernels(x).average_forward(problem);
-}
-
-void weighted_average_backward(int member, int activation, bool from_logits, const Walk& walk,
-                               const Tensor& x, const Tensor& scores, const Tensor& mask,
-                               const Tensor& power, const Tensor& alpha, const Tensor& gradient,
-                               const Tensor& statistics, const Tensor& x_gradient,
-                               const Tensor& scores_gradient, const Tensor& power_gradient,
-                               const Tensor& alpha_gradient) {
-  AverageProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.member = static_cast<Member>(member);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
-  problem.power = power.data;
-  problem.alpha = alpha.data;
-  problem.gradient = gradient.data;
-  problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.scores_gradient = frames_to_fill(scores_gradient);
-  problem.power_gradient = power_gradient.data;
-  problem.alpha_gradient = alpha_gradient.data;
-  const bool learns = power_gradient.data != nullptr || alpha_gradient.data != nullptr;
-  const auto scratch = std::make_unique<double[]>(size(learns ? backward_scratch(problem) : 0));
-  problem.scratch = scratch.get();
-  kernels(x).average_backward(problem);
-}
 
 // Each maximum's frame and, with the mean, how many frames are real: one or two rows (bags,
 // classes).
@@ -82,6 +37,39 @@ void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const 
   kernels(x).maximum_backward(problem);
 }
 
+// y and the places, or None: see frames_of.
+py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, py::handle x_object,
+                        py::handle mask) {
+  static PyObject* const int64 = kept("int64");
+  const auto frames = frames_of(x_object, mask, dim);
+  if (!frames) return py::none();
+  const Tensor& x = frames->x;
+  const py::object y = bag_values(x_object, x);
+  const py::object places = new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]}, int64);
+  const Tensor to_y = tensor_of(y.ptr()), to_places = tensor_of(places.ptr());
+  {
+    const py::gil_scoped_release released;
+    maximum_forward(from_logits, plus_mean, walk_of(x, threads), x, frames->mask, to_y, to_places);
+  }
+  return py::make_tuple(y, places);
+}
+
+// Gradients of x and mask.
+py::tuple maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
+                            py::handle gradient_object, py::handle x_object, const Tensor& mask,
+                            const Tensor& places) {
+  const py::object gradient = contiguous(gradient_object), filled = empty_like(x_object);
+  const Tensor x = by_class(tensor_of(x_object.ptr()), dim);
+  const Tensor y_gradient = tensor_of(gradient.ptr());
+  const Tensor x_gradient = by_class(tensor_of(filled.ptr()), dim);
+  {
+    const py::gil_scoped_release released;
+    maximum_backward(from_logits, plus_mean, walk_of(x, threads), x, mask, y_gradient, places,
+                     x_gradient);
+  }
+  return py::make_tuple(filled, py::none());
+}
+
 void noisy_or_forward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
                       const Tensor& y, const Tensor& statistics) {
   NoisyOrProblem problem;
@@ -103,6 +91,36 @@ void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, cons
   problem.statistics = statistics.data;
   problem.x_gradient = frames_to_fill(x_gradient);
   kernels(x).noisy_or_backward(problem);
+}
+
+// y and the statistics, or None: see frames_of.
+py::object noisy_or_pass(int dim, bool from_logits, int threads, py::handle x_object,
+                         py::handle mask) {
+  const auto frames = frames_of(x_object, mask, dim);
+  if (!frames) return py::none();
+  const Tensor& x = frames->x;
+  const py::object y = bag_values(x_object, x), statistics = bag_rows(x_object, x, kOnes + 1);
+  const Tensor to_y = tensor_of(y.ptr()), to_statistics = tensor_of(statistics.ptr());
+  {
+    const py::gil_scoped_release released;
+    noisy_or_forward(from_logits, walk_of(x, threads), x, frames->mask, to_y, to_statistics);
+  }
+  return py::make_tuple(y, statistics);
+}
+
+// Gradients of x and mask.
+py::tuple noisy_or_gradients(int dim, bool from_logits, int threads, bool,
+                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
+                             const Tensor& statistics) {
+  const py::object gradient = contiguous(gradient_object), filled = empty_like(x_object);
+  const Tensor x = by_class(tensor_of(x_object.ptr()), dim);
+  const Tensor y_gradient = tensor_of(gradient.ptr());
+  const Tensor x_gradient = by_class(tensor_of(filled.ptr()), dim);
+  {
+    const py::gil_scoped_release released;
+    noisy_or_backward(from_logits, walk_of(x, threads), x, mask, y_gradient, statistics, x_gradient);
+  }
+  return py::make_tuple(filled, py::none());
 }
 
 void log_mean_exp_forward(bool from_logits, bool learn, const Walk& walk, const Tensor& x,
@@ -303,12 +321,14 @@ PYBIND11_MODULE(_C, module) {
   using namespace milkernels;
   module.doc() = "C++ pooling kernels";
   const auto released = py::call_guard<py::gil_scoped_release>();
-  module.def("weighted_average_forward", &weighted_average_forward, released);
-  module.def("weighted_average_backward", &weighted_average_backward, released);
   module.def("maximum_forward", &maximum_forward, released);
   module.def("maximum_backward", &maximum_backward, released);
+  module.def("maximum_pass", &maximum_pass);
+  module.def("maximum_gradients", &maximum_gradients);
   module.def("noisy_or_forward", &noisy_or_forward, released);
   module.def("noisy_or_backward", &noisy_or_backward, released);
+  module.def("noisy_or_pass", &noisy_or_pass);
+  module.def("noisy_or_gradients", &noisy_or_gradients);
   module.def("log_mean_exp_forward", &log_mean_exp_forward, released);
   module.def("log_mean_exp_backward", &log_mean_exp_backward, released);
   module.def("statistics_forward", &statistics_forward, released);
@@ -324,6 +344,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("prefer_huge_pages",
              [](const Tensor& memory, size_t bytes) { prefer_huge_pages(memory.data, bytes); });
   exchange_table();  // without it the module cannot serve, and is not imported
+  define_weighted_average(module);
   define_pool_bce(module);
   define_packed(module);
   module.def("usable_instruction_sets", &usable_instruction_sets);

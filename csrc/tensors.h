@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 namespace milkernels {
 
@@ -15,7 +16,9 @@ namespace dlpack {
 
 constexpr uint32_t kMajorVersion = 1;
 
-enum Code : uint8_t { kFloat = 2, kBFloat = 4 };
+enum Code : uint8_t { kFloat = 2, kBFloat = 4, kBool = 6 };
+
+constexpr int32_t kCpu = 1;
 
 struct DataType {
   uint8_t code;
@@ -71,6 +74,9 @@ const dlpack::ExchangeTable& exchange_table();
 
 // Throws TypeError for what is neither a tensor of up to three dimensions nor None.
 Tensor tensor_of(PyObject* object);
+
+// The same of torch.Tensor and torch.nn.Parameter themselves on the CPU, and nothing for all else.
+std::optional<Tensor> plain_tensor_of(PyObject* object);
 
 }  // namespace milkernels
 

@@ -80,6 +80,11 @@ def resolve(device: torch.device) -> str:
     return _choice
 
 
+def cpp_serves_cpu() -> bool:
+    """Whether the C++ kernels serve tensors on the CPU."""
+    return _choice in ("auto", "cpp") and extension.LOAD_ERROR is None
+
+
 def _automatic(device_type: str) -> str:
     preferred = _preferred(device_type)
     return "reference" if _problem(preferred, device_type) else preferred

@@ -64,7 +64,7 @@ def linear_exp_log_weight(values: Frames) -> Tensor:
     ),
     Addition(
         "milkernels/functional/weighted_average.py",
-        '    return _weighted_average("exp_softmax", x, {}, dim, mask, from_logits)',
+        '    return _weighted_average("exp_softmax", x, None, None, dim, mask, from_logits)',
         r'''
 
 def linear_exp_pool(
@@ -77,7 +77,7 @@ def linear_exp_pool(
     >>> linear_exp_pool(torch.tensor([[[0.2, 0.6]]]))
     tensor([[0.5269]])
     """
-    return _weighted_average("linear_exp", x, {}, dim, mask, from_logits)''',
+    return _weighted_average("linear_exp", x, None, None, dim, mask, from_logits)''',
     ),
     Addition("milkernels/functional/__init__.py", "    exp_softmax_pool,", "    linear_exp_pool,"),
     Addition(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from milkernels import ops, reference, validation
-from milkernels.backends import resolve
+from milkernels.backends import cpp_serves_cpu, resolve
 
 
 def max_pool(
@@ -42,6 +42,10 @@ def max_mean_pool(
 def _maximum(
     x: Tensor, dim: int, mask: Tensor | None, from_logits: bool, plus_mean: bool
 ) -> Tensor:
+    if cpp_serves_cpu():
+        y = ops.maximum_in_one(x, mask, dim, from_logits, plus_mean)
+        if y is not None:
+            return y
     dim = validation.frame_dim(dim)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)

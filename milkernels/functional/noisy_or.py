@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from milkernels import ops, reference, validation
-from milkernels.backends import resolve
+from milkernels.backends import cpp_serves_cpu, resolve
 
 
 def noisy_or_pool(
@@ -21,6 +21,10 @@ def noisy_or_pool(
     >>> noisy_or_pool(torch.tensor([[[0.5, 0.5]]]))
     tensor([[0.7500]])
     """
+    if cpp_serves_cpu():
+        y = ops.noisy_or_in_one(x, mask, dim, from_logits)
+        if y is not None:
+            return y
     dim = validation.frame_dim(dim)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)

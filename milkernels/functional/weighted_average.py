@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from milkernels import ops, reference, validation
-from milkernels.backends import resolve
+from milkernels.backends import cpp_serves_cpu, resolve
+from milkernels.family import WEIGHTED_AVERAGES
 
 
 def mean_pool(
@@ -18,7 +21,7 @@ def mean_pool(
     >>> mean_pool(torch.tensor([[[0.2, 0.6]]]))
     tensor([[0.4000]])
     """
-    return _weighted_average("mean", x, {}, dim, mask, from_logits)
+    return _weighted_average("mean", x, None, None, dim, mask, from_logits)
 
 
 def linear_softmax_pool(
@@ -33,7 +36,7 @@ def linear_softmax_pool(
     >>> linear_softmax_pool(torch.tensor([[[0.2, 0.6]]]))
     tensor([[0.5000]])
     """
-    return _weighted_average("linear_softmax", x, {}, dim, mask, from_logits)
+    return _weighted_average("linear_softmax", x, None, None, dim, mask, from_logits)
 
 
 def exp_softmax_pool(
@@ -46,7 +49,7 @@ def exp_softmax_pool(
     >>> exp_softmax_pool(torch.tensor([[[0.2, 0.6]]]))
     tensor([[0.4395]])
     """
-    return _weighted_average("exp_softmax", x, {}, dim, mask, from_logits)
+    return _weighted_average("exp_softmax", x, None, None, dim, mask, from_logits)
 
 
 def auto_pool(
@@ -66,7 +69,7 @@ def auto_pool(
     >>> auto_pool(torch.tensor([[[0.2, 0.6]]]), alpha=torch.tensor([100.0]))
     tensor([[0.6000]])
     """
-    return _weighted_average("auto", x, {"alpha": alpha}, dim, mask, from_logits)
+    return _weighted_average("auto", x, None, alpha, dim, mask, from_logits)
 
 
 def power_pool(
@@ -89,7 +92,7 @@ def power_pool(
     >>> power_pool(torch.tensor([[[0.2, 0.6]]]), power=torch.tensor([2.0]))
     tensor([[0.5600]])
     """
-    return _weighted_average("power", x, {"power": power}, dim, mask, from_logits)
+    return _weighted_average("power", x, power, None, dim, mask, from_logits)
 
 
 def power_exp_pool(
@@ -111,8 +114,7 @@ def power_exp_pool(
     >>> power_exp_pool(torch.tensor([[[0.2, 0.6]]]), torch.tensor([1.0]), torch.tensor([0.0]))
     tensor([[0.5000]])
     """
-    parameters = {"power": power, "alpha": alpha}
-    return _weighted_average("power_exp", x, parameters, dim, mask, from_logits)
+    return _weighted_average("power_exp", x, power, alpha, dim, mask, from_logits)
 
 
 def attention_pool(
@@ -144,6 +146,12 @@ def attention_pool(
     >>> attention_pool(torch.tensor([[[0.2, 0.6]]]), scores=torch.tensor([[[1.0, 1.0]]]))
     tensor([[0.4000]])
     """
+    if normalize == "frames" and cpp_serves_cpu():
+        y = ops.weighted_average_in_one(
+            "attention", x, scores, None, None, mask, score_activation, dim, from_logits
+        )
+        if y is not None:
+            return y
     validation.floating("x", x)
     validation.attention_scores(scores, x)
     validation.score_activation(score_activation)
@@ -166,29 +174,25 @@ def attention_pool(
 def _weighted_average(
     member: str,
     x: Tensor,
-    parameters: dict[str, Tensor],
+    power: Tensor | None,
+    alpha: Tensor | None,
     dim: int,
     mask: Tensor | None,
     from_logits: bool,
 ) -> Tensor:
+    if cpp_serves_cpu():
+        y = ops.weighted_average_in_one(member, x, None, power, alpha, mask, None, dim, from_logits)
+        if y is not None:
+            return y
     dim = validation.frame_dim(dim)
     bags, classes, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
+    given: dict[str, Any] = {"power": power, "alpha": alpha}
+    parameters = {name: given[name] for name in WEIGHTED_AVERAGES[member].learned}
     for name, parameter in parameters.items():
         validation.class_parameter(name, parameter, classes, x.device)
     chosen = resolve(x.device)
     if chosen == "reference":
         function = getattr(reference, f"{member}_pool")
         return function(x, *parameters.values(), dim=dim, mask=mask, from_logits=from_logits)
-    return ops.weighted_average(
-        member,
-        x,
-        None,
-        parameters.get("power"),
-        parameters.get("alpha"),
-        mask,
-        None,
-        dim,
-        from_logits,
-        chosen,
-    )
+    return ops.weighted_average(member, x, None, power, alpha, mask, None, dim, from_logits, chosen)

@@ -4,13 +4,13 @@ from milkernels.ops.class_attention import class_attention
 from milkernels.ops.gated_fusion import gated_fusion
 from milkernels.ops.linear_attention import linear_attention
 from milkernels.ops.log_mean_exp import log_mean_exp
-from milkernels.ops.maximum import maximum
-from milkernels.ops.noisy_or import noisy_or
+from milkernels.ops.maximum import maximum, maximum_in_one
+from milkernels.ops.noisy_or import noisy_or, noisy_or_in_one
 from milkernels.ops.packed import packed
 from milkernels.ops.pool_bce import pool_bce
 from milkernels.ops.rank import rank
 from milkernels.ops.statistics import statistics
-from milkernels.ops.weighted_average import weighted_average
+from milkernels.ops.weighted_average import weighted_average, weighted_average_in_one
 
 __all__ = [
     "class_attention",
@@ -18,10 +18,13 @@ __all__ = [
     "linear_attention",
     "log_mean_exp",
     "maximum",
+    "maximum_in_one",
     "noisy_or",
+    "noisy_or_in_one",
     "packed",
     "pool_bce",
     "rank",
     "statistics",
     "weighted_average",
+    "weighted_average_in_one",
 ]

@@ -15,6 +15,7 @@ from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 
 from milkernels.ops.vmap import one_by_one
 
@@ -69,6 +70,10 @@ def register(family: Family) -> None:
     _families[name] = family
 
 
+def family_named(name: str) -> Family:
+    return _families[name]
+
+
 def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """Define the operator milkernels::NAME for every backend."""
     _library.define(f"{name}{signature}")
@@ -96,7 +101,7 @@ _PLAIN = (Tensor, torch.nn.Parameter, type(None))
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 transforms_are_active = torch._C._are_functorch_transforms_active
 _tracing_state = torch._C._get_tracing_state
-_profiles = torch.autograd._profiler_enabled
+_is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 
 
 def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
@@ -105,12 +110,17 @@ def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
     for tensor in tensors:
         if type(tensor) not in _PLAIN:
             return False
+    return not somebody_watches()
+
+
+def somebody_watches() -> bool:
+    """Whether a tracer, profiler or transform needs to see operators."""
     return (
-        not torch.compiler.is_compiling()
-        and _dispatch_modes() == 0
-        and not transforms_are_active()
-        and _tracing_state() is None
-        and not _profiles()
+        _is_traced_by_dynamo()
+        or _dispatch_modes() != 0
+        or transforms_are_active()
+        or _tracing_state() is not None
+        or profiler._is_profiler_enabled
     )
 
 
@@ -146,7 +156,7 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         family = ctx.family
-        return _input_gradients(ctx, family, gradient, family.backward)
+        return _gradients_of_all(ctx, family, gradient, family.backward)
 
 
 # Function.apply without its preparations for transforms of torch.func: none is active here.
@@ -174,17 +184,31 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         operator = getattr(torch.ops.milkernels, f"{ctx.name}_backward")
-        return _input_gradients(ctx, _families[ctx.name], gradient, operator)
+        return _gradients_of_all(ctx, _families[ctx.name], gradient, operator)
 
 
-def _input_gradients(
+def _gradients_of_all(
     ctx: Any, family: Family, gradient: Tensor | None, backward: Callable[..., list[Tensor]]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of a Function's inputs: a family, its options, and tensors."""
     needs = list(ctx.needs_input_grad[2:])
     if gradient is None:
         return None, None, *(None for _ in needs)
-    options, reference = ctx.options, family.reference
+    saved = ctx.saved_tensors
+    return None, None, *input_gradients(family, ctx.options, needs, gradient, saved, backward)
+
+
+def input_gradients(
+    family: Family,
+    options: tuple[Any, ...],
+    needs: list[bool],
+    gradient: Tensor,
+    saved: Sequence[Tensor | None],
+    backward: Callable[..., list[Tensor]],
+) -> list[Tensor | None]:
+    """Gradients of a family's tensors, by its kernels, None for those without need. `saved` are the
+    tensors and what the forward pass left."""
+    reference = family.reference
     gradients: Sequence[Tensor]
     if torch.is_grad_enabled():
         operator = getattr(torch.ops.milkernels, f"{family.name}_backward")
@@ -193,12 +217,12 @@ def _input_gradients(
             lambda *inputs: reference(*inputs, *options),
             needs,
             gradient,
-            ctx.saved_tensors,
+            saved,
         )
     else:
-        gradients = backward(gradient, *ctx.saved_tensors, needs, *options)
+        gradients = backward(gradient, *saved, needs, *options)
     remaining = iter(gradients)
-    return None, None, *[next(remaining) if needed else None for needed in needs]
+    return [next(remaining) if needed else None for needed in needs]
 
 
 def differentiable_gradients(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, by_class, kernels, register
+from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "maximum"
 
@@ -16,6 +19,21 @@ def maximum(
 ) -> Tensor:
     """Largest frame of each bag, plus the mean if asked; arguments are checked by the caller."""
     return apply(NAME, (x, mask), (dim, from_logits, plus_mean, backend))
+
+
+def maximum_in_one(
+    x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, plus_mean: bool
+) -> Tensor | None:
+    """The same by the C++ kernels, of arguments that need not be checked, or None for a call that
+    goes the general way."""
+    axis = frame_axis(dim, from_logits)
+    return None if axis is None else apply_whole(_whole(axis, from_logits, plus_mean), x, mask)
+
+
+@cache
+def _whole(dim: int, from_logits: bool, plus_mean: bool) -> WholePass:
+    options = (dim, from_logits, plus_mean)
+    return WholePass.of(NAME, 1, options, *options)
 
 
 def _forward(

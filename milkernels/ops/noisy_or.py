@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, by_class, kernels, register
+from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "noisy_or"
 
@@ -14,6 +17,19 @@ NAME = "noisy_or"
 def noisy_or(x: Tensor, mask: Tensor | None, dim: int, from_logits: bool, backend: str) -> Tensor:
     """1 - Π (1 - x_i) of each bag; arguments are checked by the caller."""
     return apply(NAME, (x, mask), (dim, from_logits, backend))
+
+
+def noisy_or_in_one(x: Tensor, mask: Tensor | None, dim: int, from_logits: bool) -> Tensor | None:
+    """The same by the C++ kernels, of arguments that need not be checked, or None for a call that
+    goes the general way."""
+    axis = frame_axis(dim, from_logits)
+    return None if axis is None else apply_whole(_whole(axis, from_logits), x, mask)
+
+
+@cache
+def _whole(dim: int, from_logits: bool) -> WholePass:
+    options = (dim, from_logits)
+    return WholePass.of(NAME, 1, options, *options)
 
 
 def _forward(

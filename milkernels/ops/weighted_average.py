@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from milkernels import reference
-from milkernels.family import WEIGHTED_AVERAGES, Average
+from milkernels.family import SCORE_ACTIVATIONS, WEIGHTED_AVERAGES, Average
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "weighted_average"
+
+#: Scores, power, alpha and mask: the tensors beside x.
+_OTHERS = 4
 
 # Made once for each choice of its four fields: a small call has little time to spare.
 _average = cache(Average)
@@ -33,6 +38,42 @@ def weighted_average(
     learn = differentiates(power, alpha)
     options = (member, score_activation, dim, from_logits, learn, backend)
     return apply(NAME, (x, scores, power, alpha, mask), options)
+
+
+def weighted_average_in_one(
+    member: str,
+    x: Tensor,
+    scores: Tensor | None,
+    power: Tensor | None,
+    alpha: Tensor | None,
+    mask: Tensor | None,
+    score_activation: str | None,
+    dim: int,
+    from_logits: bool,
+) -> Tensor | None:
+    """Bag values by the C++ kernels, or None for a call that goes the general way. Arguments need
+    not be checked: what does not fit goes the general way, too."""
+    axis = frame_axis(dim, from_logits)
+    if axis is None or score_activation not in SCORE_ACTIVATIONS:
+        return None
+    whole, *takes = _whole(member, score_activation, axis, from_logits)
+    if takes != [scores is not None, power is not None, alpha is not None]:
+        return None
+    return apply_whole(whole, x, scores, power, alpha, mask)
+
+
+@cache
+def _whole(
+    member: str, score_activation: str | None, dim: int, from_logits: bool
+) -> tuple[WholePass, bool, bool, bool]:
+    """The member's passes, and whether it takes scores, power and alpha."""
+    number = import_module("milkernels.kernels.cpp.weighted_average").member_number(member)
+    numbers = (number, SCORE_ACTIVATIONS.index(score_activation), dim, from_logits)
+    options = (member, score_activation, dim, from_logits, False)
+    coefficients = WEIGHTED_AVERAGES[member]
+    learned = coefficients.learned
+    whole = WholePass.of(NAME, _OTHERS, numbers, *options)
+    return whole, coefficients.scores, "power" in learned, "alpha" in learned
 
 
 def _forward(

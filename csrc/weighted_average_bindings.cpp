@@ -1,0 +1,128 @@
+// The Python functions of the weighted averages: kernels on what the caller has prepared, and whole
+// passes.
+#include <memory>
+
+#include "whole_pass.h"
+
+namespace milkernels {
+namespace {
+
+void weighted_average_forward(int member, int activation, bool from_logits, const Walk& walk,
+                              const Tensor& x, const Tensor& scores, const Tensor& mask,
+                              const Tensor& power, const Tensor& alpha, const Tensor& y,
+                              const Tensor& statistics) {
+  AverageProblem problem;
+  set_problem(problem, walk, x, mask, from_logits);
+  problem.member = static_cast<Member>(member);
+  problem.activation = static_cast<Activation>(activation);
+  problem.x = frame_tensor(x);
+  problem.scores = frame_tensor(scores);
+  problem.power = power.data;
+  problem.alpha = alpha.data;
+  problem.y = y.data;
+  problem.statistics = statistics.data;
+  const auto scratch = std::make_unique<double[]>(size(forward_scratch(problem)));
+  problem.scratch = scratch.get();
+  kernels(x).average_forward(problem);
+}
+
+void weighted_average_backward(int member, int activation, bool from_logits, const Walk& walk,
+                               const Tensor& x, const Tensor& scores, const Tensor& mask,
+                               const Tensor& power, const Tensor& alpha, const Tensor& gradient,
+                               const Tensor& statistics, const Tensor& x_gradient,
+                               const Tensor& scores_gradient, const Tensor& power_gradient,
+                               const Tensor& alpha_gradient) {
+  AverageProblem problem;
+  set_problem(problem, walk, x, mask, from_logits);
+  problem.member = static_cast<Member>(member);
+  problem.activation = static_cast<Activation>(activation);
+  problem.x = frame_tensor(x);
+  problem.scores = frame_tensor(scores);
+  problem.power = power.data;
+  problem.alpha = alpha.data;
+  problem.gradient = gradient.data;
+  problem.statistics = statistics.data;
+  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.power_gradient = power_gradient.data;
+  problem.alpha_gradient = alpha_gradient.data;
+  const bool learns = power_gradient.data != nullptr || alpha_gradient.data != nullptr;
+  const auto scratch = std::make_unique<double[]>(size(learns ? backward_scratch(problem) : 0));
+  problem.scratch = scratch.get();
+  kernels(x).average_backward(problem);
+}
+
+// Each of these holds for None, too, and not for what is no plain tensor.
+bool are_scores(const std::optional<Tensor>& given, const Tensor& x) {
+  if (!given || given->data == nullptr) return given.has_value();
+  return given->dimensions == 3 && given->dtype.code == x.dtype.code &&
+         given->dtype.bits == x.dtype.bits && given->sizes == x.sizes && given->strides == x.strides;
+}
+
+bool is_of_classes(const std::optional<Tensor>& given, const Tensor& x) {
+  if (!given || given->data == nullptr) return given.has_value();
+  return given->dimensions == 1 && given->sizes[0] == x.sizes[1] && given->strides[0] == 1 &&
+         given->dtype.code == dlpack::kFloat && given->dtype.bits == (x.dtype.bits == 64 ? 64 : 32);
+}
+
+// y and the statistics, or None: see frames_of.
+py::object weighted_average_pass(int member, int activation, int dim, bool from_logits, int threads,
+                                 py::handle x_object, py::handle scores_object,
+                                 py::handle power_object, py::handle alpha_object,
+                                 py::handle mask_object) {
+  const auto frames = frames_of(x_object, mask_object, dim);
+  if (!frames) return py::none();
+  const Tensor& x = frames->x;
+  auto scores = plain_tensor_of(scores_object.ptr());
+  if (scores) scores = by_class(*scores, dim);
+  const auto power = plain_tensor_of(power_object.ptr());
+  const auto alpha = plain_tensor_of(alpha_object.ptr());
+  if (!are_scores(scores, x) || !is_of_classes(power, x) || !is_of_classes(alpha, x))
+    return py::none();
+  const py::object y = bag_values(x_object, x);
+  const py::object statistics = bag_rows(x_object, x, kAverage + 1);
+  const Tensor to_y = tensor_of(y.ptr()), to_statistics = tensor_of(statistics.ptr());
+  {
+    const py::gil_scoped_release released;
+    weighted_average_forward(member, activation, from_logits, walk_of(x, threads), x, *scores,
+                             frames->mask, *power, *alpha, to_y, to_statistics);
+  }
+  return py::make_tuple(y, statistics);
+}
+
+// Gradients of x, scores, power, alpha and mask, None for those that there are not.
+py::tuple weighted_average_gradients(int member, int activation, int dim, bool from_logits,
+                                     int threads, bool learn, py::handle gradient_object,
+                                     py::handle x_object, py::handle scores_object,
+                                     py::handle power_object, py::handle alpha_object,
+                                     const Tensor& mask, const Tensor& statistics) {
+  const py::object gradient = contiguous(gradient_object);
+  const py::object to_x = empty_like(x_object), to_scores = empty_like(scores_object);
+  const py::object to_power = learn ? empty_like(power_object) : py::none();
+  const py::object to_alpha = learn ? empty_like(alpha_object) : py::none();
+  const auto view = [dim](py::handle object) { return by_class(tensor_of(object.ptr()), dim); };
+  const Tensor x = view(x_object), scores = view(scores_object);
+  const Tensor x_gradient = view(to_x), scores_gradient = view(to_scores);
+  const Tensor power = tensor_of(power_object.ptr()), alpha = tensor_of(alpha_object.ptr());
+  const Tensor power_gradient = tensor_of(to_power.ptr()), alpha_gradient = tensor_of(to_alpha.ptr());
+  const Tensor y_gradient = tensor_of(gradient.ptr());
+  {
+    const py::gil_scoped_release released;
+    weighted_average_backward(member, activation, from_logits, walk_of(x, threads), x, scores, mask,
+                              power, alpha, y_gradient, statistics, x_gradient, scores_gradient,
+                              power_gradient, alpha_gradient);
+  }
+  return py::make_tuple(to_x, to_scores, to_power, to_alpha, py::none());
+}
+
+}  // namespace
+
+void define_weighted_average(py::module_& module) {
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  module.def("weighted_average_forward", &weighted_average_forward, released);
+  module.def("weighted_average_backward", &weighted_average_backward, released);
+  module.def("weighted_average_pass", &weighted_average_pass);
+  module.def("weighted_average_gradients", &weighted_average_gradients);
+}
+
+}  // namespace milkernels

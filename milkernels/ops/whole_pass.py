@@ -1,0 +1,126 @@
+"""Poolings on a CPU, each pass in one call of the extension.
+
+What `ops.library` does for whatever comes (checks, views, memory, kernel, one by one) takes longer
+than the kernels of small calls. Here the extension does it all, for tensors that its kernels read
+as they are; the others go the general way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from milkernels.kernels.cpp import extension
+from milkernels.ops.library import differentiates, family_named, input_gradients, somebody_watches
+
+#: The frame axis by each of its names.
+_AXES = {-1: 2, 2: 2, 1: 1, -2: 1}
+
+
+@dataclass(frozen=True)
+class WholePass:
+    """A family's passes in the extension, and what a call asks for beside its tensors: as their
+    `numbers`, and as the `options` of the family's operators.
+
+    - `forward(*numbers, threads, *tensors)` gives y and what the backward pass needs, or None for
+      tensors that go the general way;
+    - `backward(*numbers, threads, learn, gradient, *tensors, saved)` gives a gradient or None for
+      each tensor, those of learned parameters if `learn`.
+    """
+
+    family: str
+    no_others: tuple[None, ...]
+    numbers: tuple[int, ...]
+    options: tuple[Any, ...]
+    forward: Callable[..., tuple[Tensor, Tensor] | None]
+    backward: Callable[..., Sequence[Tensor | None]]
+
+    @staticmethod
+    def of(family: str, others: int, numbers: tuple[int, ...], *options: Any) -> WholePass:
+        """Of a family that takes so many tensors beside x."""
+        functions = extension.functions
+        return WholePass(
+            family,
+            (None,) * others,
+            numbers,
+            (*options, "cpp"),
+            getattr(functions, f"{family}_pass"),
+            getattr(functions, f"{family}_gradients"),
+        )
+
+
+def frame_axis(dim: int, from_logits: bool) -> int | None:
+    """The frame axis, None for a call that goes the general way, where it may be refused."""
+    if somebody_watches() or type(dim) is not int or type(from_logits) is not bool:
+        return None
+    return _AXES.get(dim)
+
+
+def apply_whole(whole: WholePass, x: Tensor, *others: Tensor | None) -> Tensor | None:
+    """y, or None for tensors that go the general way."""
+    result = whole.forward(*whole.numbers, torch.get_num_threads(), x, *others)
+    if result is None or not torch.is_grad_enabled():
+        return result and result[0]
+    for other in others:
+        if other is not None:
+            record = differentiates(x, *others)
+            return _record(whole, result, x, *others) if record else result[0]
+    return _record_alone(whole, result, x) if x.requires_grad else result[0]
+
+
+class _Whole(torch.autograd.Function):
+    """A forward pass that is done, and its backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, whole: WholePass, result: tuple[Tensor, Tensor], *tensors: Tensor | None
+    ) -> Tensor:
+        y, saved = result
+        ctx.whole = whole
+        ctx.save_for_backward(*tensors, saved)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needs = list(ctx.needs_input_grad[2:])
+        if torch.is_grad_enabled():
+            return None, None, *_of_the_family(ctx.whole, needs, gradient, ctx.saved_tensors)
+        learn = any(needs[1:])
+        return None, None, *_gradients(ctx.whole, learn, gradient, *ctx.saved_tensors)
+
+
+class _WholeAlone(_Whole):
+    """The same of x alone: what is not there costs autograd time, too."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        whole = ctx.whole
+        x, saved = ctx.saved_tensors
+        tensors = (x, *whole.no_others, saved)
+        if torch.is_grad_enabled():
+            needs = [True, *(False for _ in whole.no_others)]
+            return None, None, _of_the_family(whole, needs, gradient, tensors)[0]
+        return None, None, _gradients(whole, False, gradient, *tensors)[0]
+
+
+# Function.apply without its preparations for transforms of torch.func: none is active here.
+_record = super(torch.autograd.Function, _Whole).apply
+_record_alone = super(torch.autograd.Function, _WholeAlone).apply
+
+
+def _gradients(
+    whole: WholePass, learn: bool, gradient: Tensor, *tensors: Tensor | None
+) -> Sequence[Tensor | None]:
+    return whole.backward(*whole.numbers, torch.get_num_threads(), learn, gradient, *tensors)
+
+
+def _of_the_family(
+    whole: WholePass, needs: list[bool], gradient: Tensor, tensors: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again."""
+    family = family_named(whole.family)
+    return input_gradients(family, whole.options, needs, gradient, tensors, family.backward)
