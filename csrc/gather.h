@@ -16,6 +16,7 @@
 #include "frames.h"
 #include "parallel.h"
 #include "room.h"
+#include "transpose.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -213,48 +214,9 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
                      gatherers[block].rows(), coefficients[block]);
 }
 
-// Whether rows of contiguous frames are transposed, a vector of classes at a time, and then walked as
-// contiguous classes are: nothing is left over at the end of each row, and no lanes are merged.
-// Sums that take few instructions a frame would wait for it, and with short vectors it gains nothing.
+// Sums that take few instructions a frame would wait for it.
 template <class E, class F>
-constexpr bool kMayTranspose = std::is_same_v<E, float> && kLanes<float> >= 16 && !F::kFewInstructions;
-
-template <class E>
-bool is_transposed(const Problem& problem) {
-  return problem.frames_contiguous && problem.frames <= kShortRow &&
-         2 * problem.classes >= kLanes<Arithmetic<E>>;
-}
-
-// One vector of each row to one vector of each frame. Rows past the last are the last again.
-template <class E>
-MILKERNELS_INLINE void transpose_block(const E* from, const int64_t* row_starts, int64_t frames,
-                                       E* to) {
-  constexpr int kStep = kLanes<E>;
-  Vector<E> block[kStep];
-  MILKERNELS_UNROLL
-  for (int lane = 0; lane < kStep; ++lane)
-    block[lane] = load_lanes(from + row_starts[lane], frames);
-  transpose<E>(block);
-  MILKERNELS_UNROLL
-  for (int k = 0; k < kStep; ++k) store(to + k * kStep, block[k]);
-}
-
-// A task's rows with their classes contiguous, written to `to`.
-template <class E>
-FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) {
-  constexpr int64_t kStep = kLanes<E>;
-  const E* rows = at<E>(from, task.bag, task.class_start, 0);
-  const int64_t last_row = task.class_end - task.class_start - 1;
-  int64_t row_starts[kStep];
-  for (int64_t lane = 0; lane < kStep; ++lane)
-    row_starts[lane] = (lane < last_row ? lane : last_row) * from.stride_class;
-  int64_t frame = 0;
-  for (; frame + kStep <= task.last; frame += kStep)
-    transpose_block(rows + frame, row_starts, kStep, to + frame * kStep);
-  if (frame < task.last)
-    transpose_block(rows + frame, row_starts, task.last - frame, to + frame * kStep);
-  return {to, 0, 1, kStep};
-}
+constexpr bool kMayTranspose = kTransposes<E> && !F::kFewInstructions;
 
 template <class E, class F, class Problem>
 void gather_transposed(const Problem& problem, const Stretch& task) {

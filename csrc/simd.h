@@ -109,18 +109,38 @@ MILKERNELS_INLINE Integer<T> first_lanes(int64_t count) {
   return lane_numbers<T>() < static_cast<typename Simd<T>::Lane>(count);
 }
 
+// A mask's bits, as many for each lane; without such an instruction, whether there are any.
+template <class I>
+MILKERNELS_INLINE uint64_t bits_of(I mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bit_cast<__m256i>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_epi8(bit_cast<__m128i>(mask)));
+#else
+  uint64_t halves[2];
+  std::memcpy(halves, &mask, sizeof halves);
+  return halves[0] | halves[1];
+#endif
+}
+
 template <class I>
 MILKERNELS_INLINE bool any(I mask) {
+  return bits_of(mask) != 0;
+}
+
+// The first lane of a mask that has one.
+template <class T>
+MILKERNELS_INLINE int first_of(Integer<T> mask) {
 #if defined(__AVX512F__)
-  return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask)) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8(bit_cast<__m256i>(mask)) != 0;
+  return __builtin_ctzll(bits_of(mask)) * 4 / static_cast<int>(sizeof(T));
 #elif defined(__SSE2__)
-  return _mm_movemask_epi8(bit_cast<__m128i>(mask)) != 0;
+  return __builtin_ctzll(bits_of(mask)) / static_cast<int>(sizeof(T));
 #else
-  int64_t halves[2];
-  std::memcpy(halves, &mask, sizeof halves);
-  return (halves[0] | halves[1]) != 0;
+  int lane = 0;
+  while (!mask[lane]) ++lane;
+  return lane;
 #endif
 }
 

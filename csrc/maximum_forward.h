@@ -1,0 +1,287 @@
+// The maximum over frames, alone or plus their mean, forward, in the two layouts of frames.h. NaN is
+// larger than any number, and the first of equals is taken.
+#pragma once
+
+#include "formula.h"
+#include "frames.h"
+#include "parallel.h"
+#include "transpose.h"
+
+namespace milkernels {
+namespace MILKERNELS_INSTRUCTION_SET {
+
+// Frames of a row whose largest value is known before its place is looked for: they stay in a
+// processor's first cache between.
+constexpr int64_t kPeakFrames = 4096;
+
+// Frames that a lane of 32 bits counts.
+constexpr int64_t kCountableFrames = int64_t{1} << 30;
+
+template <class T>
+MILKERNELS_INLINE Vector<T> infinity(T sign) {
+  return broadcast(sign * T(__builtin_inf()));
+}
+
+// The sum of each lane's frames, and the smallest.
+template <class T>
+struct MeanSums {
+  LongSum<T> sum;
+  Vector<T> low = infinity<T>(1);
+
+  MILKERNELS_INLINE void take(const Problem& problem, Vector<T> raw, Integer<T> real) {
+    const Vector<T> x = problem.from_logits ? sigmoid<T>(raw).value : raw;
+    sum.add(real ? x : Vector<T>{});
+    low = real ? minimum(low, x) : low;
+  }
+};
+
+// A vector of classes: the largest value of each and its frame, -1 of nothing; with the mean, the sum
+// of its frames and the smallest.
+template <class T>
+struct Peaks {
+  T value[kLanes<T>] = {};
+  int64_t frame[kLanes<T>];
+  double sum[kLanes<T>] = {};
+  double low[kLanes<T>];
+
+  Peaks() {
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      frame[lane] = -1;
+      low[lane] = __builtin_inf();
+    }
+  }
+
+  void take(int64_t lane, T other, int64_t other_frame) {
+    const bool larger = other != other ? value[lane] == value[lane] : other > value[lane];
+    if (frame[lane] >= 0 && !larger) return;
+    value[lane] = other;
+    frame[lane] = other_frame;
+  }
+
+  // Lane `part` of the sums of a block of classes, or every lane of those of a row.
+  void add(int64_t lane, const MeanSums<T>& sums, int64_t part) {
+    sum[lane] += static_cast<double>(sums.sum.sum[part]) + static_cast<double>(sums.sum.lost[part]);
+    const double smallest = static_cast<double>(sums.low[part]);
+    low[lane] = smallest < low[lane] ? smallest : low[lane];
+  }
+  void add(int64_t lane, const MeanSums<T>& sums) {
+    for (int part = 0; part < kLanes<T>; ++part) add(lane, sums, part);
+  }
+
+  // Held between the smallest and the largest frame.
+  double mean(int64_t lane, int64_t frames, double high) const {
+    double value = sum[lane] / static_cast<double>(frames);
+    value = value < low[lane] ? low[lane] : value;
+    return value > high ? high : value;
+  }
+};
+
+inline int64_t real_frames(const Problem& problem, const uint8_t* mask) {
+  if (mask == nullptr) return problem.frames;
+  int64_t count = 0;
+  for (int64_t frame = 0; frame < problem.frames; ++frame)
+    count += mask[frame * problem.mask_stride_frame] != 0;
+  return count;
+}
+
+template <class E, bool kPlusMean>
+void write_peaks(const MaximumProblem& problem, int64_t cell, int64_t count,
+                 const Peaks<Arithmetic<E>>& peaks, int64_t frames) {
+  using T = Arithmetic<E>;
+  Vector<T> y = load(peaks.value);
+  if (problem.from_logits) y = sigmoid<T>(y).value;
+  for (int64_t lane = 0; lane < count; ++lane) {
+    problem.index[cell + lane] = peaks.frame[lane];
+    if constexpr (kPlusMean) {
+      y[lane] += static_cast<T>(peaks.mean(lane, frames, static_cast<double>(y[lane])));
+      problem.count[cell + lane] = frames;
+    }
+    if (peaks.frame[lane] < 0) y[lane] = 0;
+  }
+  store_bags<E>(problem, cell, y, count);
+}
+
+// The first real frame of some that is `value`, or NaN; -1 if none is.
+template <class E>
+int64_t first_frame(const Problem& problem, const uint8_t* mask, const E* x, int64_t first,
+                    int64_t last, Arithmetic<E> value, bool is_nan) {
+  using T = Arithmetic<E>;
+  constexpr int64_t kStep = kLanes<T>;
+  const Vector<T> sought = broadcast(value);
+  for (int64_t frame = first; frame < last; frame += kStep) {
+    const int64_t count = last - frame < kStep ? last - frame : kStep;
+    const Vector<T> raw = load_lanes(x + frame, count);
+    const Integer<T> hits = real_lanes<T>(problem, mask, frame, count) &
+                            (is_nan ? Integer<T>(raw != raw) : Integer<T>(raw == sought));
+    if (any(hits)) return frame + first_of<T>(hits);
+  }
+  return -1;
+}
+
+// The largest values of a row's stretch, in each lane of a group of vectors, and where NaN was seen.
+template <class E, bool kPlusMean>
+struct RowPeak {
+  using T = Arithmetic<E>;
+  Vector<T> top[kGroup<T>];
+  Integer<T> nan{};
+  MeanSums<T> sums;
+
+  MILKERNELS_INLINE RowPeak() {
+    for (Vector<T>& vector : top) vector = infinity<T>(-1);
+  }
+
+  template <int kVectors, bool kAll, class Lanes>
+  MILKERNELS_INLINE void take(const Problem& problem, const E* x, const Lanes& lanes_of) {
+    MILKERNELS_UNROLL
+    for (int k = 0; k < kVectors; ++k) {
+      const PresentLanes<T> lanes = lanes_of(k);
+      Vector<T> raw = load_lanes(x + k * kLanes<T>, lanes.count);
+      if constexpr (kPlusMean) sums.take(problem, raw, lanes.real);
+      if constexpr (!kAll) raw = lanes.real ? raw : infinity<T>(-1);
+      nan |= raw != raw;
+      top[k] = maximum(top[k], raw);
+    }
+  }
+
+  MILKERNELS_INLINE T value() const {
+    const auto larger = [](auto a, auto b) { return maximum(a, b); };
+    return largest_lane<T>(together<kGroup<T>>(top, larger));
+  }
+};
+
+template <class E, bool kPlusMean>
+void peak_of_row(const MaximumProblem& problem, int64_t bag, int64_t class_index,
+                 Peaks<Arithmetic<E>>& peaks, int64_t lane) {
+  using T = Arithmetic<E>;
+  const E* x = at<E>(problem.x, bag, class_index, 0);
+  const uint8_t* mask = mask_row(problem, bag);
+  for (int64_t first = 0; first < problem.frames; first += kPeakFrames) {
+    const int64_t last = first + kPeakFrames < problem.frames ? first + kPeakFrames : problem.frames;
+    RowPeak<E, kPlusMean> peak;
+    walk_row<T>(
+        problem, mask, first, last,
+        [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+          peak.template take<vectors, all>(problem, x + frame, lanes_of);
+        });
+    if constexpr (kPlusMean) peaks.add(lane, peak.sums);
+    const T value = peak.value();
+    const T best = peaks.value[lane];
+    const bool is_nan = any(peak.nan);
+    if (peaks.frame[lane] >= 0 && !(is_nan ? best == best : value > best)) continue;
+    const int64_t frame = first_frame(problem, mask, x, first, last, value, is_nan);
+    if (frame >= 0) peaks.take(lane, load_first(x + frame, 1)[0], frame);
+  }
+}
+
+// Up to a vector of classes, each a row of contiguous frames.
+template <class E, bool kPlusMean>
+void peaks_of_rows(const MaximumProblem& problem, const Stretch& task) {
+  Peaks<Arithmetic<E>> peaks;
+  for (int64_t index = task.class_start; index < task.class_end; ++index)
+    peak_of_row<E, kPlusMean>(problem, task.bag, index, peaks, index - task.class_start);
+  write_peaks<E, kPlusMean>(problem, task.bag * problem.classes + task.class_start,
+                            task.class_end - task.class_start, peaks,
+                            real_frames(problem, mask_row(problem, task.bag)));
+}
+
+// What a block of contiguous classes keeps from frame to frame.
+template <class T>
+struct Largest {
+  Vector<T> value;
+  Integer<T> frame;
+
+  MILKERNELS_INLINE void take(Vector<T> raw, Integer<T> raw_frame) {
+    const Integer<T> stays = (raw <= value) | (value != value);
+    value = stays ? value : raw;
+    frame = stays ? frame : raw_frame;
+  }
+};
+
+// A block of up to kVectors vectors of contiguous classes, which begins at a class of a bag of `from`.
+template <class E, bool kPlusMean, int kVectors>
+void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const FrameTensor& from,
+                      int64_t bag, int64_t class_start) {
+  using T = Arithmetic<E>;
+  using Lane = typename Simd<T>::Lane;
+  constexpr int64_t kStep = kLanes<T>;
+  const uint8_t* mask = mask_row(problem, task.bag);
+  const int64_t classes = task.class_end - task.class_start;
+  const auto lanes_from = [&](int64_t index) {
+    return classes - index < kStep ? classes - index : kStep;
+  };
+  const int64_t next_frames = kFramesAtOnce * from.stride_frame;
+  Peaks<T> peaks[kVectors];
+  for (int64_t first = 0; first < problem.frames; first += kCountableFrames) {
+    const int64_t rest = problem.frames - first;
+    const int64_t last = rest < kCountableFrames ? problem.frames : first + kCountableFrames;
+    Largest<T> largest[kVectors];
+    MeanSums<T> sums[kPlusMean ? kVectors : 1];
+    bool began = false;
+    int64_t frame = first;
+    while (frame < last) {
+      const E* x[kFramesAtOnce];
+      Integer<T> numbers[kFramesAtOnce];
+      int count = 0;
+      for (; frame < last && count < kFramesAtOnce; ++frame) {
+        if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
+        x[count] = at<E>(from, bag, class_start, frame);
+        numbers[count] = Integer<T>{} + static_cast<Lane>(frame - first);
+        ++count;
+      }
+      if (!began && count > 0) {
+        for (Largest<T>& block : largest) block = {infinity<T>(-1), numbers[0]};
+        began = true;
+      }
+      for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
+        const int64_t lanes = lanes_from(index);
+        Largest<T> here = largest[block];
+        for (int k = 0; k < count; ++k) {
+          prefetch(x[k] + index + next_frames);
+          const Vector<T> raw = load_lanes(x[k] + index, lanes);
+          here.take(raw, numbers[k]);
+          if constexpr (kPlusMean) sums[block].take(problem, raw, every_lane<T>());
+        }
+        largest[block] = here;
+      }
+    }
+    if (!began) continue;
+    for (int64_t index = 0; index < classes; ++index) {
+      const int64_t block = index / kStep, lane = index % kStep;
+      const Largest<T>& here = largest[block];
+      peaks[block].take(lane, here.value[lane], first + here.frame[lane]);
+      if constexpr (kPlusMean) peaks[block].add(lane, sums[block], lane);
+    }
+  }
+  const int64_t frames = real_frames(problem, mask);
+  const int64_t cell = task.bag * problem.classes + task.class_start;
+  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block)
+    write_peaks<E, kPlusMean>(problem, cell + index, lanes_from(index), peaks[block], frames);
+}
+
+template <class E, bool kPlusMean>
+void find_peaks(const MaximumProblem& problem) {
+  const bool transposed = kTransposes<E> && is_transposed<E>(problem);
+  const Stretches stretches(problem, 1, kLanes<Arithmetic<E>>, transposed);
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
+    const Stretch task = stretches.at(index);
+    if constexpr (kTransposes<E>)
+      if (transposed) {
+        alignas(64) E values[kShortRow * int64_t{kLanes<E>}];
+        const FrameTensor turned = transpose_rows<E>(problem.x, task, values);
+        return peaks_of_classes<E, kPlusMean, 1>(problem, task, turned, 0, 0);
+      }
+    if (problem.frames_contiguous)
+      peaks_of_rows<E, kPlusMean>(problem, task);
+    else
+      peaks_of_classes<E, kPlusMean, kClassVectors>(problem, task, problem.x, task.bag,
+                                                    task.class_start);
+  });
+}
+
+template <class E>
+void maximum_forward(const MaximumProblem& problem) {
+  problem.plus_mean ? find_peaks<E, true>(problem) : find_peaks<E, false>(problem);
+}
+
+}  // namespace MILKERNELS_INSTRUCTION_SET
+}  // namespace milkernels
