@@ -2,6 +2,8 @@
 // larger than any number, and the first of equals is taken.
 #pragma once
 
+#include <memory>
+
 #include "formula.h"
 #include "frames.h"
 #include "parallel.h"
@@ -13,9 +15,6 @@ namespace MILKERNELS_INSTRUCTION_SET {
 // Frames of a row whose largest value is known before its place is looked for: they stay in a
 // processor's first cache between.
 constexpr int64_t kPeakFrames = 4096;
-
-// Frames that a lane of 32 bits counts.
-constexpr int64_t kCountableFrames = int64_t{1} << 30;
 
 template <class T>
 MILKERNELS_INLINE Vector<T> infinity(T sign) {
@@ -66,6 +65,15 @@ struct Peaks {
   }
   void add(int64_t lane, const MeanSums<T>& sums) {
     for (int part = 0; part < kLanes<T>; ++part) add(lane, sums, part);
+  }
+
+  // Those of later frames.
+  void join(const Peaks& later) {
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      if (later.frame[lane] >= 0) take(lane, later.value[lane], later.frame[lane]);
+      sum[lane] += later.sum[lane];
+      low[lane] = later.low[lane] < low[lane] ? later.low[lane] : low[lane];
+    }
   }
 
   // Held between the smallest and the largest frame.
@@ -150,13 +158,13 @@ struct RowPeak {
 };
 
 template <class E, bool kPlusMean>
-void peak_of_row(const MaximumProblem& problem, int64_t bag, int64_t class_index,
-                 Peaks<Arithmetic<E>>& peaks, int64_t lane) {
+void peak_of_row(const MaximumProblem& problem, const Stretch& task, int64_t lane,
+                 Peaks<Arithmetic<E>>& peaks) {
   using T = Arithmetic<E>;
-  const E* x = at<E>(problem.x, bag, class_index, 0);
-  const uint8_t* mask = mask_row(problem, bag);
-  for (int64_t first = 0; first < problem.frames; first += kPeakFrames) {
-    const int64_t last = first + kPeakFrames < problem.frames ? first + kPeakFrames : problem.frames;
+  const E* x = at<E>(problem.x, task.bag, task.class_start + lane, 0);
+  const uint8_t* mask = mask_row(problem, task.bag);
+  for (int64_t first = task.first; first < task.last; first += kPeakFrames) {
+    const int64_t last = first + kPeakFrames < task.last ? first + kPeakFrames : task.last;
     RowPeak<E, kPlusMean> peak;
     walk_row<T>(
         problem, mask, first, last,
@@ -171,17 +179,6 @@ void peak_of_row(const MaximumProblem& problem, int64_t bag, int64_t class_index
     const int64_t frame = first_frame(problem, mask, x, first, last, value, is_nan);
     if (frame >= 0) peaks.take(lane, load_first(x + frame, 1)[0], frame);
   }
-}
-
-// Up to a vector of classes, each a row of contiguous frames.
-template <class E, bool kPlusMean>
-void peaks_of_rows(const MaximumProblem& problem, const Stretch& task) {
-  Peaks<Arithmetic<E>> peaks;
-  for (int64_t index = task.class_start; index < task.class_end; ++index)
-    peak_of_row<E, kPlusMean>(problem, task.bag, index, peaks, index - task.class_start);
-  write_peaks<E, kPlusMean>(problem, task.bag * problem.classes + task.class_start,
-                            task.class_end - task.class_start, peaks,
-                            real_frames(problem, mask_row(problem, task.bag)));
 }
 
 // What a block of contiguous classes keeps from frame to frame.
@@ -200,82 +197,114 @@ struct Largest {
 // A block of up to kVectors vectors of contiguous classes, which begins at a class of a bag of `from`.
 template <class E, bool kPlusMean, int kVectors>
 void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const FrameTensor& from,
-                      int64_t bag, int64_t class_start) {
+                      int64_t bag, int64_t class_start, Peaks<Arithmetic<E>>* peaks) {
   using T = Arithmetic<E>;
   using Lane = typename Simd<T>::Lane;
   constexpr int64_t kStep = kLanes<T>;
   const uint8_t* mask = mask_row(problem, task.bag);
   const int64_t classes = task.class_end - task.class_start;
-  const auto lanes_from = [&](int64_t index) {
-    return classes - index < kStep ? classes - index : kStep;
-  };
   const int64_t next_frames = kFramesAtOnce * from.stride_frame;
-  Peaks<T> peaks[kVectors];
-  for (int64_t first = 0; first < problem.frames; first += kCountableFrames) {
-    const int64_t rest = problem.frames - first;
-    const int64_t last = rest < kCountableFrames ? problem.frames : first + kCountableFrames;
-    Largest<T> largest[kVectors];
-    MeanSums<T> sums[kPlusMean ? kVectors : 1];
-    bool began = false;
-    int64_t frame = first;
-    while (frame < last) {
-      const E* x[kFramesAtOnce];
-      Integer<T> numbers[kFramesAtOnce];
-      int count = 0;
-      for (; frame < last && count < kFramesAtOnce; ++frame) {
-        if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
-        x[count] = at<E>(from, bag, class_start, frame);
-        numbers[count] = Integer<T>{} + static_cast<Lane>(frame - first);
-        ++count;
-      }
-      if (!began && count > 0) {
-        for (Largest<T>& block : largest) block = {infinity<T>(-1), numbers[0]};
-        began = true;
-      }
-      for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
-        const int64_t lanes = lanes_from(index);
-        Largest<T> here = largest[block];
-        for (int k = 0; k < count; ++k) {
-          prefetch(x[k] + index + next_frames);
-          const Vector<T> raw = load_lanes(x[k] + index, lanes);
-          here.take(raw, numbers[k]);
-          if constexpr (kPlusMean) sums[block].take(problem, raw, every_lane<T>());
-        }
-        largest[block] = here;
-      }
+  Largest<T> largest[kVectors];
+  MeanSums<T> sums[kPlusMean ? kVectors : 1];
+  bool began = false;
+  int64_t frame = task.first;
+  while (frame < task.last) {
+    const E* x[kFramesAtOnce];
+    Integer<T> numbers[kFramesAtOnce];
+    int count = 0;
+    for (; frame < task.last && count < kFramesAtOnce; ++frame) {
+      if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
+      x[count] = at<E>(from, bag, class_start, frame);
+      numbers[count] = Integer<T>{} + static_cast<Lane>(frame - task.first);
+      ++count;
     }
-    if (!began) continue;
-    for (int64_t index = 0; index < classes; ++index) {
-      const int64_t block = index / kStep, lane = index % kStep;
-      const Largest<T>& here = largest[block];
-      peaks[block].take(lane, here.value[lane], first + here.frame[lane]);
-      if constexpr (kPlusMean) peaks[block].add(lane, sums[block], lane);
+    if (!began && count > 0) {
+      for (Largest<T>& block : largest) block = {infinity<T>(-1), numbers[0]};
+      began = true;
+    }
+    for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
+      const int64_t lanes = classes - index < kStep ? classes - index : kStep;
+      Largest<T> here = largest[block];
+      for (int k = 0; k < count; ++k) {
+        prefetch(x[k] + index + next_frames);
+        const Vector<T> raw = load_lanes(x[k] + index, lanes);
+        here.take(raw, numbers[k]);
+        if constexpr (kPlusMean) sums[block].take(problem, raw, every_lane<T>());
+      }
+      largest[block] = here;
     }
   }
-  const int64_t frames = real_frames(problem, mask);
-  const int64_t cell = task.bag * problem.classes + task.class_start;
-  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block)
-    write_peaks<E, kPlusMean>(problem, cell + index, lanes_from(index), peaks[block], frames);
+  if (!began) return;
+  for (int64_t index = 0; index < classes; ++index) {
+    const int64_t block = index / kStep, lane = index % kStep;
+    const Largest<T>& here = largest[block];
+    peaks[block].take(lane, here.value[lane], task.first + here.frame[lane]);
+    if constexpr (kPlusMean) peaks[block].add(lane, sums[block], lane);
+  }
+}
+
+// A task's peaks: one vector of them, kClassVectors where classes are contiguous.
+template <class E, bool kPlusMean>
+void peaks_of_task(const MaximumProblem& problem, bool transposed, const Stretch& task,
+                   Peaks<Arithmetic<E>>* peaks) {
+  if constexpr (kTransposes<E>)
+    if (transposed) {
+      alignas(64) E values[kShortRow * int64_t{kLanes<E>}];
+      const FrameTensor turned = transpose_rows<E>(problem.x, task, values);
+      return peaks_of_classes<E, kPlusMean, 1>(problem, task, turned, 0, 0, peaks);
+    }
+  if (!problem.frames_contiguous)
+    return peaks_of_classes<E, kPlusMean, kClassVectors>(problem, task, problem.x, task.bag,
+                                                         task.class_start, peaks);
+  for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane)
+    peak_of_row<E, kPlusMean>(problem, task, lane, *peaks);
+}
+
+template <class E, bool kPlusMean, int kVectors>
+void find_peaks(const MaximumProblem& problem) {
+  using T = Arithmetic<E>;
+  constexpr int64_t kStep = kLanes<T>;
+  const bool transposed = kTransposes<E> && is_transposed<E>(problem);
+  const int64_t segments = transposed ? 1 : segments_of(problem);
+  const Stretches stretches(problem, segments, kStep, transposed);
+  if (stretches.count() == 0) return;
+  const auto write = [&](const Stretch& task, const Peaks<T>* peaks) {
+    const int64_t frames = kPlusMean ? real_frames(problem, mask_row(problem, task.bag)) : 0;
+    for (int64_t index = task.class_start; index < task.class_end; index += kStep, ++peaks) {
+      const int64_t count = task.class_end - index < kStep ? task.class_end - index : kStep;
+      write_peaks<E, kPlusMean>(problem, task.bag * problem.classes + index, count, *peaks, frames);
+    }
+  };
+  if (segments == 1) {
+    parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
+      Peaks<T> peaks[kVectors];
+      const Stretch task = stretches.at(index);
+      peaks_of_task<E, kPlusMean>(problem, transposed, task, peaks);
+      write(task, peaks);
+    });
+    return;
+  }
+  const auto parts = std::make_unique<Peaks<T>[]>(static_cast<size_t>(stretches.count() * kVectors));
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
+    peaks_of_task<E, kPlusMean>(problem, transposed, stretches.at(index), &parts[index * kVectors]);
+  });
+  // The segments of long bags are joined in order: those of a block follow one another by `blocks`.
+  const int64_t blocks = stretches.count() / (problem.bags * segments);
+  parallel_for(problem.bags * blocks, stretches.count(), problem.threads, [&](int64_t index) {
+    const int64_t first = index / blocks * segments * blocks + index % blocks;
+    const Stretch task = stretches.at(first);
+    Peaks<T>* whole = &parts[first * kVectors];
+    for (int64_t segment = 1; segment < segments; ++segment)
+      for (int64_t block = 0; block * kStep < task.class_end - task.class_start; ++block)
+        whole[block].join(parts[(first + segment * blocks) * kVectors + block]);
+    write(task, whole);
+  });
 }
 
 template <class E, bool kPlusMean>
 void find_peaks(const MaximumProblem& problem) {
-  const bool transposed = kTransposes<E> && is_transposed<E>(problem);
-  const Stretches stretches(problem, 1, kLanes<Arithmetic<E>>, transposed);
-  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
-    const Stretch task = stretches.at(index);
-    if constexpr (kTransposes<E>)
-      if (transposed) {
-        alignas(64) E values[kShortRow * int64_t{kLanes<E>}];
-        const FrameTensor turned = transpose_rows<E>(problem.x, task, values);
-        return peaks_of_classes<E, kPlusMean, 1>(problem, task, turned, 0, 0);
-      }
-    if (problem.frames_contiguous)
-      peaks_of_rows<E, kPlusMean>(problem, task);
-    else
-      peaks_of_classes<E, kPlusMean, kClassVectors>(problem, task, problem.x, task.bag,
-                                                    task.class_start);
-  });
+  problem.frames_contiguous ? find_peaks<E, kPlusMean, 1>(problem)
+                            : find_peaks<E, kPlusMean, kClassVectors>(problem);
 }
 
 template <class E>
