@@ -17,19 +17,46 @@ inline Vector<Arithmetic<E>> slope_at(const MaximumProblem& problem, int64_t bag
   return peak.value * peak.complement;
 }
 
-// Every frame of a bag is written as 0, then the maxima's: x is read there alone.
+// How a bag's gradient becomes 0: in parts of about as many elements.
+template <class E>
+class Clearing {
+ public:
+  explicit Clearing(const MaximumProblem& problem)
+      : problem_(problem),
+        by_row_(problem.frames_contiguous),
+        lines_(by_row_ ? problem.classes : problem.frames),
+        length_(by_row_ ? problem.frames : problem.classes),
+        together_(length_ > 0 && length_ < kElements ? kElements / length_ : 1),
+        pieces_((length_ + kElements - 1) / kElements) {}
+
+  // None of no elements, which have no address.
+  int64_t parts() const { return (lines_ + together_ - 1) / together_ * pieces_; }
+
+  void clear(int64_t bag, int64_t part) const {
+    const int64_t start = part / pieces_ * together_;
+    const int64_t end = start + together_ < lines_ ? start + together_ : lines_;
+    const int64_t first = part % pieces_ * kElements;
+    const int64_t count = length_ - first < kElements ? length_ - first : kElements;
+    for (int64_t line = start; line < end; ++line) {
+      E* to = at_mutable<E>(problem_.x_gradient, bag, by_row_ ? line : first, by_row_ ? first : line);
+      std::memset(to, 0, static_cast<size_t>(count) * sizeof(E));
+    }
+  }
+
+ private:
+  static constexpr int64_t kElements = 32768;
+  const MaximumProblem& problem_;
+  bool by_row_;
+  int64_t lines_;
+  int64_t length_;
+  int64_t together_;
+  int64_t pieces_;
+};
+
+// The maxima's gradients: x is read there alone.
 template <class E>
 void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
   using T = Arithmetic<E>;
-  const bool by_row = problem.frames_contiguous;
-  const int64_t lines = by_row ? problem.classes : problem.frames;
-  const int64_t length = by_row ? problem.frames : problem.classes;
-  // Of no elements there is no address.
-  if (length == 0) return;
-  for (int64_t line = 0; line < lines; ++line) {
-    E* to = at_mutable<E>(problem.x_gradient, bag, by_row ? line : 0, by_row ? 0 : line);
-    std::memset(to, 0, static_cast<size_t>(length) * sizeof(E));
-  }
   for (int64_t index = 0; index < problem.classes; ++index) {
     const int64_t cell = bag * problem.classes + index;
     const int64_t frame = problem.index[cell];
@@ -81,9 +108,19 @@ void maximum_backward(const MaximumProblem& problem) {
                         : scatter<E, MaxMeanGradient<E, false>>(problem);
     return;
   }
-  const int64_t elements = problem.bags * problem.classes * problem.frames;
-  parallel_for(problem.bags, elements, problem.threads,
-               [&](int64_t bag) { scatter_maxima<E>(problem, bag); });
+  const Clearing<E> clearing(problem);
+  const int64_t parts = clearing.parts();
+  if (problem.bags >= problem.threads) {
+    // What a task has cleared is still near when it writes the maxima's gradients.
+    parallel_for(problem.bags, elements_of(problem), problem.threads, [&](int64_t bag) {
+      for (int64_t part = 0; part < parts; ++part) clearing.clear(bag, part);
+      scatter_maxima<E>(problem, bag);
+    });
+    return;
+  }
+  parallel_for(problem.bags * parts, elements_of(problem), problem.threads,
+               [&](int64_t task) { clearing.clear(task / parts, task % parts); });
+  for (int64_t bag = 0; bag < problem.bags; ++bag) scatter_maxima<E>(problem, bag);
 }
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
