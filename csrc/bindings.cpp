@@ -15,10 +15,8 @@ void set_places(MaximumProblem& problem, const Tensor& places) {
 
 void maximum_forward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
                      const Tensor& mask, const Tensor& y, const Tensor& places) {
-  MaximumProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
+  auto problem = problem_of<MaximumProblem>(walk, from_logits, x, mask);
   problem.plus_mean = plus_mean;
-  problem.x = frame_tensor(x);
   problem.y = y.data;
   set_places(problem, places);
   kernels(x).maximum_forward(problem);
@@ -27,10 +25,8 @@ void maximum_forward(bool from_logits, bool plus_mean, const Walk& walk, const T
 void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
                       const Tensor& mask, const Tensor& gradient, const Tensor& places,
                       const Tensor& x_gradient) {
-  MaximumProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
+  auto problem = problem_of<MaximumProblem>(walk, from_logits, x, mask);
   problem.plus_mean = plus_mean;
-  problem.x = frame_tensor(x);
   problem.gradient = gradient.data;
   set_places(problem, places);
   problem.x_gradient = frames_to_fill(x_gradient);
@@ -39,42 +35,32 @@ void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const 
 
 // y and the places, or None: see frames_of.
 py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, py::handle x_object,
-                        py::handle mask) {
-  static PyObject* const int64 = kept("int64");
-  const auto frames = frames_of(x_object, mask, dim);
+                        py::handle mask_object) {
+  const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  const py::object y = bag_values(x_object, x);
-  const py::object places = new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]}, int64);
-  const Tensor to_y = tensor_of(y.ptr()), to_places = tensor_of(places.ptr());
-  {
-    const py::gil_scoped_release released;
-    maximum_forward(from_logits, plus_mean, walk_of(x, threads), x, frames->mask, to_y, to_places);
-  }
-  return py::make_tuple(y, places);
+  const py::object places = new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]},
+                                      torch_module().int64);
+  return pooled(*frames, x_object, places, threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
+                  maximum_forward(from_logits, plus_mean, walk, x, mask, y, saved);
+                });
 }
 
 // Gradients of x and mask.
 py::tuple maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
                             const Tensor& places) {
-  const py::object gradient = contiguous(gradient_object), filled = empty_like(x_object);
-  const Tensor x = by_class(tensor_of(x_object.ptr()), dim);
-  const Tensor y_gradient = tensor_of(gradient.ptr());
-  const Tensor x_gradient = by_class(tensor_of(filled.ptr()), dim);
-  {
-    const py::gil_scoped_release released;
-    maximum_backward(from_logits, plus_mean, walk_of(x, threads), x, mask, y_gradient, places,
-                     x_gradient);
-  }
-  return py::make_tuple(filled, py::none());
+  return gradient_of_frames(
+      dim, threads, gradient_object, x_object,
+      [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
+        maximum_backward(from_logits, plus_mean, walk, x, mask, gradient, places, x_gradient);
+      });
 }
 
 void noisy_or_forward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
                       const Tensor& y, const Tensor& statistics) {
-  NoisyOrProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.x = frame_tensor(x);
+  auto problem = problem_of<NoisyOrProblem>(walk, from_logits, x, mask);
   problem.y = y.data;
   problem.statistics = statistics.data;
   const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kNoisyOrRows)));
@@ -84,9 +70,7 @@ void noisy_or_forward(bool from_logits, const Walk& walk, const Tensor& x, const
 
 void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
                        const Tensor& gradient, const Tensor& statistics, const Tensor& x_gradient) {
-  NoisyOrProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.x = frame_tensor(x);
+  auto problem = problem_of<NoisyOrProblem>(walk, from_logits, x, mask);
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
   problem.x_gradient = frames_to_fill(x_gradient);
@@ -95,41 +79,32 @@ void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, cons
 
 // y and the statistics, or None: see frames_of.
 py::object noisy_or_pass(int dim, bool from_logits, int threads, py::handle x_object,
-                         py::handle mask) {
-  const auto frames = frames_of(x_object, mask, dim);
+                         py::handle mask_object) {
+  const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  const py::object y = bag_values(x_object, x), statistics = bag_rows(x_object, x, kOnes + 1);
-  const Tensor to_y = tensor_of(y.ptr()), to_statistics = tensor_of(statistics.ptr());
-  {
-    const py::gil_scoped_release released;
-    noisy_or_forward(from_logits, walk_of(x, threads), x, frames->mask, to_y, to_statistics);
-  }
-  return py::make_tuple(y, statistics);
+  return pooled(*frames, x_object, bag_rows(x_object, x, kOnes + 1), threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
+                  noisy_or_forward(from_logits, walk, x, mask, y, saved);
+                });
 }
 
 // Gradients of x and mask.
 py::tuple noisy_or_gradients(int dim, bool from_logits, int threads, bool,
                              py::handle gradient_object, py::handle x_object, const Tensor& mask,
                              const Tensor& statistics) {
-  const py::object gradient = contiguous(gradient_object), filled = empty_like(x_object);
-  const Tensor x = by_class(tensor_of(x_object.ptr()), dim);
-  const Tensor y_gradient = tensor_of(gradient.ptr());
-  const Tensor x_gradient = by_class(tensor_of(filled.ptr()), dim);
-  {
-    const py::gil_scoped_release released;
-    noisy_or_backward(from_logits, walk_of(x, threads), x, mask, y_gradient, statistics, x_gradient);
-  }
-  return py::make_tuple(filled, py::none());
+  return gradient_of_frames(
+      dim, threads, gradient_object, x_object,
+      [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
+        noisy_or_backward(from_logits, walk, x, mask, gradient, statistics, x_gradient);
+      });
 }
 
 void log_mean_exp_forward(bool from_logits, bool learn, const Walk& walk, const Tensor& x,
                           const Tensor& mask, const Tensor& sharpness, const Tensor& y,
                           const Tensor& statistics) {
-  LogMeanExpProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
+  auto problem = problem_of<LogMeanExpProblem>(walk, from_logits, x, mask);
   problem.learn = learn;
-  problem.x = frame_tensor(x);
   problem.sharpness = sharpness.data;
   problem.y = y.data;
   problem.statistics = statistics.data;
@@ -142,9 +117,7 @@ void log_mean_exp_backward(bool from_logits, const Walk& walk, const Tensor& x, 
                            const Tensor& sharpness, const Tensor& gradient,
                            const Tensor& statistics, const Tensor& x_gradient,
                            const Tensor& sharpness_gradient) {
-  LogMeanExpProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.x = frame_tensor(x);
+  auto problem = problem_of<LogMeanExpProblem>(walk, from_logits, x, mask);
   problem.sharpness = sharpness.data;
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
@@ -260,11 +233,8 @@ void linear_attention_backward(bool as_in_code, int threads, const Tensor& gradi
 void class_attention_forward(int activation, bool from_logits, const Walk& walk, const Tensor& x,
                              const Tensor& scores, const Tensor& mask, const Tensor& y,
                              const Tensor& statistics) {
-  ClassAttentionProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
+  ClassAttentionProblem problem =
+      class_attention_problem(activation, from_logits, walk, x, scores, mask);
   problem.y = y.data;
   problem.statistics = statistics.data;
   kernels(x).class_attention_forward(problem);
@@ -274,11 +244,8 @@ void class_attention_backward(int activation, bool from_logits, const Walk& walk
                               const Tensor& scores, const Tensor& mask, const Tensor& gradient,
                               const Tensor& statistics, const Tensor& x_gradient,
                               const Tensor& scores_gradient) {
-  ClassAttentionProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
+  ClassAttentionProblem problem =
+      class_attention_problem(activation, from_logits, walk, x, scores, mask);
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
   problem.x_gradient = frames_to_fill(x_gradient);
@@ -288,10 +255,8 @@ void class_attention_backward(int activation, bool from_logits, const Walk& walk
 
 void rank_forward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
                   const Tensor& mask, const Tensor& y, const Tensor& total, const Tensor& ranks) {
-  RankProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
+  auto problem = problem_of<RankProblem>(walk, from_logits, x, mask);
   problem.decay = decay;
-  problem.x = frame_tensor(x);
   problem.y = y.data;
   problem.total = total.data;
   problem.ranks = frames_to_fill(ranks);
@@ -302,10 +267,8 @@ void rank_forward(double decay, bool from_logits, const Walk& walk, const Tensor
 void rank_backward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
                    const Tensor& gradient, const Tensor& total, const Tensor& ranks,
                    const Tensor& x_gradient) {
-  RankProblem problem;
-  set_problem(problem, walk, x, Tensor{}, from_logits);
+  auto problem = problem_of<RankProblem>(walk, from_logits, x);
   problem.decay = decay;
-  problem.x = frame_tensor(x);
   problem.gradient = gradient.data;
   problem.total = total.data;
   problem.ranks = frame_tensor(ranks);
@@ -343,7 +306,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("rank_backward", &rank_backward, released);
   module.def("prefer_huge_pages",
              [](const Tensor& memory, size_t bytes) { prefer_huge_pages(memory.data, bytes); });
-  exchange_table();  // without it the module cannot serve, and is not imported
+  torch_module();  // without its exchange table the module cannot serve, and is not imported
   define_weighted_average(module);
   define_pool_bce(module);
   define_packed(module);

@@ -51,6 +51,37 @@ inline void set_problem(Problem& problem, const Walk& walk, const Tensor& frames
   problem.mask_stride_frame = mask.strides[1];
 }
 
+template <class P>
+P problem_of(const Walk& walk, bool from_logits, const Tensor& x, const Tensor& mask = {}) {
+  P problem;
+  set_problem(problem, walk, x, mask, from_logits);
+  problem.x = frame_tensor(x);
+  return problem;
+}
+
+inline AverageProblem average_problem(int member, int activation, bool from_logits,
+                                      const Walk& walk, const Tensor& x, const Tensor& scores,
+                                      const Tensor& power, const Tensor& alpha,
+                                      const Tensor& mask = {}) {
+  auto problem = problem_of<AverageProblem>(walk, from_logits, x, mask);
+  problem.member = static_cast<Member>(member);
+  problem.activation = static_cast<Activation>(activation);
+  problem.scores = frame_tensor(scores);
+  problem.power = power.data;
+  problem.alpha = alpha.data;
+  return problem;
+}
+
+inline ClassAttentionProblem class_attention_problem(int activation, bool from_logits,
+                                                     const Walk& walk, const Tensor& x,
+                                                     const Tensor& scores,
+                                                     const Tensor& mask = {}) {
+  auto problem = problem_of<ClassAttentionProblem>(walk, from_logits, x, mask);
+  problem.activation = static_cast<Activation>(activation);
+  problem.scores = frame_tensor(scores);
+  return problem;
+}
+
 inline Element element_of(const Tensor& tensor) {
   const auto& [code, bits, lanes] = tensor.dtype;
   if (lanes == 1) {

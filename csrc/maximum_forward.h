@@ -50,9 +50,14 @@ struct Peaks {
     }
   }
 
-  void take(int64_t lane, T other, int64_t other_frame) {
+  // Whether a later frame's value would be the largest.
+  bool takes(int64_t lane, T other) const {
     const bool larger = other != other ? value[lane] == value[lane] : other > value[lane];
-    if (frame[lane] >= 0 && !larger) return;
+    return frame[lane] < 0 || larger;
+  }
+
+  void take(int64_t lane, T other, int64_t other_frame) {
+    if (!takes(lane, other)) return;
     value[lane] = other;
     frame[lane] = other_frame;
   }
@@ -112,8 +117,9 @@ void write_peaks(const MaximumProblem& problem, int64_t cell, int64_t count,
 // The first real frame of some that is `value`, or NaN; -1 if none is.
 template <class E>
 int64_t first_frame(const Problem& problem, const uint8_t* mask, const E* x, int64_t first,
-                    int64_t last, Arithmetic<E> value, bool is_nan) {
+                    int64_t last, Arithmetic<E> value) {
   using T = Arithmetic<E>;
+  const bool is_nan = value != value;
   constexpr int64_t kStep = kLanes<T>;
   const Vector<T> sought = broadcast(value);
   for (int64_t frame = first; frame < last; frame += kStep) {
@@ -152,6 +158,7 @@ struct RowPeak {
   }
 
   MILKERNELS_INLINE T value() const {
+    if (any(nan)) return static_cast<T>(__builtin_nan(""));
     const auto larger = [](auto a, auto b) { return maximum(a, b); };
     return largest_lane<T>(together<kGroup<T>>(top, larger));
   }
@@ -173,10 +180,8 @@ void peak_of_row(const MaximumProblem& problem, const Stretch& task, int64_t lan
         });
     if constexpr (kPlusMean) peaks.add(lane, peak.sums);
     const T value = peak.value();
-    const T best = peaks.value[lane];
-    const bool is_nan = any(peak.nan);
-    if (peaks.frame[lane] >= 0 && !(is_nan ? best == best : value > best)) continue;
-    const int64_t frame = first_frame(problem, mask, x, first, last, value, is_nan);
+    if (!peaks.takes(lane, value)) continue;
+    const int64_t frame = first_frame(problem, mask, x, first, last, value);
     if (frame >= 0) peaks.take(lane, load_first(x + frame, 1)[0], frame);
   }
 }

@@ -13,26 +13,6 @@ Packing packing_of(const Tensor& offsets, const Tensor& x) {
   return {static_cast<const int64_t*>(offsets.data), offsets.sizes[0] - 1, bytes_of(element_of(x))};
 }
 
-template <class P>
-P problem_of(const Walk& walk, bool from_logits, const Tensor& x) {
-  P problem;
-  set_problem(problem, walk, x, Tensor{}, from_logits);
-  problem.x = frame_tensor(x);
-  return problem;
-}
-
-AverageProblem average_problem(const Walk& walk, bool from_logits, const Tensor& x, int member,
-                               int activation, const Tensor& scores, const Tensor& power,
-                               const Tensor& alpha) {
-  AverageProblem problem = problem_of<AverageProblem>(walk, from_logits, x);
-  problem.member = static_cast<Member>(member);
-  problem.activation = static_cast<Activation>(activation);
-  problem.scores = frame_tensor(scores);
-  problem.power = power.data;
-  problem.alpha = alpha.data;
-  return problem;
-}
-
 // Gives a bag its cells: `y` is the member of the problem that y or its gradient belongs to.
 template <class P, class Pointer>
 void set_cells(P& part, Pointer P::* y, void* P::* statistics, const Cells& cells, int64_t rows,
@@ -48,7 +28,7 @@ void average_forward(const Walk& walk, const Tensor& offsets, bool from_logits, 
                      int member, int activation, const Tensor& scores, const Tensor& power,
                      const Tensor& alpha, const Cells& cells) {
   const AverageProblem whole =
-      average_problem(walk, from_logits, x, member, activation, scores, power, alpha);
+      average_problem(member, activation, from_logits, walk, x, scores, power, alpha);
   const Packing packing = packing_of(offsets, x);
   const auto kernel = kernels(x).average_forward;
   pool_bags(whole, packing, [&](AverageProblem& part, int64_t bag, std::vector<double>& scratch) {
@@ -65,7 +45,7 @@ void average_backward(const Walk& walk, const Tensor& offsets, bool from_logits,
                       const Tensor& scores_gradient, const Tensor& power_gradient,
                       const Tensor& alpha_gradient) {
   AverageProblem whole =
-      average_problem(walk, from_logits, x, member, activation, scores, power, alpha);
+      average_problem(member, activation, from_logits, walk, x, scores, power, alpha);
   whole.x_gradient = frames_to_fill(x_gradient);
   whole.scores_gradient = frames_to_fill(scores_gradient);
   const Packing packing = packing_of(offsets, x);
@@ -183,19 +163,11 @@ void log_mean_exp_backward(const Walk& walk, const Tensor& offsets, bool from_lo
 
 constexpr int64_t kClassAttentionRows = 2;
 
-ClassAttentionProblem class_attention_problem(const Walk& walk, bool from_logits, const Tensor& x,
-                                              int activation, const Tensor& scores) {
-  ClassAttentionProblem problem = problem_of<ClassAttentionProblem>(walk, from_logits, x);
-  problem.activation = static_cast<Activation>(activation);
-  problem.scores = frame_tensor(scores);
-  return problem;
-}
-
 void class_attention_forward(const Walk& walk, const Tensor& offsets, bool from_logits,
                              const Tensor& x, int activation, const Tensor& scores,
                              const Cells& cells) {
   const ClassAttentionProblem whole =
-      class_attention_problem(walk, from_logits, x, activation, scores);
+      class_attention_problem(activation, from_logits, walk, x, scores);
   const Packing packing = packing_of(offsets, x);
   const auto kernel = kernels(x).class_attention_forward;
   pool_bags(whole, packing, [&](ClassAttentionProblem& part, int64_t bag, std::vector<double>&) {
@@ -209,7 +181,7 @@ void class_attention_backward(const Walk& walk, const Tensor& offsets, bool from
                               const Tensor& x, int activation, const Tensor& scores,
                               const Cells& cells, const Tensor& x_gradient,
                               const Tensor& scores_gradient) {
-  ClassAttentionProblem whole = class_attention_problem(walk, from_logits, x, activation, scores);
+  ClassAttentionProblem whole = class_attention_problem(activation, from_logits, walk, x, scores);
   whole.x_gradient = frames_to_fill(x_gradient);
   whole.scores_gradient = frames_to_fill(scores_gradient);
   const Packing packing = packing_of(offsets, x);

@@ -30,14 +30,8 @@ void weighted_average_bce(int member, int activation, bool from_logits, const Wa
                           const Tensor& power, const Tensor& alpha, const Loss& loss,
                           const Tensor& x_gradient, const Tensor& scores_gradient,
                           const Tensor& power_gradient, const Tensor& alpha_gradient) {
-  AverageProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.member = static_cast<Member>(member);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
-  problem.power = power.data;
-  problem.alpha = alpha.data;
+  AverageProblem problem =
+      average_problem(member, activation, from_logits, walk, x, scores, power, alpha, mask);
   problem.x_gradient = frames_to_fill(x_gradient);
   problem.scores_gradient = frames_to_fill(scores_gradient);
   problem.power_gradient = power_gradient.data;
@@ -49,9 +43,7 @@ void weighted_average_bce(int member, int activation, bool from_logits, const Wa
 template <class P>
 void plain_bce(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
                const Loss& loss, const Tensor& x_gradient) {
-  P problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.x = frame_tensor(x);
+  auto problem = problem_of<P>(walk, from_logits, x, mask);
   problem.x_gradient = frames_to_fill(x_gradient);
   run(problem, loss, x);
 }
@@ -59,9 +51,7 @@ void plain_bce(bool from_logits, const Walk& walk, const Tensor& x, const Tensor
 void log_mean_exp_bce(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
                       const Tensor& sharpness, const Loss& loss, const Tensor& x_gradient,
                       const Tensor& sharpness_gradient) {
-  LogMeanExpProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.x = frame_tensor(x);
+  auto problem = problem_of<LogMeanExpProblem>(walk, from_logits, x, mask);
   problem.sharpness = sharpness.data;
   problem.x_gradient = frames_to_fill(x_gradient);
   problem.sharpness_gradient = sharpness_gradient.data;
@@ -71,11 +61,8 @@ void log_mean_exp_bce(bool from_logits, const Walk& walk, const Tensor& x, const
 void class_attention_bce(int activation, bool from_logits, const Walk& walk, const Tensor& x,
                          const Tensor& scores, const Tensor& mask, const Loss& loss,
                          const Tensor& x_gradient, const Tensor& scores_gradient) {
-  ClassAttentionProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
+  ClassAttentionProblem problem =
+      class_attention_problem(activation, from_logits, walk, x, scores, mask);
   problem.x_gradient = frames_to_fill(x_gradient);
   problem.scores_gradient = frames_to_fill(scores_gradient);
   run(problem, loss, x);
@@ -83,10 +70,8 @@ void class_attention_bce(int activation, bool from_logits, const Walk& walk, con
 
 void rank_bce(double decay, bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
               const Loss& loss, const Tensor& x_gradient) {
-  RankProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
+  auto problem = problem_of<RankProblem>(walk, from_logits, x, mask);
   problem.decay = decay;
-  problem.x = frame_tensor(x);
   problem.x_gradient = frames_to_fill(x_gradient);
   run(problem, loss, x);
 }

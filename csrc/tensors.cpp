@@ -1,5 +1,7 @@
 #include "tensors.h"
 
+#include <pybind11/gil_safe_call_once.h>
+
 #include <algorithm>
 #include <stdexcept>
 
@@ -18,20 +20,10 @@ const dlpack::ExchangeTable* find_table(const py::object& type) {
   return table;
 }
 
-// A type of PyTorch's, kept for the life of the process as PyTorch itself is.
-PyTypeObject* kept_type(const char* module, const char* name) {
-  py::object type = py::module_::import(module).attr(name);
-  return reinterpret_cast<PyTypeObject*>(type.release().ptr());
-}
+PyObject* kept(const py::object& object) { return py::object(object).release().ptr(); }
 
-PyTypeObject* tensor_type() {
-  static auto* const type = kept_type("torch", "Tensor");
-  return type;
-}
-
-PyTypeObject* parameter_type() {
-  static auto* const type = kept_type("torch.nn", "Parameter");
-  return type;
+PyTypeObject* kept_type(const py::object& type) {
+  return reinterpret_cast<PyTypeObject*>(kept(type));
 }
 
 constexpr int32_t kMostDimensions = 3;
@@ -48,20 +40,36 @@ Tensor copied(const dlpack::TensorView& view) {
 
 }  // namespace
 
-const dlpack::ExchangeTable& exchange_table() {
-  static const dlpack::ExchangeTable* const table =
-      find_table(py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(tensor_type())));
-  if (table == nullptr)
-    throw std::runtime_error("torch.Tensor has no DLPack exchange table of version 1");
-  return *table;
+const TorchModule& torch_module() {
+  // Not a plain static: imports let other threads run, which would wait for it with the lock that
+  // this one needs.
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<TorchModule> storage;
+  return storage
+      .call_once_and_store_result([] {
+        const py::module_ torch = py::module_::import("torch");
+        const py::object tensor = torch.attr("Tensor");
+        const dlpack::ExchangeTable* table = find_table(tensor);
+        if (table == nullptr)
+          throw std::runtime_error("torch.Tensor has no DLPack exchange table of version 1");
+        return TorchModule{kept_type(tensor),
+                           kept_type(py::module_::import("torch.nn").attr("Parameter")),
+                           kept(torch.attr("float32")),
+                           kept(torch.attr("int64")),
+                           kept(torch.attr("empty_like")),
+                           PyUnicode_InternFromString("new_empty"),
+                           kept(py::make_tuple("dtype")),
+                           table};
+      })
+      .get_stored();
 }
 
 Tensor tensor_of(PyObject* object) {
   if (object == Py_None) return {};
-  if (!PyObject_TypeCheck(object, tensor_type()))
+  const TorchModule& torch = torch_module();
+  if (!PyObject_TypeCheck(object, torch.tensor))
     throw py::type_error("expected a tensor or None, got " + std::string(Py_TYPE(object)->tp_name));
   dlpack::TensorView view{};
-  if (exchange_table().tensor_from_object(object, &view) != 0) throw py::error_already_set();
+  if (torch.exchange->tensor_from_object(object, &view) != 0) throw py::error_already_set();
   if (view.dimensions > kMostDimensions)
     throw py::type_error("expected a tensor of at most 3 dimensions, got " +
                          std::to_string(view.dimensions));
@@ -70,9 +78,10 @@ Tensor tensor_of(PyObject* object) {
 
 std::optional<Tensor> plain_tensor_of(PyObject* object) {
   if (object == Py_None) return Tensor{};
-  if (Py_TYPE(object) != tensor_type() && Py_TYPE(object) != parameter_type()) return std::nullopt;
+  const TorchModule& torch = torch_module();
+  if (Py_TYPE(object) != torch.tensor && Py_TYPE(object) != torch.parameter) return std::nullopt;
   dlpack::TensorView view{};
-  if (exchange_table().tensor_from_object(object, &view) != 0) {
+  if (torch.exchange->tensor_from_object(object, &view) != 0) {
     PyErr_Clear();
     return std::nullopt;
   }

@@ -52,13 +52,15 @@ struct ExchangeTable {
 
 }  // namespace dlpack
 
-// A tensor's memory: where it lies, and its sizes and strides in elements. Empty for None.
+// A tensor's memory: where it lies, and its sizes and strides in elements.
 struct Tensor {
   void* data = nullptr;
   dlpack::DataType dtype{};
-  int dimensions = 0;
+  int dimensions = -1;  // of None; a tensor without elements has no data, either
   std::array<int64_t, 3> sizes{};
   std::array<int64_t, 3> strides{};
+
+  bool is_none() const { return dimensions < 0; }
 
   int64_t count() const {
     int64_t elements = 1;
@@ -69,8 +71,21 @@ struct Tensor {
   int64_t bytes() const { return data == nullptr ? 0 : count() * (dtype.bits / 8); }
 };
 
-// The table of torch.Tensor; throws std::runtime_error where PyTorch has none that is known here.
-const dlpack::ExchangeTable& exchange_table();
+// What of PyTorch's Python module is used here, kept for the life of the process as PyTorch itself
+// is.
+struct TorchModule {
+  PyTypeObject* tensor;
+  PyTypeObject* parameter;
+  PyObject* float32;
+  PyObject* int64;
+  PyObject* empty_like;
+  PyObject* new_empty;       // a method's name
+  PyObject* dtype_keywords;  // ("dtype",)
+  const dlpack::ExchangeTable* exchange;
+};
+
+// Throws std::runtime_error where torch.Tensor has no exchange table that is known here.
+const TorchModule& torch_module();
 
 // Throws TypeError for what is neither a tensor of up to three dimensions nor None.
 Tensor tensor_of(PyObject* object);

@@ -11,14 +11,8 @@ void weighted_average_forward(int member, int activation, bool from_logits, cons
                               const Tensor& x, const Tensor& scores, const Tensor& mask,
                               const Tensor& power, const Tensor& alpha, const Tensor& y,
                               const Tensor& statistics) {
-  AverageProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.member = static_cast<Member>(member);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
-  problem.power = power.data;
-  problem.alpha = alpha.data;
+  AverageProblem problem =
+      average_problem(member, activation, from_logits, walk, x, scores, power, alpha, mask);
   problem.y = y.data;
   problem.statistics = statistics.data;
   const auto scratch = std::make_unique<double[]>(size(forward_scratch(problem)));
@@ -32,14 +26,8 @@ void weighted_average_backward(int member, int activation, bool from_logits, con
                                const Tensor& statistics, const Tensor& x_gradient,
                                const Tensor& scores_gradient, const Tensor& power_gradient,
                                const Tensor& alpha_gradient) {
-  AverageProblem problem;
-  set_problem(problem, walk, x, mask, from_logits);
-  problem.member = static_cast<Member>(member);
-  problem.activation = static_cast<Activation>(activation);
-  problem.x = frame_tensor(x);
-  problem.scores = frame_tensor(scores);
-  problem.power = power.data;
-  problem.alpha = alpha.data;
+  AverageProblem problem =
+      average_problem(member, activation, from_logits, walk, x, scores, power, alpha, mask);
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
   problem.x_gradient = frames_to_fill(x_gradient);
@@ -54,13 +42,13 @@ void weighted_average_backward(int member, int activation, bool from_logits, con
 
 // Each of these holds for None, too, and not for what is no plain tensor.
 bool are_scores(const std::optional<Tensor>& given, const Tensor& x) {
-  if (!given || given->data == nullptr) return given.has_value();
+  if (!given || given->is_none()) return given.has_value();
   return given->dimensions == 3 && given->dtype.code == x.dtype.code &&
          given->dtype.bits == x.dtype.bits && given->sizes == x.sizes && given->strides == x.strides;
 }
 
 bool is_of_classes(const std::optional<Tensor>& given, const Tensor& x) {
-  if (!given || given->data == nullptr) return given.has_value();
+  if (!given || given->is_none()) return given.has_value();
   return given->dimensions == 1 && given->sizes[0] == x.sizes[1] && given->strides[0] == 1 &&
          given->dtype.code == dlpack::kFloat && given->dtype.bits == (x.dtype.bits == 64 ? 64 : 32);
 }
@@ -79,15 +67,12 @@ py::object weighted_average_pass(int member, int activation, int dim, bool from_
   const auto alpha = plain_tensor_of(alpha_object.ptr());
   if (!are_scores(scores, x) || !is_of_classes(power, x) || !is_of_classes(alpha, x))
     return py::none();
-  const py::object y = bag_values(x_object, x);
   const py::object statistics = bag_rows(x_object, x, kAverage + 1);
-  const Tensor to_y = tensor_of(y.ptr()), to_statistics = tensor_of(statistics.ptr());
-  {
-    const py::gil_scoped_release released;
-    weighted_average_forward(member, activation, from_logits, walk_of(x, threads), x, *scores,
-                             frames->mask, *power, *alpha, to_y, to_statistics);
-  }
-  return py::make_tuple(y, statistics);
+  return pooled(*frames, x_object, statistics, threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
+                  weighted_average_forward(member, activation, from_logits, walk, x, *scores, mask,
+                                           *power, *alpha, y, saved);
+                });
 }
 
 // Gradients of x, scores, power, alpha and mask, None for those that there are not.

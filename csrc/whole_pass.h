@@ -47,19 +47,14 @@ struct Frames {
 // with them, or prepares them.
 inline std::optional<Frames> frames_of(py::handle x, py::handle mask, int dim) {
   const auto frames = plain_tensor_of(x.ptr());
-  if (!frames || frames->data == nullptr || !are_frames(*frames)) return std::nullopt;
+  if (!frames || !are_frames(*frames)) return std::nullopt;
   const auto real = plain_tensor_of(mask.ptr());
   if (!real) return std::nullopt;
   const Tensor view = by_class(*frames, dim);
   const bool fits = real->dimensions == 2 && real->sizes[0] == view.sizes[0] &&
                     real->sizes[1] == view.sizes[2] && real->dtype.code == dlpack::kBool;
-  if (real->data != nullptr && !fits) return std::nullopt;
+  if (!real->is_none() && !fits) return std::nullopt;
   return Frames{view, *real};
-}
-
-// Something of PyTorch's, kept for the life of the process as PyTorch itself is.
-inline PyObject* kept(const char* name) {
-  return py::module_::import("torch").attr(name).cast<py::object>().release().ptr();
 }
 
 inline py::object checked(PyObject* result) {
@@ -70,8 +65,7 @@ inline py::object checked(PyObject* result) {
 // An empty tensor like x but for its sizes and, if one is given, its dtype.
 inline py::object new_empty(py::handle x, std::initializer_list<int64_t> sizes,
                             PyObject* dtype = nullptr) {
-  static PyObject* const name = PyUnicode_InternFromString("new_empty");
-  static PyObject* const keywords = py::make_tuple("dtype").release().ptr();
+  const TorchModule& torch = torch_module();
   std::vector<py::object> numbers;
   std::vector<PyObject*> arguments = {x.ptr()};
   for (const int64_t size : sizes) {
@@ -80,9 +74,9 @@ inline py::object new_empty(py::handle x, std::initializer_list<int64_t> sizes,
   }
   const size_t positional = arguments.size();
   if (dtype != nullptr) arguments.push_back(dtype);
-  return checked(PyObject_VectorcallMethod(name, arguments.data(),
+  return checked(PyObject_VectorcallMethod(torch.new_empty, arguments.data(),
                                            positional | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                           dtype != nullptr ? keywords : nullptr));
+                                           dtype != nullptr ? torch.dtype_keywords : nullptr));
 }
 
 // Bag values (bags, classes) in x's dtype.
@@ -92,15 +86,13 @@ inline py::object bag_values(py::handle x, const Tensor& view) {
 
 // (rows, bags, classes) in the dtype that x is computed in.
 inline py::object bag_rows(py::handle x, const Tensor& view, int64_t rows) {
-  static PyObject* const float32 = kept("float32");
   return new_empty(x, {rows, view.sizes[0], view.sizes[1]},
-                   view.dtype.bits == 16 ? float32 : nullptr);
+                   view.dtype.bits == 16 ? torch_module().float32 : nullptr);
 }
 
 inline py::object empty_like(py::handle tensor) {
-  static PyObject* const function = kept("empty_like");
   if (tensor.is_none()) return py::none();
-  return checked(PyObject_CallOneArg(function, tensor.ptr()));
+  return checked(PyObject_CallOneArg(torch_module().empty_like, tensor.ptr()));
 }
 
 // Bag values' gradient as kernels read it.
@@ -109,6 +101,35 @@ inline py::object contiguous(py::handle gradient) {
   if (view.strides[1] == 1 && view.strides[0] == view.sizes[1])
     return py::reinterpret_borrow<py::object>(gradient);
   return gradient.attr("contiguous")();
+}
+
+// y and `saved`, which the kernel fills, called with the walk, the mask, y and `saved`.
+template <class Kernel>
+py::tuple pooled(const Frames& frames, py::handle x, const py::object& saved, int threads,
+                 const Kernel& kernel) {
+  const py::object y = bag_values(x, frames.x);
+  const Tensor to_y = tensor_of(y.ptr()), to_saved = tensor_of(saved.ptr());
+  {
+    const py::gil_scoped_release released;
+    kernel(walk_of(frames.x, threads), frames.mask, to_y, to_saved);
+  }
+  return py::make_tuple(y, saved);
+}
+
+// Gradients of x and mask, where there is nothing else: the kernel, called with the walk, x, y's
+// gradient and x's, fills the last.
+template <class Kernel>
+py::tuple gradient_of_frames(int dim, int threads, py::handle gradient_object, py::handle x_object,
+                             const Kernel& kernel) {
+  const py::object gradient = contiguous(gradient_object), filled = empty_like(x_object);
+  const Tensor x = by_class(tensor_of(x_object.ptr()), dim);
+  const Tensor y_gradient = tensor_of(gradient.ptr());
+  const Tensor x_gradient = by_class(tensor_of(filled.ptr()), dim);
+  {
+    const py::gil_scoped_release released;
+    kernel(walk_of(x, threads), x, y_gradient, x_gradient);
+  }
+  return py::make_tuple(filled, py::none());
 }
 
 }  // namespace milkernels

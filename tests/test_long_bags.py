@@ -37,12 +37,17 @@ def test_a_segment_may_be_masked_whole(segment, device, name):
     assert_close(case.run(functional), truth, relative=3e-6)
 
 
-def test_the_largest_of_equals_in_different_segments_is_the_first(segment, device):
-    x = torch.rand(1, 1, 3 * segment, device=device)
-    x[..., [segment + 5, segment + 9, 2 * segment + 1]] = 2.0
-    x.requires_grad_()
-    (gradient,) = torch.autograd.grad(functional.max_pool(x).sum(), x)
-    assert gradient.flatten().nonzero().tolist() == [[segment + 5]]
+@pytest.mark.parametrize("value", [2.0, float("nan")], ids=["equals", "NaN"])
+@pytest.mark.parametrize("dim", [1, 2])
+def test_the_largest_of_equals_in_different_segments_is_the_first(segment, device, dim, value):
+    part = min(segment, 4096)  # what the C++ kernel looks through at a time
+    borders = [part, segment, 2 * segment]
+    for first in (0, *(frame for border in borders for frame in (border - 1, border))):
+        frames = torch.rand(1, 3 * segment, 1, device=device)
+        frames[:, [first, *range(first + part - 1, 3 * segment, part)]] = value
+        x = (frames if dim == 1 else frames.mT.contiguous()).requires_grad_()
+        (gradient,) = torch.autograd.grad(functional.max_pool(x, dim=dim).sum(), x)
+        assert gradient.flatten().nonzero().tolist() == [[first]]
 
 
 def frames_last(bags, classes, frames):

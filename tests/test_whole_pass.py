@@ -133,6 +133,8 @@ LEFT_TO_THE_OPERATORS = {
     "a mask of numbers": {"mask": torch.ones(BAGS, FRAMES)},
     "a mask of other bags": {"mask": torch.ones(BAGS + 1, FRAMES, dtype=torch.bool)},
     "a mask of other frames": {"mask": torch.ones(BAGS, FRAMES - 1, dtype=torch.bool)},
+    "a mask of nothing": {"mask": torch.ones(0, dtype=torch.bool)},
+    "a mask of no frame": {"mask": torch.ones(BAGS, 0, dtype=torch.bool)},
 }
 
 
@@ -151,10 +153,13 @@ def test_what_its_kernels_cannot_read_is_left_to_the_operators(case, name):
         ("attention", {"scores": X[..., :-1]}),
         ("attention", {"scores": X.double()}),
         ("attention", {"scores": X.mT.contiguous().mT}),
+        ("attention", {"scores": torch.rand(0)}),
+        ("attention", {"scores": X[..., :0]}),
         ("attention", {}),
         ("power", {"power": torch.rand(CLASSES).double()}),
         ("power", {"power": torch.rand(CLASSES - 1)}),
         ("power", {"power": torch.rand(2 * CLASSES)[::2]}),
+        ("power", {"power": torch.rand(0)}),
         ("power", {}),
         ("power", {"power": torch.rand(CLASSES), "alpha": torch.rand(CLASSES)}),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ def _whole(
     member: str, score_activation: str | None, dim: int, from_logits: bool
 ) -> tuple[WholePass, bool, bool, bool]:
     """The member's passes, and whether it takes scores, power and alpha."""
-    number = import_module("milkernels.kernels.cpp.weighted_average").member_number(member)
+    number = kernels("cpp", NAME).member_number(member)
     numbers = (number, SCORE_ACTIVATIONS.index(score_activation), dim, from_logits)
     options = (member, score_activation, dim, from_logits, False)
     coefficients = WEIGHTED_AVERAGES[member]
