@@ -86,27 +86,29 @@ def _means(found: list[Comparison]) -> tuple[str, ...]:
 
 
 def headline(rows: Iterable[Row]) -> Iterator[str]:
-    """Markdown: the weighted averages' training steps in float32, for each shape and layout and for
-    each shape as a whole, as geometric means over poolings and kinds of input."""
+    """Markdown: the weighted averages' training steps in float32, for each machine, shape and
+    layout and for each shape as a whole, as geometric means over poolings and kinds of input."""
     yield (
-        "| shape | layout | × eager | × `torch.compile` | least × `torch.compile` "
+        "| machine | shape | layout | × eager | × `torch.compile` | least × `torch.compile` "
         "| share of the floor |"
     )
-    yield "| --- | --- | --- | --- | --- | --- |"
-    grouped: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    grouped: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for comparison in comparisons(rows):
         row = comparison.row
         chosen = row["operation"] in CORE and row["dtype"] == "float32"
         if chosen and row["mode"] == MODES[1] and row["shape"] in ("audioset", "in_cache"):
-            grouped[row["shape"], row["layout"]].append(comparison)
-            grouped[row["shape"], "both"].append(comparison)
-    for shape, layout in product(SHAPES, (*LAYOUTS, "both")):
-        found = grouped.get((shape, layout))
+            for layout in (row["layout"], "both"):
+                grouped[row["machine"], row["shape"], layout].append(comparison)
+    machines = sorted({machine for machine, _, _ in grouped})
+    for machine, shape, layout in product(machines, SHAPES, (*LAYOUTS, "both")):
+        found = grouped.get((machine, shape, layout))
         if not found:
             continue
         compiled = [item.ratio("compile") for item in found]
         timed = [ratio for ratio in compiled if ratio is not None]
         cells = (
+            machine.replace("(R)", "").replace(" Processor @", ","),
             str(SHAPES[shape]).replace("x", "×"),
             layout.replace("_", " "),
             _number(geometric_mean(item.ratio("eager") for item in found)),

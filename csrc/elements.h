@@ -70,6 +70,11 @@ MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
 // Brings a line nearer that is read soon; there may be no memory at the address.
 MILKERNELS_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
+// AddressSanitizer does not see these instructions: a build with it does without.
+#if defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__)
+#define MILKERNELS_MASKED_AVX2
+#endif
+
 // The first `count` lanes, in memory that may end there; the others are 0.
 template <class E>
 MILKERNELS_INLINE Vector<Arithmetic<E>> load_first(const E* from, int64_t count) {
@@ -77,6 +82,10 @@ MILKERNELS_INLINE Vector<Arithmetic<E>> load_first(const E* from, int64_t count)
   if constexpr (sizeof(E) == 4)
     return bit_cast<Vector<E>>(
         _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from));
+#elif defined(MILKERNELS_MASKED_AVX2)
+  if constexpr (sizeof(E) == 4)
+    return bit_cast<Vector<E>>(
+        _mm256_maskload_ps(from, bit_cast<__m256i>(first_lanes<float>(count))));
 #endif
   E padded[kLanes<Arithmetic<E>>] = {};
   for (int64_t lane = 0; lane < count; ++lane) padded[lane] = from[lane];
@@ -88,6 +97,11 @@ MILKERNELS_INLINE void store_first(E* to, Vector<Arithmetic<E>> value, int64_t c
 #if defined(__AVX512F__)
   if constexpr (sizeof(E) == 4) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), bit_cast<__m512>(value));
+    return;
+  }
+#elif defined(MILKERNELS_MASKED_AVX2)
+  if constexpr (sizeof(E) == 4) {
+    _mm256_maskstore_ps(to, bit_cast<__m256i>(first_lanes<float>(count)), bit_cast<__m256>(value));
     return;
   }
 #endif

@@ -124,7 +124,8 @@ MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, cons
     return lanes_at(here, rest < kStep ? rest : kStep);
   };
   if constexpr (kGroup<T> > 1)
-    for (; index + kStep < last; index += kGroupStep) body(kMany, std::false_type(), index, some);
+    for (; index + (kGroup<T> - 1) * kStep < last; index += kGroupStep)
+      body(kMany, std::false_type(), index, some);
   for (; index < last; index += kStep) body(kOne, std::false_type(), index, some);
 }
 

@@ -9,7 +9,8 @@
 //   spread(coefficients, lane): one lane's in every lane;
 //   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in each
 //     lane, with kAll all of them real; rows() are its sums;
-//   merge(a, b, coefficients): the sums of two parts together;
+//   merge(a, b, coefficients): the sums of two parts together; kMergesByClass, whether the coefficients
+//     matter to it;
 //   write(problem, cell, count, rows, coefficients): the bag values, and what the backward pass needs.
 #pragma once
 
@@ -17,6 +18,7 @@
 #include "parallel.h"
 #include "room.h"
 #include "transpose.h"
+#include "turn.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -88,40 +90,57 @@ MILKERNELS_INLINE void gather_vectors(typename F::Gatherer& gatherer, const E* x
   gatherer.template gather<kVectors, kAll>(raw, decay, score, real, coefficients);
 }
 
-// One row of contiguous frames: sums of each lane's frames.
+// A row of contiguous frames, which begins at frame `origin` of a bag; decays null if they are not
+// kept.
+template <class E>
+struct Row {
+  const E* x;
+  const E* scores;
+  E* decays;
+  int64_t origin = 0;
+};
+
+// What a gatherer becomes by frames `first` to `last` of a row.
 template <class E, class F, class Problem>
-Rows<Arithmetic<E>, F::kRows> gather_row(const Problem& problem, int64_t bag, int64_t class_index,
-                                         int64_t first, int64_t last,
-                                         const typename F::Coefficients& coefficients) {
-  const E* x = at<E>(problem.x, bag, class_index, 0);
-  const E* scores = at<E>(scores_or_x<F::kScores>(problem), bag, class_index, 0);
-  E* decays = decays_at<E, F>(problem, bag, class_index, 0);
-  typename F::Gatherer gatherer;
+MILKERNELS_INLINE typename F::Gatherer gather_row(const Problem& problem, int64_t bag,
+                                                  const Row<E>& row, int64_t first, int64_t last,
+                                                  const typename F::Coefficients& coefficients,
+                                                  typename F::Gatherer gatherer = {}) {
   walk_row<Arithmetic<E>>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-        gather_vectors<E, F, vectors, all>(gatherer, x + frame, scores + frame,
-                                           decays == nullptr ? nullptr : decays + frame, lanes_of,
-                                           coefficients);
+        const int64_t index = frame - row.origin;
+        gather_vectors<E, F, vectors, all>(gatherer, row.x + index, row.scores + index,
+                                           row.decays == nullptr ? nullptr : row.decays + index,
+                                           lanes_of, coefficients);
       });
-  return gatherer.rows();
+  return gatherer;
 }
 
-// Lane k of every bag's sums is a part of that bag: the bags' sums, one lane for each bag. What the
-// parts of one bag would wait for, one after another, is done for a vector of bags at once.
-template <class T, class F>
-Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* bags,
+// Lane k of every row's sums is a part of that row: the rows' sums, one lane for each. Halves are
+// merged while they are brought side by side, so that each step has half the vectors of the one before.
+template <class T, class F, int kDistance = kLanes<T> / 2>
+Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* rows,
                                      const typename F::Coefficients& coefficients) {
-  for (int row = 0; row < F::kRows; ++row) {
-    Vector<T> block[kLanes<T>];
-    for (int lane = 0; lane < kLanes<T>; ++lane) block[lane] = bags[lane].row[row];
-    transpose<T>(block);
-    for (int lane = 0; lane < kLanes<T>; ++lane) bags[lane].row[row] = block[lane];
+  constexpr auto kEvery = std::make_integer_sequence<int, kLanes<T>>();
+  if constexpr (F::kMergesByClass && kDistance == kLanes<T> / 2)
+    for (int row = 0; row < F::kRows; ++row) {
+      Vector<T> block[kLanes<T>];
+      for (int lane = 0; lane < kLanes<T>; ++lane) block[lane] = rows[lane].row[row];
+      transpose<T>(block);
+      for (int lane = 0; lane < kLanes<T>; ++lane) rows[lane].row[row] = block[lane];
+    }
+  for (int part = 0; part < kDistance; ++part) {
+    Rows<T, F::kRows> upper = rows[part], lower = rows[part + kDistance];
+    if constexpr (!F::kMergesByClass) {
+      MILKERNELS_UNROLL
+      for (int row = 0; row < F::kRows; ++row)
+        swap_blocks<T, kDistance>(upper.row[row], lower.row[row], kEvery);
+    }
+    rows[part] = F::merge(upper, lower, coefficients);
   }
-  for (int width = kLanes<T> / 2; width > 0; width /= 2)
-    for (int part = 0; part < width; ++part)
-      bags[part] = F::merge(bags[part], bags[part + width], coefficients);
-  return bags[0];
+  if constexpr (kDistance > 1) return merge_across_lanes<T, F, kDistance / 2>(rows, coefficients);
+  return rows[0];
 }
 
 // Up to a vector of classes, each a row of contiguous frames.
@@ -131,11 +150,40 @@ void gather_rows(const Problem& problem, int64_t segments, const Stretch& task) 
   const int64_t count = task.class_end - task.class_start;
   const auto coefficients = F::coefficients(problem, task.class_start, count);
   Rows<T, F::kRows> rows[kLanes<T>] = {};
-  for (int64_t lane = 0; lane < count; ++lane)
-    rows[lane] = gather_row<E, F>(problem, task.bag, task.class_start + lane, task.first, task.last,
-                                  F::spread(coefficients, lane));
+  for (int64_t lane = 0; lane < count; ++lane) {
+    const int64_t index = task.class_start + lane;
+    const Row<E> row{at<E>(problem.x, task.bag, index, 0),
+                     at<E>(scores_or_x<F::kScores>(problem), task.bag, index, 0),
+                     decays_at<E, F>(problem, task.bag, index, 0)};
+    rows[lane] = gather_row<E, F>(problem, task.bag, row, task.first, task.last,
+                                  F::spread(coefficients, lane))
+                     .rows();
+  }
   write_part<E, F>(problem, segments, task.segment, task.bag * problem.classes + task.class_start,
                    count, merge_across_lanes<T, F>(rows, coefficients), coefficients);
+}
+
+// Few contiguous classes, a block of frames after the other as such rows.
+template <class E, class F, class Problem>
+void gather_turned(const Problem& problem, int64_t segments, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const auto coefficients = F::coefficients(problem, 0, problem.classes);
+  typename F::Gatherer gatherers[kLanes<T>];
+  Block<E> x;
+  Block<E> scores;
+  for_blocks(task, [&](int64_t first, int64_t last) {
+    turn(problem, problem.x, task.bag, first, last, x);
+    if constexpr (F::kScores) turn(problem, problem.scores, task.bag, first, last, scores);
+    for (int64_t lane = 0; lane < problem.classes; ++lane) {
+      const Row<E> row{x.row(lane), F::kScores ? scores.row(lane) : x.row(lane), nullptr, first};
+      gatherers[lane] = gather_row<E, F>(problem, task.bag, row, first, last,
+                                         F::spread(coefficients, lane), gatherers[lane]);
+    }
+  });
+  Rows<T, F::kRows> rows[kLanes<T>] = {};
+  for (int64_t lane = 0; lane < problem.classes; ++lane) rows[lane] = gatherers[lane].rows();
+  write_part<E, F>(problem, segments, task.segment, task.bag * problem.classes, problem.classes,
+                   merge_across_lanes<T, F>(rows, coefficients), coefficients);
 }
 
 // Frames whose classes are contiguous, and where in them a task begins.
@@ -214,9 +262,28 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
                      gatherers[block].rows(), coefficients[block]);
 }
 
-// Sums that take few instructions a frame would wait for it.
-template <class E, class F>
-constexpr bool kMayTranspose = kTransposes<E> && !F::kFewInstructions;
+// Real frames of a vector of classes, one frame's after the other's.
+template <class E, class F, class Problem>
+void gather_vector(const Problem& problem, const Stretch& task, const E* x, const E* scores) {
+  using T = Arithmetic<E>;
+  const int64_t count = task.class_end - task.class_start;
+  const auto coefficients = F::coefficients(problem, task.class_start, count);
+  typename F::Gatherer gatherer;
+  const auto take = [&](auto vectors, int64_t frame) MILKERNELS_INLINE_LAMBDA {
+    const auto all = [](int) MILKERNELS_INLINE_LAMBDA {
+      return PresentLanes<T>{every_lane<T>(), kLanes<T>};
+    };
+    gather_vectors<E, F, vectors, true>(gatherer, x + frame * kLanes<T>,
+                                        scores + frame * kLanes<T>, nullptr,
+                                        all, coefficients);
+  };
+  int64_t frame = task.first;
+  for (; frame + kGroup<T> <= task.last; frame += kGroup<T>)
+    take(std::integral_constant<int, kGroup<T>>(), frame);
+  for (; frame < task.last; ++frame) take(std::integral_constant<int, 1>(), frame);
+  F::write(problem, task.bag * problem.classes + task.class_start, count, gatherer.rows(),
+           coefficients);
+}
 
 template <class E, class F, class Problem>
 void gather_transposed(const Problem& problem, const Stretch& task) {
@@ -226,7 +293,10 @@ void gather_transposed(const Problem& problem, const Stretch& task) {
   source.scores = source.x;
   if constexpr (F::kScores)
     source.scores = transpose_rows<E>(problem.scores, task, values + kValues);
-  gather_classes<E, F>(problem, 1, task, source);
+  if (problem.mask == nullptr)
+    gather_vector<E, F>(problem, task, values, F::kScores ? values + kValues : values);
+  else
+    gather_classes<E, F>(problem, 1, task, source);
 }
 
 // Join the segments of long bags, in order.
@@ -254,13 +324,17 @@ void merge_parts(const Problem& problem, int64_t segments) {
 
 template <class E, class F, class Problem>
 void gather(const Problem& problem) {
-  const bool transposed = kMayTranspose<E, F> && is_transposed<E>(problem);
+  const bool transposed =
+      kTransposes<E> && is_transposed<E>(problem, kLongestTransposed<F::kFewInstructions>);
   const int64_t segments = transposed ? 1 : segments_of(problem);
   const Stretches stretches(problem, segments, kLanes<Arithmetic<E>>, transposed);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
     const Stretch task = stretches.at(index);
-    if constexpr (kMayTranspose<E, F>)
-      if (transposed) return gather_transposed<E, F>(problem, task);
+    if constexpr (kTransposes<E>)
+      if (transposed && fills_lanes<E>(task.class_end - task.class_start))
+        return gather_transposed<E, F>(problem, task);
+    if constexpr (kTurns<E>)
+      if (is_turned<E, F::kScores>(problem)) return gather_turned<E, F>(problem, segments, task);
     if (problem.frames_contiguous)
       gather_rows<E, F>(problem, segments, task);
     else

@@ -128,6 +128,7 @@ struct LogMeanExp {
   static constexpr bool kScores = false;
   static constexpr bool kFewInstructions = false;
   static constexpr bool kDecays = false;
+  static constexpr bool kMergesByClass = true;
 
   using Coefficients = Sharpness<T>;
   static Coefficients coefficients(const LogMeanExpProblem& problem, int64_t class_index,

@@ -8,6 +8,7 @@
 #include "frames.h"
 #include "parallel.h"
 #include "transpose.h"
+#include "turn.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -114,18 +115,28 @@ void write_peaks(const MaximumProblem& problem, int64_t cell, int64_t count,
   store_bags<E>(problem, cell, y, count);
 }
 
+// Contiguous frames of a class, the first of which is frame `origin` of a bag.
+template <class E>
+struct Line {
+  const E* x;
+  const uint8_t* mask;
+  int64_t origin;
+
+  const E* at(int64_t frame) const { return x + (frame - origin); }
+};
+
 // The first real frame of some that is `value`, or NaN; -1 if none is.
 template <class E>
-int64_t first_frame(const Problem& problem, const uint8_t* mask, const E* x, int64_t first,
-                    int64_t last, Arithmetic<E> value) {
+int64_t first_frame(const Problem& problem, const Line<E>& line, int64_t first, int64_t last,
+                    Arithmetic<E> value) {
   using T = Arithmetic<E>;
-  const bool is_nan = value != value;
   constexpr int64_t kStep = kLanes<T>;
+  const bool is_nan = value != value;
   const Vector<T> sought = broadcast(value);
   for (int64_t frame = first; frame < last; frame += kStep) {
     const int64_t count = last - frame < kStep ? last - frame : kStep;
-    const Vector<T> raw = load_lanes(x + frame, count);
-    const Integer<T> hits = real_lanes<T>(problem, mask, frame, count) &
+    const Vector<T> raw = load_lanes(line.at(frame), count);
+    const Integer<T> hits = real_lanes<T>(problem, line.mask, frame, count) &
                             (is_nan ? Integer<T>(raw != raw) : Integer<T>(raw == sought));
     if (any(hits)) return frame + first_of<T>(hits);
   }
@@ -164,26 +175,48 @@ struct RowPeak {
   }
 };
 
+// The peak of a class, `lane` of those that there are, by some of its frames.
 template <class E, bool kPlusMean>
-void peak_of_row(const MaximumProblem& problem, const Stretch& task, int64_t lane,
-                 Peaks<Arithmetic<E>>& peaks) {
+void peak_of_line(const MaximumProblem& problem, const Line<E>& line, int64_t first, int64_t last,
+                  int64_t lane, Peaks<Arithmetic<E>>& peaks) {
   using T = Arithmetic<E>;
-  const E* x = at<E>(problem.x, task.bag, task.class_start + lane, 0);
-  const uint8_t* mask = mask_row(problem, task.bag);
-  for (int64_t first = task.first; first < task.last; first += kPeakFrames) {
-    const int64_t last = first + kPeakFrames < task.last ? first + kPeakFrames : task.last;
-    RowPeak<E, kPlusMean> peak;
-    walk_row<T>(
-        problem, mask, first, last,
-        [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-          peak.template take<vectors, all>(problem, x + frame, lanes_of);
-        });
-    if constexpr (kPlusMean) peaks.add(lane, peak.sums);
-    const T value = peak.value();
-    if (!peaks.takes(lane, value)) continue;
-    const int64_t frame = first_frame(problem, mask, x, first, last, value);
-    if (frame >= 0) peaks.take(lane, load_first(x + frame, 1)[0], frame);
+  RowPeak<E, kPlusMean> peak;
+  walk_row<T>(
+      problem, line.mask, first, last,
+      [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        peak.template take<vectors, all>(problem, line.at(frame), lanes_of);
+      });
+  if constexpr (kPlusMean) peaks.add(lane, peak.sums);
+  const T value = peak.value();
+  if (!peaks.takes(lane, value)) return;
+  const int64_t frame = first_frame(problem, line, first, last, value);
+  if (frame >= 0) peaks.take(lane, load_first(line.at(frame), 1)[0], frame);
+}
+
+template <class E, bool kPlusMean>
+void peaks_of_rows(const MaximumProblem& problem, const Stretch& task, Peaks<Arithmetic<E>>& peaks) {
+  for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane) {
+    const Line<E> row{at<E>(problem.x, task.bag, task.class_start + lane, 0),
+                      mask_row(problem, task.bag), 0};
+    for (int64_t first = task.first; first < task.last; first += kPeakFrames) {
+      const int64_t last = first + kPeakFrames < task.last ? first + kPeakFrames : task.last;
+      peak_of_line<E, kPlusMean>(problem, row, first, last, lane, peaks);
+    }
   }
+}
+
+// Few contiguous classes, a block of frames after the other as such rows.
+template <class E, bool kPlusMean>
+void peaks_of_turned(const MaximumProblem& problem, const Stretch& task,
+                     Peaks<Arithmetic<E>>& peaks) {
+  Block<E> x;
+  for_blocks(task, [&](int64_t first, int64_t last) {
+    turn(problem, problem.x, task.bag, first, last, x);
+    for (int64_t lane = 0; lane < problem.classes; ++lane) {
+      const Line<E> row{x.row(lane), mask_row(problem, task.bag), first};
+      peak_of_line<E, kPlusMean>(problem, row, first, last, lane, peaks);
+    }
+  });
 }
 
 // What a block of contiguous classes keeps from frame to frame.
@@ -248,28 +281,33 @@ void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const 
   }
 }
 
+// With short vectors it gains nothing.
+template <class E>
+constexpr bool kTransposesMaxima = kTransposes<E> && kLanes<float> >= 16;
+
 // A task's peaks: one vector of them, kClassVectors where classes are contiguous.
 template <class E, bool kPlusMean>
 void peaks_of_task(const MaximumProblem& problem, bool transposed, const Stretch& task,
                    Peaks<Arithmetic<E>>* peaks) {
-  if constexpr (kTransposes<E>)
-    if (transposed) {
+  if constexpr (kTransposesMaxima<E>)
+    if (transposed && fills_lanes<E>(task.class_end - task.class_start)) {
       alignas(64) E values[kShortRow * int64_t{kLanes<E>}];
       const FrameTensor turned = transpose_rows<E>(problem.x, task, values);
       return peaks_of_classes<E, kPlusMean, 1>(problem, task, turned, 0, 0, peaks);
     }
+  if constexpr (kTurns<E>)
+    if (is_turned<E, false>(problem)) return peaks_of_turned<E, kPlusMean>(problem, task, *peaks);
   if (!problem.frames_contiguous)
     return peaks_of_classes<E, kPlusMean, kClassVectors>(problem, task, problem.x, task.bag,
                                                          task.class_start, peaks);
-  for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane)
-    peak_of_row<E, kPlusMean>(problem, task, lane, *peaks);
+  peaks_of_rows<E, kPlusMean>(problem, task, *peaks);
 }
 
 template <class E, bool kPlusMean, int kVectors>
 void find_peaks(const MaximumProblem& problem) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const bool transposed = kTransposes<E> && is_transposed<E>(problem);
+  const bool transposed = kTransposesMaxima<E> && is_transposed<E>(problem, kShortRow);
   const int64_t segments = transposed ? 1 : segments_of(problem);
   const Stretches stretches(problem, segments, kStep, transposed);
   if (stretches.count() == 0) return;

@@ -86,6 +86,7 @@ struct NoisyOr {
   static constexpr bool kScores = false;
   static constexpr bool kFewInstructions = false;
   static constexpr bool kDecays = false;
+  static constexpr bool kMergesByClass = false;
 
   struct Coefficients {};
   static Coefficients coefficients(const NoisyOrProblem&, int64_t, int64_t) { return {}; }

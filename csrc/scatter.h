@@ -12,6 +12,7 @@
 
 #include "frames.h"
 #include "parallel.h"
+#include "turn.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -41,16 +42,17 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const E* x, E* x_grad
     store_lanes(x_gradient + k * kStep, gradient[k], lanes[k].count);
 }
 
+// A row of contiguous frames, which begins at frame `origin` of a bag.
 template <class E, class G, class Problem>
-MILKERNELS_INLINE void scatter_row(const Problem& problem, const Stretch& task,
-                                   int64_t class_index, const typename G::Constants& constants) {
+MILKERNELS_INLINE void scatter_row(const Problem& problem, int64_t bag, const E* x, E* x_gradient,
+                                   int64_t origin, int64_t first, int64_t last,
+                                   const typename G::Constants& constants) {
   using T = Arithmetic<E>;
-  const E* x = at<E>(problem.x, task.bag, class_index, 0);
-  E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, class_index, 0);
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
-  walk_row<T>(problem, mask_row(problem, task.bag), task.first, task.last,
+  walk_row<T>(problem, mask_row(problem, bag), first, last,
               [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-                scatter_vectors<E, G, vectors>(bag_of, x + frame, x_gradient + frame, lanes_of);
+                const int64_t index = frame - origin;
+                scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
               });
 }
 
@@ -60,8 +62,27 @@ void scatter_rows(const Problem& problem, const Stretch& task) {
   const int64_t count = task.class_end - task.class_start;
   const int64_t cell = task.bag * problem.classes + task.class_start;
   const auto constants = G::constants(problem, cell, count);
-  for (int64_t lane = 0; lane < count; ++lane)
-    scatter_row<E, G>(problem, task, task.class_start + lane, G::spread(constants, lane));
+  for (int64_t lane = 0; lane < count; ++lane) {
+    const int64_t index = task.class_start + lane;
+    scatter_row<E, G>(problem, task.bag, at<E>(problem.x, task.bag, index, 0),
+                      at_mutable<E>(problem.x_gradient, task.bag, index, 0), 0, task.first,
+                      task.last, G::spread(constants, lane));
+  }
+}
+
+// Few contiguous classes, a block of frames after the other as such rows.
+template <class E, class G, class Problem>
+void scatter_turned(const Problem& problem, const Stretch& task) {
+  const auto constants = G::constants(problem, task.bag * problem.classes, problem.classes);
+  Block<E> x;
+  Block<E> x_gradient;
+  for_blocks(task, [&](int64_t first, int64_t last) {
+    if constexpr (G::kReadsFrames) turn(problem, problem.x, task.bag, first, last, x);
+    for (int64_t lane = 0; lane < problem.classes; ++lane)
+      scatter_row<E, G>(problem, task.bag, x.row(lane), x_gradient.row(lane), first, first, last,
+                        G::spread(constants, lane));
+    turn_back(problem, x_gradient, task.bag, first, last, problem.x_gradient);
+  });
 }
 
 // A block of contiguous classes.
@@ -95,14 +116,21 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
 }
 
 template <class E, class G, class Problem>
+void scatter_task(const Problem& problem, const Stretch& task) {
+  if constexpr (kTurns<E>)
+    if (is_turned<E, false>(problem)) return scatter_turned<E, G>(problem, task);
+  if (problem.frames_contiguous)
+    scatter_rows<E, G>(problem, task);
+  else
+    scatter_classes<E, G>(problem, task);
+}
+
+template <class E, class G, class Problem>
 void scatter(const Problem& problem) {
   const Stretches stretches(problem, parts_of(problem), kLanes<Arithmetic<E>>);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
     const Stretch stretch = stretches.at(task);
-    if (problem.frames_contiguous)
-      scatter_rows<E, G>(problem, stretch);
-    else
-      scatter_classes<E, G>(problem, stretch);
+    scatter_task<E, G>(problem, stretch);
     const int64_t cell = stretch.bag * problem.classes;
     for (int64_t index = stretch.class_start; index < stretch.class_end; ++index)
       G::finish(problem, cell + index, stretch.first, stretch.last);

@@ -255,7 +255,7 @@ MILKERNELS_INLINE T fold_lanes(Vector<T> vector, const Combine& combine) {
 }
 #endif
 
-// Rows to columns, in place: as many vectors as they have lanes.
+// The upper lanes of each block of 2 · kDistance change places with the lower ones of another vector.
 #if defined(__clang__) || __GNUC__ >= 12
 template <class T, int kDistance, int... kLane>
 MILKERNELS_INLINE void swap_blocks(Vector<T>& upper, Vector<T>& lower,
@@ -266,27 +266,28 @@ MILKERNELS_INLINE void swap_blocks(Vector<T>& upper, Vector<T>& lower,
   lower = __builtin_shufflevector(
       a, b, (kLane & kDistance ? kLanes<T> + kLane : kLane + kDistance)...);
 }
+#else
+template <class T, int kDistance, class Lanes>
+MILKERNELS_INLINE void swap_blocks(Vector<T>& upper, Vector<T>& lower, Lanes) {
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    if (!(lane & kDistance)) continue;
+    const T moved = upper[lane];
+    upper[lane] = lower[lane - kDistance];
+    lower[lane - kDistance] = moved;
+  }
+}
+#endif
 
-template <class T, int kDistance = kLanes<T> / 2>
+// Rows to columns, in place, in square blocks of kSize lanes: as many vectors as that.
+template <class T, int kSize = kLanes<T>, int kDistance = kSize / 2>
 MILKERNELS_INLINE void transpose(Vector<T>* rows) {
   MILKERNELS_UNROLL
-  for (int row = 0; row < kLanes<T>; ++row)
+  for (int row = 0; row < kSize; ++row)
     if (!(row & kDistance))
       swap_blocks<T, kDistance>(rows[row], rows[row + kDistance],
                                 std::make_integer_sequence<int, kLanes<T>>());
-  if constexpr (kDistance > 1) transpose<T, kDistance / 2>(rows);
+  if constexpr (kDistance > 1) transpose<T, kSize, kDistance / 2>(rows);
 }
-#else
-template <class T>
-inline void transpose(Vector<T>* rows) {
-  for (int row = 0; row < kLanes<T>; ++row)
-    for (int lane = 0; lane < row; ++lane) {
-      const T moved = rows[row][lane];
-      rows[row][lane] = rows[lane][row];
-      rows[lane][row] = moved;
-    }
-}
-#endif
 
 template <class T>
 MILKERNELS_INLINE T sum_of_lanes(Vector<T> vector) {

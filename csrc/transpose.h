@@ -7,14 +7,24 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// With short vectors it gains nothing.
 template <class E>
-constexpr bool kTransposes = std::is_same_v<E, float> && kLanes<float> >= 16;
+constexpr bool kTransposes = std::is_same_v<E, float> && kLanes<float> >= 8;
+
+// Frames of the longest rows that are transposed, half as many where a frame takes few instructions: it
+// would wait for its transposition. Longer vectors save more of what is done once for each row.
+template <bool kFewInstructions>
+constexpr int64_t kLongestTransposed =
+    kShortRow * kLanes<float> / 16 / (kFewInstructions ? 2 : 1);
+
+// Whether so many rows are worth a vector of classes.
+template <class E>
+bool fills_lanes(int64_t classes) {
+  return 2 * classes >= kLanes<Arithmetic<E>>;
+}
 
 template <class E>
-bool is_transposed(const Problem& problem) {
-  return problem.frames_contiguous && problem.frames <= kShortRow &&
-         2 * problem.classes >= kLanes<Arithmetic<E>>;
+bool is_transposed(const Problem& problem, int64_t longest) {
+  return problem.frames_contiguous && problem.frames <= longest && fills_lanes<E>(problem.classes);
 }
 
 // One vector of each row to one vector of each frame. Rows past the last are the last again.

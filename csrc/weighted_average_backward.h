@@ -3,6 +3,7 @@
 #pragma once
 
 #include "parallel.h"
+#include "turn.h"
 #include "weighted_average.h"
 
 namespace milkernels {
@@ -144,22 +145,30 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
   }
 }
 
+// A row of contiguous frames, which begins at frame `origin` of a bag.
 template <class E, class F, bool kLearn, bool kKept>
-MILKERNELS_INLINE ParameterSums<Arithmetic<E>> scatter_row(
-    const AverageProblem& problem, const Stretch& task, int64_t class_index,
-    const BagConstants<Arithmetic<E>>& constants) {
+MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, const Places<E>& row,
+                                   int64_t origin, int64_t first, int64_t last,
+                                   const BagConstants<Arithmetic<E>>& constants,
+                                   ParameterSums<Arithmetic<E>>& sums) {
   using T = Arithmetic<E>;
-  const Places<E> row = places_of<E, F::kScores>(problem, task.bag, class_index, 0);
-  const uint8_t* mask = mask_row(problem, task.bag);
-  ParameterSums<T> sums;
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
-  walk_row<T>(problem, mask, task.first, task.last, [&](auto vectors, auto, int64_t frame,
-                                                       const auto& lanes_of)
-                                                       MILKERNELS_INLINE_LAMBDA {
-    scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame), lanes_of, sums_of);
-  });
-  return sums;
+  walk_row<T>(problem, mask_row(problem, bag), first, last,
+              [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+                scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin),
+                                                              lanes_of, sums_of);
+              });
+}
+
+// The rows' shares of the parameters' gradients.
+template <class T>
+void write_sums(const AverageProblem& problem, const Stretch& task, const ParameterSums<T>* sums) {
+  const int64_t cell = task.bag * problem.classes + task.class_start;
+  for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane) {
+    parameter_part<T>(problem, 0, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].alpha);
+    parameter_part<T>(problem, 1, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].power);
+  }
 }
 
 // Up to a vector of classes, each a row of contiguous frames.
@@ -171,15 +180,37 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
       bag_constants<E, kLearn && F::kPower>(problem, task.bag, task.class_start, count);
   ParameterSums<T> sums[kLanes<T>];
   for (int64_t lane = 0; lane < count; ++lane)
-    sums[lane] = scatter_row<E, F, kLearn, kKept>(problem, task, task.class_start + lane,
-                                           spread(constants, lane));
-  if constexpr (kLearn) {
-    const int64_t cell = task.bag * problem.classes + task.class_start;
-    for (int64_t lane = 0; lane < count; ++lane) {
-      parameter_part<T>(problem, 0, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].alpha);
-      parameter_part<T>(problem, 1, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].power);
+    scatter_row<E, F, kLearn, kKept>(
+        problem, task.bag, places_of<E, F::kScores>(problem, task.bag, task.class_start + lane, 0),
+        0, task.first, task.last, spread(constants, lane), sums[lane]);
+  if constexpr (kLearn) write_sums<T>(problem, task, sums);
+}
+
+// Few contiguous classes, a block of frames after the other as such rows.
+template <class E, class F, bool kLearn>
+void scatter_turned(const AverageProblem& problem, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const auto constants =
+      bag_constants<E, kLearn && F::kPower>(problem, task.bag, 0, problem.classes);
+  ParameterSums<T> sums[kLanes<T>];
+  Block<E> x;
+  Block<E> scores;
+  Block<E> x_gradient;
+  Block<E> scores_gradient;
+  for_blocks(task, [&](int64_t first, int64_t last) {
+    if constexpr (F::kReadsValues) turn(problem, problem.x, task.bag, first, last, x);
+    if constexpr (F::kScores) turn(problem, problem.scores, task.bag, first, last, scores);
+    for (int64_t lane = 0; lane < problem.classes; ++lane) {
+      const Places<E> row{x.row(lane), scores.row(lane), x_gradient.row(lane),
+                          scores_gradient.row(lane)};
+      scatter_row<E, F, kLearn, false>(problem, task.bag, row, first, first, last,
+                                       spread(constants, lane), sums[lane]);
     }
-  }
+    turn_back(problem, x_gradient, task.bag, first, last, problem.x_gradient);
+    if constexpr (F::kScores)
+      turn_back(problem, scores_gradient, task.bag, first, last, problem.scores_gradient);
+  });
+  if constexpr (kLearn) write_sums<T>(problem, task, sums);
 }
 
 // A block of contiguous classes.
@@ -249,6 +280,8 @@ void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const Stretches stretches(problem, parts_of(problem), kLanes<T>);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
+    if constexpr (kTurns<E> && !kKept)
+      if (is_turned<E, F::kScores>(problem)) return scatter_turned<E, F, kLearn>(problem, stretches.at(task));
     if (problem.frames_contiguous)
       scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
     else
@@ -261,7 +294,7 @@ void scatter_all(const AverageProblem& problem) {
 template <class E, class F, bool kLearn>
 void scatter_learning(const AverageProblem& problem) {
   if constexpr (F::kDecays && std::is_same_v<E, float>)
-    if (problem.keeps_decays) return scatter_all<E, F, kLearn, true>(problem);
+    if (problem.keeps_decays && !is_turned<E, F::kScores>(problem)) return scatter_all<E, F, kLearn, true>(problem);
   scatter_all<E, F, kLearn, false>(problem);
 }
 

@@ -14,11 +14,13 @@ template <class E, class F>
 struct WeightedAverage {
   using T = Arithmetic<E>;
   using Coefficients = FormulaCoefficients<T>;
-  static constexpr int kRows = F::kDirect ? kMomentRows - 1 : kMomentRows;
+  // Direct weights need neither a peak nor a leader.
+  enum Row : int { kTotalRow, kProductsRow, kLowRow, kHighRow, kPeakRow, kLeaderRow };
+  static constexpr int kRows = F::kDirect ? kPeakRow : kMomentRows;
   static constexpr bool kScores = F::kScores;
   static constexpr bool kFewInstructions = F::kDirect;
   static constexpr bool kDecays = F::kDecays;
-  enum Row : int { kPeakRow, kTotalRow, kProductsRow, kLowRow, kHighRow, kLeaderRow };
+  static constexpr bool kMergesByClass = false;
   using Sums = Rows<T, kRows>;
 
   static MILKERNELS_INLINE Coefficients coefficients(const AverageProblem& problem,
@@ -98,24 +100,27 @@ struct WeightedAverage {
     }
 
     MILKERNELS_INLINE Sums rows() const {
-      Sums sums{{peak, total.value(), products.value(), low, high}};
-      if constexpr (!F::kDirect) sums.row[kLeaderRow] = leader;
-      return sums;
+      if constexpr (F::kDirect)
+        return {{total.value(), products.value(), low, high}};
+      else
+        return {{total.value(), products.value(), low, high, peak, leader}};
     }
   };
 
   static MILKERNELS_INLINE Sums merge(const Sums& a, const Sums& b, const Coefficients&) {
-    const Vector<T> peak = maximum(a.row[kPeakRow], b.row[kPeakRow]);
-    const Vector<T> of_a = F::kDirect ? broadcast(T(1)) : exp2(a.row[kPeakRow] - peak);
-    const Vector<T> of_b = F::kDirect ? broadcast(T(1)) : exp2(b.row[kPeakRow] - peak);
-    Sums joint{{peak, a.row[kTotalRow] * of_a + b.row[kTotalRow] * of_b,
-                a.row[kProductsRow] * of_a + b.row[kProductsRow] * of_b,
-                minimum(a.row[kLowRow], b.row[kLowRow]),
-                maximum(a.row[kHighRow], b.row[kHighRow])}};
-    if constexpr (!F::kDirect)
-      joint.row[kLeaderRow] =
-          a.row[kPeakRow] < b.row[kPeakRow] ? b.row[kLeaderRow] : a.row[kLeaderRow];
-    return joint;
+    const Vector<T> low = minimum(a.row[kLowRow], b.row[kLowRow]);
+    const Vector<T> high = maximum(a.row[kHighRow], b.row[kHighRow]);
+    if constexpr (F::kDirect) {
+      return {{a.row[kTotalRow] + b.row[kTotalRow], a.row[kProductsRow] + b.row[kProductsRow], low,
+               high}};
+    } else {
+      const Vector<T> peak = maximum(a.row[kPeakRow], b.row[kPeakRow]);
+      const Vector<T> of_a = exp2(a.row[kPeakRow] - peak);
+      const Vector<T> of_b = exp2(b.row[kPeakRow] - peak);
+      return {{a.row[kTotalRow] * of_a + b.row[kTotalRow] * of_b,
+               a.row[kProductsRow] * of_a + b.row[kProductsRow] * of_b, low, high, peak,
+               a.row[kPeakRow] < b.row[kPeakRow] ? b.row[kLeaderRow] : a.row[kLeaderRow]}};
+    }
   }
 
   static MILKERNELS_INLINE void write(const AverageProblem& problem, int64_t cell, int64_t count,
@@ -134,9 +139,10 @@ struct WeightedAverage {
     y = nothing ? zero : y;
     // Dividing by infinity takes every frame's gradient to 0.
     const Vector<T> infinity = broadcast(T(__builtin_inf()));
+    Vector<T> peak = zero;
+    if constexpr (!F::kDirect) peak = nothing ? zero : sums.row[kPeakRow];
     store_bags<E>(problem, cell, y, count);
-    store_lanes(statistics_row<T>(problem, kPeak) + cell, nothing ? zero : sums.row[kPeakRow],
-                count);
+    store_lanes(statistics_row<T>(problem, kPeak) + cell, peak, count);
     store_lanes(statistics_row<T>(problem, kTotal) + cell, nothing ? infinity : total, count);
     store_lanes(statistics_row<T>(problem, kAverage) + cell, y, count);
   }

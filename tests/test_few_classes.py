@@ -1,0 +1,63 @@
+"""Frames of few contiguous classes: the C++ kernels turn blocks of them into rows."""
+
+import pytest
+import torch
+from cases import POOLINGS, assert_close, make_case
+from loss_cases import labels_of
+from loss_cases import run as run_with_loss
+
+from milkernels import backends, functional, reference
+from milkernels.family import Average
+from milkernels.kernels.cpp import weighted_average
+
+#: A vector of frames, a block of them, and one more or less.
+FRAMES = (7, 8, 15, 16, 17, 33, 255, 256, 257, 300)
+
+pytestmark = pytest.mark.skipif(
+    not backends.cpp_serves_cpu(), reason="the C++ extension is not there"
+)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 7, 8, 10, 12, 13])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_they_give_the_oracles_numbers(name, classes, from_logits):
+    for index, frames in enumerate(FRAMES):
+        masked = index % 2 == 1
+        case = make_case(name, 3, classes, frames, dim=1, from_logits=from_logits, masked=masked)
+        truth = case.to(torch.float64).run(reference)
+        assert_close(case.run(functional), truth, relative=4e-6)
+
+
+@pytest.mark.parametrize("name", ["exp_softmax", "power_exp", "noisy_or", "attention"])
+@pytest.mark.parametrize("classes", [2, 5, 12])
+def test_so_does_the_loss_in_one_pass(name, classes):
+    case = make_case(name, 3, classes, 300, dim=1, from_logits=True)
+    turned = case.to(torch.float32)
+    turned.keywords = {**case.keywords, "dim": 2}
+    turned.tensors = [
+        tensor.mT.contiguous() if tensor.dim() == 3 else tensor for tensor in case.tensors
+    ]
+    target = labels_of(case)
+    loss, *gradients = run_with_loss(functional, case, target)
+    expected, *rows = run_with_loss(functional, turned, target)
+    assert_close([loss], [expected], relative=1e-6)
+    rows = [gradient.mT if gradient.dim() == 3 else gradient for gradient in rows]
+    assert_close(gradients, rows, relative=4e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 12])
+def test_nothing_is_written_beyond_a_bags_frames(classes):
+    for frames in FRAMES:
+        memory = torch.full((1, frames + 8, classes), 7.0)
+        x, x_gradient = torch.rand(1, frames, classes).mT, memory[:, 4:-4].mT
+        average = Average("linear_softmax", None, False, False)
+        nothing = (None, None, None, None)
+        _, statistics = weighted_average.forward(x, *nothing, average)
+        weighted_average.backward(
+            torch.ones(1, classes), x, *nothing, statistics, average, x_gradient, None, None, None
+        )
+        assert (memory[:, :4] == 7).all()
+        assert (memory[:, -4:] == 7).all()
+        assert x_gradient.isfinite().all()
+        assert (x_gradient != 7).all()
