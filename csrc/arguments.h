@@ -50,13 +50,13 @@ enum StatisticsRow : int { kPeak, kTotal, kAverage };
 // Rows of a part's sums in scratch memory.
 constexpr int kMomentRows = 6;
 
-// Frames and elements that one task of a forward pass walks through, at most: fixed, so that results
-// do not depend on the number of threads.
+// Frames and elements that one task of a forward pass walks through, at most: fixed, so that
+// results do not depend on the number of threads.
 constexpr int64_t kSegmentFrames = 16384;
 constexpr int64_t kSegmentElements = 262144;
 
-// Frames up to which a forward pass may read rows transposed: a vector of them, and of their scores, is
-// half of a processor's first cache.
+// Frames up to which a forward pass may read rows transposed: a vector of them, and of their
+// scores, is half of a processor's first cache.
 constexpr int64_t kShortRow = 256;
 
 struct AverageProblem : Problem {
@@ -76,8 +76,8 @@ struct AverageProblem : Problem {
   FrameTensor scores_gradient;
   void* power_gradient = nullptr;
   void* alpha_gradient = nullptr;
-  // Whether the forward pass leaves exp(-|x|) of logits where x's gradient is to be, and the backward
-  // pass takes it from there. Of float32 alone.
+  // Whether the forward pass leaves exp(-|x|) of logits where x's gradient is to be, and the
+  // backward pass takes it from there. Of float32 alone.
   bool keeps_decays = false;
   // forward_scratch or backward_scratch values in the arithmetic type.
   void* scratch = nullptr;
@@ -95,7 +95,8 @@ struct MaximumProblem : Problem {
   FrameTensor x_gradient;
 };
 
-// A pooling whose sums gather.h gathers: x and y or their gradients, and what the forward pass leaves.
+// A pooling whose sums gather.h gathers: x and y or their gradients, and what the forward pass
+// leaves.
 struct GatheredProblem : Problem {
   FrameTensor x;
   void* statistics = nullptr;
@@ -134,7 +135,8 @@ struct StatisticsProblem : Problem {
   // Null where the scores (bags, heads, frames) are given.
   const void* query = nullptr;
   FrameTensor scores;
-  // (2, bags, heads): peak and total. (3, bags, classes): mean, what rounding took off it, variance.
+  // (2, bags, heads): peak and total. (3, bags, classes): mean, what rounding took off it,
+  // variance.
   void* normaliser = nullptr;
   void* moments = nullptr;
   // Forward: (bags, 2 · classes), each head's means before its deviations.

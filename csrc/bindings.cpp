@@ -39,8 +39,8 @@ py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, 
   const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  const py::object places = new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]},
-                                      torch_module().int64);
+  const py::object places =
+      new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]}, torch_module().int64);
   return pooled(*frames, x_object, places, threads,
                 [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
                   maximum_forward(from_logits, plus_mean, walk, x, mask, y, saved);

@@ -1,6 +1,5 @@
 #include "class_attention_backward.h"
 #include "class_attention_forward.h"
-
 #include "kernels.h"
 
 namespace milkernels {

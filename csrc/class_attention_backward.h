@@ -1,5 +1,5 @@
-// Attention whose scores are normalised over the classes, backward: frame by frame, the softmax again
-// and then both gradients. With p a class's share, W its bag's sum of weights, r = x - y and
+// Attention whose scores are normalised over the classes, backward: frame by frame, the softmax
+// again and then both gradients. With p a class's share, W its bag's sum of weights, r = x - y and
 // q = g r / W (0 where p was clamped): dx = g w / W and ds = a'(s) p (q - Σ_c p q).
 #pragma once
 
@@ -68,9 +68,8 @@ void scatter_frame(const ClassAttentionProblem& problem, int64_t bag, int64_t fr
   for (int64_t index = 0; index < classes; index += kStep) {
     const int64_t count = classes - index < kStep ? classes - index : kStep;
     const auto constants = attention_constants<E>(problem, bag * classes + index, count);
-    const Returned<T> back =
-        send_back<T>(constants, load_lanes(x + index, count), problem.from_logits,
-                     load(shares + index), inverse_total);
+    const Returned<T> back = send_back<T>(constants, load_lanes(x + index, count),
+                                          problem.from_logits, load(shares + index), inverse_total);
     if (to_x) store_lanes(x_gradient + index, back.to_x, count);
     store(shares + index, back.share);
     store(returned + index, back.to_share);
@@ -84,8 +83,7 @@ void scatter_frame(const ClassAttentionProblem& problem, int64_t bag, int64_t fr
     const int64_t count = classes - index < kStep ? classes - index : kStep;
     const Vector<T> slope =
         activation_derivative<T>(load_lanes(scores + index, count), problem.activation);
-    const Vector<T> gradient =
-        slope * load(shares + index) * (load(returned + index) - dot);
+    const Vector<T> gradient = slope * load(shares + index) * (load(returned + index) - dot);
     store_lanes(scores_gradient + index, gradient, count);
   }
 }

@@ -1,5 +1,5 @@
-// Attention whose scores are normalised over the classes, forward: sums over each segment of a bag's
-// frames, joined in order.
+// Attention whose scores are normalised over the classes, forward: sums over each segment of a
+// bag's frames, joined in order.
 #pragma once
 
 #include "class_attention.h"
@@ -121,7 +121,8 @@ void sum_classes(const ClassAttentionProblem& problem, int64_t bag, int64_t firs
   for (int64_t index = 0; index < classes; ++index) {
     const ClassSums<T>& sum = all[index / kStep];
     const int64_t lane = index % kStep;
-    sums[kWeights * classes + index] = static_cast<double>(sum.weights.sum[lane]) + sum.weights.lost[lane];
+    sums[kWeights * classes + index] =
+        static_cast<double>(sum.weights.sum[lane]) + sum.weights.lost[lane];
     sums[kProducts * classes + index] =
         static_cast<double>(sum.products.sum[lane]) + sum.products.lost[lane];
     sums[kLow * classes + index] = sum.low[lane];

@@ -1,4 +1,5 @@
-// Binary cross-entropy of bag values and its gradient: cell by cell, w (-t log y - (1 - t) log(1 - y)).
+// Binary cross-entropy of bag values and its gradient, cell by cell:
+// w (-t log y - (1 - t) log(1 - y)).
 #pragma once
 
 #include <limits>
@@ -10,8 +11,8 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator. From logits the
-// frames' slopes vanish as y does: a floor is only there to keep quotients finite.
+// As in PyTorch: floors of a logarithm and of y (1 - y) in the gradient's denominator. From logits
+// the frames' slopes vanish as y does: a floor is only there to keep quotients finite.
 constexpr double kLogFloor = -100;
 constexpr double kVarianceFloor = 1e-12;
 constexpr double kVarianceFloorOfLogits = 1e-30;
@@ -53,8 +54,8 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
   const auto load_from = [count](const void* values, int64_t from, Vector<T> otherwise) {
     return values == nullptr ? otherwise : load_lanes(static_cast<const T*>(values) + from, count);
   };
-  const Integer<T> known = problem.known == nullptr ? Integer<T>{} - 1
-                                                    : load_flags<T>(problem.known + place, count);
+  const Integer<T> known =
+      problem.known == nullptr ? Integer<T>{} - 1 : load_flags<T>(problem.known + place, count);
   Vector<T> y = load_from(problem.y, cell, zero);
   Vector<T> complement = one - y;
   if (problem.slope == Slope::kLogit) {

@@ -5,8 +5,8 @@
 
 namespace milkernels {
 
-// What the gradient is taken with respect to: y; -log(1 - y), where 1 - y is given and not negative;
-// or y's logit.
+// What the gradient is taken with respect to: y; -log(1 - y), where 1 - y is given and not
+// negative; or y's logit.
 enum class Slope { kValue, kSurvival, kLogit };
 
 // Everything but `known` is in the arithmetic type. Rows of bags: those of y and its gradient lie
@@ -19,8 +19,8 @@ struct CrossEntropyProblem {
   Slope slope = Slope::kValue;
   // Bag values, or with Slope::kLogit their logits.
   const void* y = nullptr;
-  // 1 - y where that is known better than y tells, else null; with Slope::kSurvival negative where y
-  // is 1.
+  // 1 - y where that is known better than y tells, else null; with Slope::kSurvival negative where
+  // y is 1.
   const void* complement = nullptr;
   const void* target = nullptr;
   // Null for weights of 1, and where every label is known.

@@ -1,4 +1,5 @@
-// Element types in memory: loads that widen them to the vectors of the arithmetic, stores that round.
+// Element types in memory: loads that widen them to the vectors of the arithmetic, stores that
+// round.
 #pragma once
 
 #include "simd.h"

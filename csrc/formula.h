@@ -162,8 +162,9 @@ struct Formula {
 
   // start + log2 of the weight without its factor.
   template <class T>
-  static MILKERNELS_INLINE Vector<T> log2_weight(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
-                               Vector<T> start) {
+  static MILKERNELS_INLINE Vector<T> log2_weight(const Frame<T>& frame,
+                                                 const FormulaCoefficients<T>& coefficients,
+                                                 Vector<T> start) {
     if constexpr (kPower) {
       const Vector<T> of_whole = kFromLogits ? coefficients.power2 : coefficients.power;
       start = multiply_add(of_whole, frame.log_whole, start);
@@ -171,28 +172,31 @@ struct Formula {
     return add_fine_terms(frame, coefficients, start);
   }
 
-  // The weight over 2^peak. Starting below the peak by its headroom keeps the exponent small from its
-  // first term on, and so exact; the power of x's own exponent, which may be large, is split before.
+  // The weight over 2^peak. Starting below the peak by its headroom keeps the exponent small from
+  // its first term on, and so exact; the power of x's own exponent, which may be large, is split
+  // before.
   template <class T>
-  static MILKERNELS_INLINE Vector<T> weight(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
-                          Vector<T> minus_peak) {
+  static MILKERNELS_INLINE Vector<T> weight(const Frame<T>& frame,
+                                            const FormulaCoefficients<T>& coefficients,
+                                            Vector<T> minus_peak) {
     if constexpr (kDirect) {
       return frame.factor;
     } else if constexpr (kPower && !kFromLogits) {
       const Vector<T> coarse = multiply_add(coefficients.power, frame.log_whole, minus_peak);
       const Vector<T> whole = nearest(coarse);
-      const Vector<T> fine =
-          multiply_add(coefficients.power, frame.log_whole, minus_peak - whole);
+      const Vector<T> fine = multiply_add(coefficients.power, frame.log_whole, minus_peak - whole);
       return exp2(add_fine_terms(frame, coefficients, fine), whole);
     } else {
       const Vector<T> headroom = broadcast(T(kHeadroom<T>));
-      return frame.factor * exp2(log2_weight(frame, coefficients, minus_peak + headroom), -headroom);
+      return frame.factor *
+             exp2(log2_weight(frame, coefficients, minus_peak + headroom), -headroom);
     }
   }
 
   template <class T>
-  static MILKERNELS_INLINE Vector<T> add_fine_terms(const Frame<T>& frame, const FormulaCoefficients<T>& coefficients,
-                                  Vector<T> sum) {
+  static MILKERNELS_INLINE Vector<T> add_fine_terms(const Frame<T>& frame,
+                                                    const FormulaCoefficients<T>& coefficients,
+                                                    Vector<T> sum) {
     if constexpr (kPower) sum = multiply_add(coefficients.power2, frame.log_rest, sum);
     if constexpr (kLinear && kFromLogits)
       sum = multiply_add(broadcast(T(kLog2E)), frame.log_whole, sum);
@@ -215,8 +219,9 @@ struct Formula {
 
   // (d y / d raw) / p with residual = x - y; from logits it has no pole.
   template <class T>
-  static MILKERNELS_INLINE Vector<T> frame_gradient(Vector<T> raw, const Frame<T>& frame, Vector<T> residual,
-                                  const FormulaCoefficients<T>& coefficients) {
+  static MILKERNELS_INLINE Vector<T> frame_gradient(Vector<T> raw, const Frame<T>& frame,
+                                                    Vector<T> residual,
+                                                    const FormulaCoefficients<T>& coefficients) {
     Vector<T> gradient = broadcast(T(1));
     if constexpr (kAlpha) gradient = multiply_add(coefficients.alpha, residual, gradient);
     if constexpr (kFromLogits) {

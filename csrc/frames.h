@@ -1,5 +1,6 @@
-// How the kernels walk (bags, classes, frames) tensors. Frames contiguous: a task is a row of frames
-// and lanes run along it. Classes contiguous: a task is a block of classes and lanes are classes.
+// How the kernels walk (bags, classes, frames) tensors. Frames contiguous: a task is a row of
+// frames and lanes run along it. Classes contiguous: a task is a block of classes and lanes are
+// classes.
 #pragma once
 
 #include "elements.h"
@@ -21,8 +22,8 @@ constexpr int kRegistersAllow = 1;
 template <class T>
 constexpr int kGroup = sizeof(T) == 4 ? kRegistersAllow : 1;
 
-// Frames that a block of classes takes before the next block's turn: its sums, which wait in memory,
-// are then little beside them.
+// Frames that a block of classes takes before the next block's turn: its sums, which wait in
+// memory, are then little beside them.
 constexpr int kFramesAtOnce = 8;
 
 // Vectors of classes that one task keeps its sums for, at most: AudioSet's classes are 33 of the
@@ -64,14 +65,16 @@ MILKERNELS_INLINE FrameTensor scores_or_x(const Problem& problem) {
 
 // Gradients of the bag values from `cell` on, and those values written.
 template <class E, class P>
-MILKERNELS_INLINE Vector<Arithmetic<E>> bag_gradients(const P& problem, int64_t cell, int64_t count) {
+MILKERNELS_INLINE Vector<Arithmetic<E>> bag_gradients(const P& problem, int64_t cell,
+                                                      int64_t count) {
   if (problem.exact_bags)
     return load_lanes(static_cast<const Arithmetic<E>*>(problem.gradient) + cell, count);
   return load_lanes(static_cast<const E*>(problem.gradient) + cell, count);
 }
 
 template <class E, class P>
-MILKERNELS_INLINE void store_bags(const P& problem, int64_t cell, Vector<Arithmetic<E>> y, int64_t count) {
+MILKERNELS_INLINE void store_bags(const P& problem, int64_t cell, Vector<Arithmetic<E>> y,
+                                  int64_t count) {
   if (problem.exact_bags)
     store_lanes(static_cast<Arithmetic<E>*>(problem.y) + cell, y, count);
   else
@@ -85,7 +88,7 @@ MILKERNELS_INLINE const uint8_t* mask_row(const Problem& problem, int64_t bag) {
 // Lanes of a row of frames that are real.
 template <class T>
 MILKERNELS_INLINE Integer<T> real_lanes(const Problem& problem, const uint8_t* mask, int64_t frame,
-                             int64_t count) {
+                                        int64_t count) {
   if (mask == nullptr && count == kLanes<T>) return every_lane<T>();
   Integer<T> real = first_lanes<T>(count);
   if (mask == nullptr) return real;
@@ -102,8 +105,8 @@ struct PresentLanes {
   int64_t count;
 };
 
-// Calls body(vectors, all, index, lanes_of) for the values from `first` to `last`: for groups of vectors
-// all of whose lanes are present, where that is known, then for what is left.
+// Calls body(vectors, all, index, lanes_of) for the values from `first` to `last`: for groups of
+// vectors all of whose lanes are present, where that is known, then for what is left.
 template <class T, class Lanes, class Body>
 MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, const Lanes& lanes_at,
                                    const Body& body) {
@@ -111,9 +114,8 @@ MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, cons
   constexpr int64_t kGroupStep = kGroup<T> * kStep;
   constexpr auto kMany = std::integral_constant<int, kGroup<T>>();
   constexpr auto kOne = std::integral_constant<int, 1>();
-  const auto all = [](int) MILKERNELS_INLINE_LAMBDA {
-    return PresentLanes<T>{every_lane<T>(), kStep};
-  };
+  const auto all = [](int)
+                       MILKERNELS_INLINE_LAMBDA { return PresentLanes<T>{every_lane<T>(), kStep}; };
   int64_t index = first;
   if (whole)
     for (; index + kGroupStep <= last; index += kGroupStep)
@@ -159,8 +161,8 @@ struct Stretch {
 };
 
 // All tasks of a pass over a problem's frames, which cuts them into so many segments. Frames
-// contiguous: a task has up to a vector of classes, with whole_vectors as many as there are. Classes
-// contiguous: blocks of equal size.
+// contiguous: a task has up to a vector of classes, with whole_vectors as many as there are.
+// Classes contiguous: blocks of equal size.
 class Stretches {
  public:
   Stretches(const Problem& problem, int64_t segments, int64_t lanes, bool whole_vectors = false)

@@ -46,8 +46,8 @@ void gated_fusion_backward(const GatedFusionProblem& problem) {
     const Vector<T> through = load_lanes(gradient + index, count) * open.value;
     if (c_gradient != nullptr) store_lanes(c_gradient + index, through, count);
     if (gate_gradient != nullptr)
-      store_lanes(gate_gradient + index,
-                  through * open.complement * load_lanes(c + index, count), count);
+      store_lanes(gate_gradient + index, through * open.complement * load_lanes(c + index, count),
+                  count);
   });
 }
 

@@ -7,11 +7,12 @@
 //   kDecays, whether decay(raw) is what its passes over logits begin with, and may be kept;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
 //   spread(coefficients, lane): one lane's in every lane;
-//   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in each
-//     lane, with kAll all of them real; rows() are its sums;
-//   merge(a, b, coefficients): the sums of two parts together; kMergesByClass, whether the coefficients
-//     matter to it;
-//   write(problem, cell, count, rows, coefficients): the bag values, and what the backward pass needs.
+//   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in
+//     each lane, with kAll all of them real; rows() are its sums;
+//   merge(a, b, coefficients): the sums of two parts together;
+//   kMergesByClass, whether merging depends on the coefficients;
+//   write(problem, cell, count, rows, coefficients): the bag values, and what the backward pass
+//     needs.
 #pragma once
 
 #include "frames.h"
@@ -57,7 +58,7 @@ MILKERNELS_INLINE E* decays_at(const Problem& problem, int64_t bag, int64_t clas
 // The decay of some frames, kept if there is a place for it.
 template <class E, class F>
 MILKERNELS_INLINE Vector<Arithmetic<E>> kept_decay(Vector<Arithmetic<E>> raw, E* kept,
-                                                 int64_t lanes) {
+                                                   int64_t lanes) {
   if constexpr (!F::kDecays) {
     return raw;
   } else {
@@ -83,7 +84,8 @@ MILKERNELS_INLINE void gather_vectors(typename F::Gatherer& gatherer, const E* x
   for (int k = 0; k < kVectors; ++k) {
     const PresentLanes<T> lanes = lanes_of(k);
     raw[k] = load_lanes(x + k * kStep, lanes.count);
-    decay[k] = kept_decay<E, F>(raw[k], decays == nullptr ? nullptr : decays + k * kStep, lanes.count);
+    decay[k] =
+        kept_decay<E, F>(raw[k], decays == nullptr ? nullptr : decays + k * kStep, lanes.count);
     score[k] = F::kScores ? load_lanes(scores + k * kStep, lanes.count) : raw[k];
     real[k] = lanes.real;
   }
@@ -118,7 +120,8 @@ MILKERNELS_INLINE typename F::Gatherer gather_row(const Problem& problem, int64_
 }
 
 // Lane k of every row's sums is a part of that row: the rows' sums, one lane for each. Halves are
-// merged while they are brought side by side, so that each step has half the vectors of the one before.
+// merged while they are brought side by side, so that each step has half the vectors of the one
+// before.
 template <class T, class F, int kDistance = kLanes<T> / 2>
 Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* rows,
                                      const typename F::Coefficients& coefficients) {
@@ -273,9 +276,8 @@ void gather_vector(const Problem& problem, const Stretch& task, const E* x, cons
     const auto all = [](int) MILKERNELS_INLINE_LAMBDA {
       return PresentLanes<T>{every_lane<T>(), kLanes<T>};
     };
-    gather_vectors<E, F, vectors, true>(gatherer, x + frame * kLanes<T>,
-                                        scores + frame * kLanes<T>, nullptr,
-                                        all, coefficients);
+    gather_vectors<E, F, vectors, true>(gatherer, x + frame * kLanes<T>, scores + frame * kLanes<T>,
+                                        nullptr, all, coefficients);
   };
   int64_t frame = task.first;
   for (; frame + kGroup<T> <= task.last; frame += kGroup<T>)
@@ -315,7 +317,8 @@ void merge_parts(const Problem& problem, int64_t segments) {
     for (int64_t segment = 0; segment < segments; ++segment) {
       const T* part = static_cast<const T*>(problem.scratch) + segment * F::kRows * cells + cell;
       Rows<T, F::kRows> rows;
-      for (int row = 0; row < F::kRows; ++row) rows.row[row] = load_lanes(part + row * cells, count);
+      for (int row = 0; row < F::kRows; ++row)
+        rows.row[row] = load_lanes(part + row * cells, count);
       whole = segment == 0 ? rows : F::merge(whole, rows, coefficients);
     }
     F::write(problem, cell, count, whole, coefficients);
@@ -338,8 +341,9 @@ void gather(const Problem& problem) {
     if (problem.frames_contiguous)
       gather_rows<E, F>(problem, segments, task);
     else
-      gather_classes<E, F>(problem, segments, task,
-                           {problem.x, scores_or_x<F::kScores>(problem), task.bag, task.class_start});
+      gather_classes<E, F>(
+          problem, segments, task,
+          {problem.x, scores_or_x<F::kScores>(problem), task.bag, task.class_start});
   });
   if (segments > 1) merge_parts<E, F>(problem, segments);
 }

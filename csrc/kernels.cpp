@@ -9,8 +9,8 @@ namespace MILKERNELS_INSTRUCTION_SET {
 #define MILKERNELS_JOIN(a, b) MILKERNELS_JOIN_(a, b)
 #define MILKERNELS_ENTRY(NAME, PROBLEM) NAME<MILKERNELS_ELEMENT>,
 
-extern const Kernels MILKERNELS_JOIN(kernels, MILKERNELS_ELEMENT) = {
-    MILKERNELS_KERNELS(MILKERNELS_ENTRY)};
+extern const Kernels MILKERNELS_JOIN(kernels,
+                                     MILKERNELS_ELEMENT) = {MILKERNELS_KERNELS(MILKERNELS_ENTRY)};
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

@@ -84,7 +84,9 @@ struct Layers {
 template <class T>
 struct Block {
   explicit Block(int64_t columns)
-      : rows(rows_of_block(columns)), columns(columns), inputs(rows * columns),
+      : rows(rows_of_block(columns)),
+        columns(columns),
+        inputs(rows * columns),
         outputs(rows * 2 * columns) {}
 
   template <class E>
@@ -178,8 +180,8 @@ void pool_rows(const LinearAttentionProblem& problem) {
 
 // Turns one row of both layers' outputs into their gradients.
 template <class E, bool kCode>
-void differentiate_row(const LinearAttentionProblem& problem, int64_t row,
-                       Arithmetic<E>* attention, Arithmetic<E>* values) {
+void differentiate_row(const LinearAttentionProblem& problem, int64_t row, Arithmetic<E>* attention,
+                       Arithmetic<E>* values) {
   using T = Arithmetic<E>;
   const T* statistics = static_cast<const T*>(problem.statistics) + row;
   const T peak = statistics[kPeak * problem.rows];
@@ -206,10 +208,9 @@ struct Sums {
 
   void add(const Block<T>& block, int64_t width, int64_t count) {
     for (int layer = 0; layer < 2; ++layer)
-      add_product_of_columns<T>(width, count, columns,
-                                {block.outputs.data() + layer * columns, 2 * columns},
-                                {block.inputs.data(), columns},
-                                {weights.data() + layer * width * columns, columns});
+      add_product_of_columns<T>(
+          width, count, columns, {block.outputs.data() + layer * columns, 2 * columns},
+          {block.inputs.data(), columns}, {weights.data() + layer * width * columns, columns});
     for (int64_t start = 0; start < 2 * columns; start += kLanes<T>) {
       Vector<T> sum = load(biases.data() + start);
       // Sums of few rows first: their rounding is less.
@@ -273,8 +274,7 @@ void differentiate_rows(const LinearAttentionProblem& problem) {
   const bool learns = problem.attention_weight_gradient != nullptr;
   const Workspace<T> inputs(2 * columns * width);
   pack_inputs(static_cast<const T*>(problem.attention_weight), width, inputs.data());
-  pack_inputs(static_cast<const T*>(problem.class_weight), width,
-              inputs.data() + columns * width);
+  pack_inputs(static_cast<const T*>(problem.class_weight), width, inputs.data() + columns * width);
   const std::vector<T> zeros(static_cast<size_t>(columns));
   std::vector<std::unique_ptr<Sums<T>>> sums(static_cast<size_t>(parts));
   parallel_for(parts, problem.work(), problem.threads, [&](int64_t part) {
@@ -294,8 +294,8 @@ void differentiate_rows(const LinearAttentionProblem& problem) {
       if (problem.z_gradient == nullptr) continue;
       // The inputs have been used: their gradients take their place.
       const Matrix<T> to{block.inputs.data(), columns};
-      multiply_packed<T>(count, width, columns, {block.outputs.data(), 2 * columns},
-                         inputs.data(), {zeros.data(), 0}, to);
+      multiply_packed<T>(count, width, columns, {block.outputs.data(), 2 * columns}, inputs.data(),
+                         {zeros.data(), 0}, to);
       multiply_packed<T>(count, width, columns, {block.outputs.data() + columns, 2 * columns},
                          inputs.data() + columns * width, {to.data, to.step}, to);
       write_input_gradient<E>(problem, to.data, columns, first, count);

@@ -1,11 +1,12 @@
 // Log-mean-exp, y = log(Σ exp(r x_i) / n) / r, and its gradients.
 //
-// A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's distance
-// from a reference, t = R u, a part of a bag is
-//   total Σ exp(t),  step Σ (exp(t) - 1) / R,  slope Σ t exp(t),  spread Σ (t exp(t) - exp(t) + 1) / R².
+// A negative sharpness is a positive one of the negated frames. With R = |r| and u a frame's
+// distance from a reference, t = R u, a part of a bag is
+//   total Σ exp(t),  step Σ (exp(t) - 1) / R,  slope Σ t exp(t),
+//   spread Σ (t exp(t) - exp(t) + 1) / R².
 // Near t = 0 the quotients are series in t, so that nothing is lost as R goes to 0, where they are
-// Σ u and Σ u² / 2: the mean and the variance. The reference is about the mean, so that these do not
-// cancel, unless the largest frame is so far above it that its weight is all that counts.
+// Σ u and Σ u² / 2: the mean and the variance. The reference is about the mean, so that these do
+// not cancel, unless the largest frame is so far above it that its weight is all that counts.
 #pragma once
 
 #include "formula.h"
@@ -23,9 +24,7 @@ struct FirstQuotient {
 };
 // Of (t exp(t) - exp(t) + 1) / t².
 struct SecondQuotient {
-  static constexpr double coefficient(int power) {
-    return 1.0 / (factorial(power) * (power + 2));
-  }
+  static constexpr double coefficient(int power) { return 1.0 / (factorial(power) * (power + 2)); }
 };
 // Of (atanh(w) - w) / w³, in w².
 struct Arctangent {
@@ -62,7 +61,8 @@ struct Terms {
   Vector<T> spread;
 };
 
-// How far above the reference, in t, a frame may lie: as a group gives one, and before it is raised.
+// How far above the reference, in t, a frame may lie: as a group gives one, and before it is
+// raised.
 constexpr float kAbove = 4;
 constexpr float kTooFarAbove = 8;
 
@@ -92,8 +92,7 @@ struct Sharpness {
     const Vector<T> t = exponent(distance);
     const Vector<T> power = exponential(t);
     const auto near = (t > T(-0.5)) & (t < T(0.5));
-    const Vector<T> step =
-        near ? distance * series<T, FirstQuotient>(t) : (power - T(1)) * inverse;
+    const Vector<T> step = near ? distance * series<T, FirstQuotient>(t) : (power - T(1)) * inverse;
     Vector<T> spread{};
     if constexpr (kSpread) {
       const Vector<T> far = multiply_add(power, t - T(1), broadcast(T(1)));
@@ -104,8 +103,8 @@ struct Sharpness {
 };
 
 template <class T>
-MILKERNELS_INLINE Sharpness<T> load_sharpness(const LogMeanExpProblem& problem,
-                                              int64_t class_index, int64_t count) {
+MILKERNELS_INLINE Sharpness<T> load_sharpness(const LogMeanExpProblem& problem, int64_t class_index,
+                                              int64_t count) {
   return Sharpness<T>(load_lanes(static_cast<const T*>(problem.sharpness) + class_index, count));
 }
 
@@ -284,8 +283,8 @@ struct LogMeanExp {
     return joint;
   }
 
-  static void write(const LogMeanExpProblem& problem, int64_t cell, int64_t count,
-                    const Sums& sums, const Sharpness<T>& sharpness) {
+  static void write(const LogMeanExpProblem& problem, int64_t cell, int64_t count, const Sums& sums,
+                    const Sharpness<T>& sharpness) {
     const Vector<T> zero{};
     const Vector<T> one = broadcast(T(1));
     const auto nothing = sums.row[kCount] == zero;
@@ -293,7 +292,8 @@ struct LogMeanExp {
     const Vector<T> total = nothing ? one : sums.row[kSum];
     const Vector<T> mean = total / frames;
     const auto far = (mean < T(0.5)) | (mean > T(2));
-    // log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1 and both over R.
+    // log(mean) by its own series, with w = (1 - mean) / (1 + mean), q = 1 / mean - 1 and both
+    // over R.
     const Vector<T> q = -sums.row[kStep] / total;
     const Vector<T> w = q / multiply_add(sharpness.size, q, broadcast(T(2)));
     const Vector<T> scaled = sharpness.size * w;
@@ -315,8 +315,7 @@ struct LogMeanExp {
     if constexpr (kLearn) {
       const Vector<T> of_far =
           (sums.row[kSlope] / total + log_ratio) * sharpness.inverse * sharpness.inverse;
-      const Vector<T> spread =
-          sums.row[kSpread] / total - w * (q - T(2) * w * scaled * rest);
+      const Vector<T> spread = sums.row[kSpread] / total - w * (q - T(2) * w * scaled * rest);
       const Vector<T> slope = far ? of_far : spread;
       store_lanes(statistics + 2 * cells, nothing ? zero : slope < zero ? zero : slope, count);
     }
@@ -383,8 +382,7 @@ void sum_sharpness_gradients(const LogMeanExpProblem& problem) {
     const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
     LongSum<T> sum;
     for (int64_t cell = index; cell < problem.bags * problem.classes; cell += problem.classes)
-      sum.add(bag_gradients<E>(problem, cell, count) *
-              load_lanes(slopes + cell, count));
+      sum.add(bag_gradients<E>(problem, cell, count) * load_lanes(slopes + cell, count));
     store_lanes(static_cast<T*>(problem.sharpness_gradient) + index, sum.value(), count);
   }
 }

@@ -38,7 +38,8 @@ class Clearing {
     const int64_t first = part % pieces_ * kElements;
     const int64_t count = length_ - first < kElements ? length_ - first : kElements;
     for (int64_t line = start; line < end; ++line) {
-      E* to = at_mutable<E>(problem_.x_gradient, bag, by_row_ ? line : first, by_row_ ? first : line);
+      E* to =
+          at_mutable<E>(problem_.x_gradient, bag, by_row_ ? line : first, by_row_ ? first : line);
       std::memset(to, 0, static_cast<size_t>(count) * sizeof(E));
     }
   }

@@ -1,5 +1,5 @@
-// The maximum over frames, alone or plus their mean, forward, in the two layouts of frames.h. NaN is
-// larger than any number, and the first of equals is taken.
+// The maximum over frames, alone or plus their mean, forward, in the two layouts of frames.h. NaN
+// is larger than any number, and the first of equals is taken.
 #pragma once
 
 #include <memory>
@@ -35,8 +35,8 @@ struct MeanSums {
   }
 };
 
-// A vector of classes: the largest value of each and its frame, -1 of nothing; with the mean, the sum
-// of its frames and the smallest.
+// A vector of classes: the largest value of each and its frame, -1 of nothing; with the mean, the
+// sum of its frames and the smallest.
 template <class T>
 struct Peaks {
   T value[kLanes<T>] = {};
@@ -143,7 +143,8 @@ int64_t first_frame(const Problem& problem, const Line<E>& line, int64_t first, 
   return -1;
 }
 
-// The largest values of a row's stretch, in each lane of a group of vectors, and where NaN was seen.
+// The largest values of a row's stretch, in each lane of a group of vectors, and where NaN was
+// seen.
 template <class E, bool kPlusMean>
 struct RowPeak {
   using T = Arithmetic<E>;
@@ -181,11 +182,11 @@ void peak_of_line(const MaximumProblem& problem, const Line<E>& line, int64_t fi
                   int64_t lane, Peaks<Arithmetic<E>>& peaks) {
   using T = Arithmetic<E>;
   RowPeak<E, kPlusMean> peak;
-  walk_row<T>(
-      problem, line.mask, first, last,
-      [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-        peak.template take<vectors, all>(problem, line.at(frame), lanes_of);
-      });
+  walk_row<T>(problem, line.mask, first, last,
+              [&](auto vectors, auto all, int64_t frame, const auto& lanes_of)
+                  MILKERNELS_INLINE_LAMBDA {
+                    peak.template take<vectors, all>(problem, line.at(frame), lanes_of);
+                  });
   if constexpr (kPlusMean) peaks.add(lane, peak.sums);
   const T value = peak.value();
   if (!peaks.takes(lane, value)) return;
@@ -194,7 +195,8 @@ void peak_of_line(const MaximumProblem& problem, const Line<E>& line, int64_t fi
 }
 
 template <class E, bool kPlusMean>
-void peaks_of_rows(const MaximumProblem& problem, const Stretch& task, Peaks<Arithmetic<E>>& peaks) {
+void peaks_of_rows(const MaximumProblem& problem, const Stretch& task,
+                   Peaks<Arithmetic<E>>& peaks) {
   for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane) {
     const Line<E> row{at<E>(problem.x, task.bag, task.class_start + lane, 0),
                       mask_row(problem, task.bag), 0};
@@ -232,7 +234,8 @@ struct Largest {
   }
 };
 
-// A block of up to kVectors vectors of contiguous classes, which begins at a class of a bag of `from`.
+// A block of up to kVectors vectors of contiguous classes, which begins at a class of a bag of
+// `from`.
 template <class E, bool kPlusMean, int kVectors>
 void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const FrameTensor& from,
                       int64_t bag, int64_t class_start, Peaks<Arithmetic<E>>* peaks) {
@@ -327,7 +330,8 @@ void find_peaks(const MaximumProblem& problem) {
     });
     return;
   }
-  const auto parts = std::make_unique<Peaks<T>[]>(static_cast<size_t>(stretches.count() * kVectors));
+  const auto parts =
+      std::make_unique<Peaks<T>[]>(static_cast<size_t>(stretches.count() * kVectors));
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
     peaks_of_task<E, kPlusMean>(problem, transposed, stretches.at(index), &parts[index * kVectors]);
   });

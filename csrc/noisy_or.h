@@ -97,8 +97,7 @@ struct NoisyOr {
     using Lane = typename Simd<T>::Lane;
     constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
     constexpr Lane kBias = sizeof(T) == 4 ? 127 : 1023;
-    const Integer<T> biased =
-        (bit_cast<Integer<T>>(product.high) >> kMantissa) & (2 * kBias + 1);
+    const Integer<T> biased = (bit_cast<Integer<T>>(product.high) >> kMantissa) & (2 * kBias + 1);
     const Vector<T> scale = bit_cast<Vector<T>>((2 * kBias - biased) << kMantissa);
     const Vector<T> high = product.high * scale;
     const Vector<T> low = product.low * scale;
@@ -144,9 +143,8 @@ struct NoisyOr {
         }
       }
       MILKERNELS_UNROLL
-      for (int width = kCount / 2; width > 0; width /= 2)
-        MILKERNELS_UNROLL
-        for (int k = 0; k < width; ++k) factors[k] = multiply(factors[k], factors[k + width]);
+      for (int width = kCount / 2; width > 0; width /= 2) MILKERNELS_UNROLL
+      for (int k = 0; k < width; ++k) factors[k] = multiply(factors[k], factors[k + width]);
       sums = normalised(multiply({sums.row[0], sums.row[1]}, factors[0]), exponent, ones);
     }
 

@@ -1,6 +1,6 @@
-// Bags of different lengths, one after the other in one bag of all instances: each is a problem of its
-// own, which the kernels of its family solve. Short bags are put together to tasks worth handing out;
-// a bag longer than a thread's share of all is run on all threads.
+// Bags of different lengths, one after the other in one bag of all instances: each is a problem of
+// its own, which the kernels of its family solve. Short bags are put together to tasks worth
+// handing out; a bag longer than a thread's share of all is run on all threads.
 #pragma once
 
 #include <algorithm>
@@ -26,9 +26,9 @@ struct Packing {
   void check(int64_t instances) const {
     for (int64_t bag = 0; bag < bags; ++bag)
       if (offsets[bag] < 0 || offsets[bag + 1] < offsets[bag] || offsets[bag + 1] > instances)
-        throw std::invalid_argument("offsets: expected bag " + std::to_string(bag) +
-                                    " among the " + std::to_string(instances) +
-                                    " instances, got " + std::to_string(offsets[bag]) + " to " +
+        throw std::invalid_argument("offsets: expected bag " + std::to_string(bag) + " among the " +
+                                    std::to_string(instances) + " instances, got " +
+                                    std::to_string(offsets[bag]) + " to " +
                                     std::to_string(offsets[bag + 1]));
   }
 };
@@ -62,14 +62,15 @@ inline std::vector<Batch> batches_of(const Packing& packing, int64_t classes) {
   return batches;
 }
 
-// Runs pool(part, bag, scratch) for each bag: `part` is its slice of `whole`, `scratch` memory that the
-// thread reuses. What a bag's kernel computes does not depend on the threads that it runs on.
+// Runs pool(part, bag, scratch) for each bag: `part` is its slice of `whole`, `scratch` memory that
+// the thread reuses. What a bag's kernel computes does not depend on the threads that it runs on.
 template <class P, class Pool>
 void pool_bags(const P& whole, const Packing& packing, const Pool& pool) {
   packing.check(whole.frames);
   const auto run = [&](int64_t bag, int threads, std::vector<double>& scratch) {
-    P part = sliced(whole, {{0, 1}, {0, whole.classes}, {packing.offsets[bag], packing.length(bag)}},
-                    packing.bytes);
+    P part =
+        sliced(whole, {{0, 1}, {0, whole.classes}, {packing.offsets[bag], packing.length(bag)}},
+               packing.bytes);
     part.threads = threads;
     pool(part, bag, scratch);
   };
@@ -110,8 +111,8 @@ inline const void* of_bag(const void* values, int64_t bag, int64_t count, int64_
   return static_cast<const char*>(values) + bag * count * bytes;
 }
 
-// A learned parameter's gradient (classes,): the bags' shares (bags, classes), in order, with what each
-// addition loses.
+// A learned parameter's gradient (classes,): the bags' shares (bags, classes), in order, with what
+// each addition loses.
 template <class T>
 void sum_shares(const T* shares, int64_t bags, int64_t classes, T* gradient) {
   std::vector<double> sums(static_cast<size_t>(2 * classes));

@@ -128,7 +128,8 @@ bool mixes_classes(const Problem&) { return false; }
 bool mixes_classes(const ClassAttentionProblem&) { return true; }
 
 // 1 - y where the statistics tell more of it than y does; negative where a frame is 1. Where it is
-// not the gradient will be that of -log(1 - y), and 1 - y leaves the statistics: both may underflow.
+// not the gradient will be that of -log(1 - y), and 1 - y leaves the statistics: both may
+// underflow.
 template <class T>
 void complements(const NoisyOrProblem& part, T* result) {
   T* statistics = static_cast<T*>(part.statistics);
@@ -188,7 +189,8 @@ void saturate(const FrameTensor& tensor, const Problem& problem) {
   const int64_t stride = by_frame ? tensor.stride_class : tensor.stride_frame;
   for (int64_t bag = 0; bag < problem.bags; ++bag) {
     for (int64_t line = 0; line < lines; ++line) {
-      uint16_t* bits = static_cast<uint16_t*>(tensor.data) + bag * tensor.stride_bag + line * stride;
+      uint16_t* bits =
+          static_cast<uint16_t*>(tensor.data) + bag * tensor.stride_bag + line * stride;
       for (int64_t index = 0; index < length; ++index)
         bits[index] = static_cast<uint16_t>(bits[index] - ((bits[index] & 0x7fff) == kInfinity));
     }
@@ -225,8 +227,8 @@ Cut cut(const P& problem, const Bytes& bytes) {
   return result;
 }
 
-// Whether the forward pass keeps what the backward pass would compute again: where it stays in a cache,
-// and lies in the frames' order.
+// Whether the forward pass keeps what the backward pass would compute again: where it stays in a
+// cache, and lies in the frames' order.
 void keep_decays(Problem&, Element, bool) {}
 void keep_decays(AverageProblem& part, Element element, bool cached) {
   part.keeps_decays = cached && element == Element::kFloat32 && part.from_logits &&

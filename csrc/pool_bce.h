@@ -7,8 +7,8 @@
 namespace milkernels {
 
 // Fills the loss of each bag and class and, where the problem has memory for them, the gradients of
-// the loss times its scale: x's (and the scores') and of each learned parameter a (bags, classes) part,
-// each bag's own. The problem's y, statistics, scratch, ranks and places are not used.
+// the loss times its scale: x's (and the scores') and of each learned parameter a (bags, classes)
+// part, each bag's own. The problem's y, statistics, scratch, ranks and places are not used.
 template <class P>
 void pool_bce(const P& problem, const CrossEntropyProblem& loss, const Kernels& kernels,
               Element element);

@@ -72,8 +72,8 @@ inline Vector<T> look_up(const T* table, const int32_t* entries) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4)
     // The plain form warns of what it leaves unset.
-    return bit_cast<Vector<T>>(_mm512_mask_i32gather_ps(
-        _mm512_setzero_ps(), 0xffff, _mm512_loadu_si512(entries), table, 4));
+    return bit_cast<Vector<T>>(_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff,
+                                                        _mm512_loadu_si512(entries), table, 4));
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4)
     return bit_cast<Vector<T>>(_mm256_i32gather_ps(
@@ -255,7 +255,8 @@ void scatter_ranked(const RankProblem& problem, const RankWeights<Arithmetic<E>>
     if (!by_frame)
       scale = bag_gradients<E>(problem, cell + start, count) / load_lanes(total + start, count);
     int32_t own[kLanes<T>];
-    for (int64_t lane = 0; lane < kStep; ++lane) own[lane] = lane < count ? ranks[start + lane] : -1;
+    for (int64_t lane = 0; lane < kStep; ++lane)
+      own[lane] = lane < count ? ranks[start + lane] : -1;
     const Vector<T> weight = look_up(weights.table(), own);
     Vector<T> result = scale * weight;
     if (problem.from_logits) {
@@ -276,8 +277,7 @@ void rank_backward(const RankProblem& problem) {
   const bool by_frame = problem.frames_contiguous;
   const int64_t rows = by_frame ? problem.bags * problem.classes : problem.bags;
   const int64_t elements = problem.bags * problem.classes * problem.frames;
-  const auto scatter =
-      problem.wide_ranks ? scatter_ranked<E, int32_t> : scatter_ranked<E, int16_t>;
+  const auto scatter = problem.wide_ranks ? scatter_ranked<E, int32_t> : scatter_ranked<E, int16_t>;
   parallel_for(rows * parts, elements, problem.threads, [&](int64_t task) {
     const int64_t row = task / parts;
     const int64_t first = task % parts * frames;

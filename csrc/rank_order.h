@@ -2,8 +2,8 @@
 // rows, by digits in long ones.
 #pragma once
 
-#include "scratch.h"
 #include "elements.h"
+#include "scratch.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -23,8 +23,9 @@ void count_ranks(const T* values, int64_t count, int32_t* ranks) {
     for (int block = 0; block < kBlocks; ++block) {
       const int64_t first = start + block * kStep;
       const int64_t lanes = count - first < kStep ? count - first : kStep;
-      own[block] = lanes <= 0 ? Vector<T>{} : lanes < kStep ? load_first(values + first, lanes)
-                                                            : load(values + first);
+      own[block] = lanes <= 0      ? Vector<T>{}
+                   : lanes < kStep ? load_first(values + first, lanes)
+                                   : load(values + first);
       rank[block] = Integer<T>{};
     }
     // The lanes of a comparison are -1 where it holds.

@@ -17,8 +17,8 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// The gradients of kVectors vectors of frames, for the lanes that there are. All are read before one
-// is written, so that the processor may work on all of them at once.
+// The gradients of kVectors vectors of frames, for the lanes that there are. All are read before
+// one is written, so that the processor may work on all of them at once.
 template <class E, class G, int kVectors, class Bags, class Lanes>
 MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const E* x, E* x_gradient,
                                        const Lanes& lanes_of) {
@@ -50,10 +50,11 @@ MILKERNELS_INLINE void scatter_row(const Problem& problem, int64_t bag, const E*
   using T = Arithmetic<E>;
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   walk_row<T>(problem, mask_row(problem, bag), first, last,
-              [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-                const int64_t index = frame - origin;
-                scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
-              });
+              [&](auto vectors, auto, int64_t frame, const auto& lanes_of)
+                  MILKERNELS_INLINE_LAMBDA {
+                    const int64_t index = frame - origin;
+                    scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+                  });
 }
 
 // Up to a vector of classes, each a row of contiguous frames.
@@ -105,8 +106,8 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
       std::memset(x_gradient, 0, static_cast<size_t>(classes) * sizeof(E));
       continue;
     }
-    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index, const auto& lanes_of)
-                                 MILKERNELS_INLINE_LAMBDA {
+    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index,
+                                 const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
       const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> const auto& {
         return constants[index / kStep + k];
       };

@@ -144,8 +144,8 @@ MILKERNELS_INLINE int first_of(Integer<T> mask) {
 #endif
 }
 
-// a · b + c, rounded once where the machine can. Contraction is left to no compiler: the forward and
-// the backward pass must compute a weight to the same bit.
+// a · b + c, rounded once where the machine can. Contraction is left to no compiler: the forward
+// and the backward pass must compute a weight to the same bit.
 MILKERNELS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
 #if defined(__AVX512F__)
   return bit_cast<Vector<float>>(
@@ -154,14 +154,15 @@ MILKERNELS_INLINE Vector<float> multiply_add(Vector<float> a, Vector<float> b, V
   return bit_cast<Vector<float>>(
       _mm256_fmadd_ps(bit_cast<__m256>(a), bit_cast<__m256>(b), bit_cast<__m256>(c)));
 #elif defined(__aarch64__)
-  return bit_cast<Vector<float>>(vfmaq_f32(
-      bit_cast<float32x4_t>(c), bit_cast<float32x4_t>(a), bit_cast<float32x4_t>(b)));
+  return bit_cast<Vector<float>>(
+      vfmaq_f32(bit_cast<float32x4_t>(c), bit_cast<float32x4_t>(a), bit_cast<float32x4_t>(b)));
 #else
   return a * b + c;
 #endif
 }
 
-MILKERNELS_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+MILKERNELS_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b,
+                                              Vector<double> c) {
 #if defined(__AVX512F__)
   return bit_cast<Vector<double>>(
       _mm512_fmadd_pd(bit_cast<__m512d>(a), bit_cast<__m512d>(b), bit_cast<__m512d>(c)));
@@ -169,8 +170,8 @@ MILKERNELS_INLINE Vector<double> multiply_add(Vector<double> a, Vector<double> b
   return bit_cast<Vector<double>>(
       _mm256_fmadd_pd(bit_cast<__m256d>(a), bit_cast<__m256d>(b), bit_cast<__m256d>(c)));
 #elif defined(__aarch64__)
-  return bit_cast<Vector<double>>(vfmaq_f64(
-      bit_cast<float64x2_t>(c), bit_cast<float64x2_t>(a), bit_cast<float64x2_t>(b)));
+  return bit_cast<Vector<double>>(
+      vfmaq_f64(bit_cast<float64x2_t>(c), bit_cast<float64x2_t>(a), bit_cast<float64x2_t>(b)));
 #else
   return a * b + c;
 #endif
@@ -255,16 +256,16 @@ MILKERNELS_INLINE T fold_lanes(Vector<T> vector, const Combine& combine) {
 }
 #endif
 
-// The upper lanes of each block of 2 · kDistance change places with the lower ones of another vector.
+// The upper lanes of each block of 2 · kDistance change places with the lower of another vector.
 #if defined(__clang__) || __GNUC__ >= 12
 template <class T, int kDistance, int... kLane>
 MILKERNELS_INLINE void swap_blocks(Vector<T>& upper, Vector<T>& lower,
                                    std::integer_sequence<int, kLane...>) {
   const Vector<T> a = upper, b = lower;
-  upper = __builtin_shufflevector(
-      a, b, (kLane & kDistance ? kLanes<T> + kLane - kDistance : kLane)...);
-  lower = __builtin_shufflevector(
-      a, b, (kLane & kDistance ? kLanes<T> + kLane : kLane + kDistance)...);
+  upper =
+      __builtin_shufflevector(a, b, (kLane & kDistance ? kLanes<T> + kLane - kDistance : kLane)...);
+  lower =
+      __builtin_shufflevector(a, b, (kLane & kDistance ? kLanes<T> + kLane : kLane + kDistance)...);
 }
 #else
 template <class T, int kDistance, class Lanes>

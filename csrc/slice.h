@@ -1,5 +1,5 @@
-// A part of a problem as a problem of its own: some bags, classes and frames of the same tensors, with
-// the same strides. A driver that calls kernels task by task cuts its tasks with it.
+// A part of a problem as a problem of its own: some bags, classes and frames of the same tensors,
+// with the same strides. A driver that calls kernels task by task cuts its tasks with it.
 #pragma once
 
 #include "dispatch.h"
@@ -59,13 +59,13 @@ inline Problem sliced(Problem problem, const Slice& slice) {
   problem.frames = slice.frames.count;
   problem.threads = 1;
   if (problem.mask != nullptr)
-    problem.mask += slice.bags.first * problem.mask_stride_bag +
-                    slice.frames.first * problem.mask_stride_frame;
+    problem.mask +=
+        slice.bags.first * problem.mask_stride_bag + slice.frames.first * problem.mask_stride_frame;
   return problem;
 }
 
-// Each gives the slice's frame tensors, mask and coefficients, on one thread. What belongs to bags and
-// classes (y, its gradient, statistics, scratch, learned parameters' gradients) depends on the
+// Each gives the slice's frame tensors, mask and coefficients, on one thread. What belongs to bags
+// and classes (y, its gradient, statistics, scratch, learned parameters' gradients) depends on the
 // slice's own sizes and is left null: the caller gives each slice its own.
 
 inline AverageProblem sliced(const AverageProblem& problem, const Slice& slice,

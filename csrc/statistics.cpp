@@ -1,7 +1,6 @@
+#include "kernels.h"
 #include "statistics_backward.h"
 #include "statistics_forward.h"
-
-#include "kernels.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {

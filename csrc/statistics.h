@@ -1,5 +1,5 @@
-// Weighted mean and variance of a head's channels: how parts of a bag are merged, and what is made of
-// them. Variances are taken about their own part's mean, so that none of them cancels.
+// Weighted mean and variance of a head's channels: how parts of a bag are merged, and what is made
+// of them. Variances are taken about their own part's mean, so that none of them cancels.
 #pragma once
 
 #include "elementary.h"
@@ -59,8 +59,7 @@ inline Moment<T> merge(const Moment<T>& here, const Moment<T>& there, const Shar
   // Near means far from 0 are as far apart in what they lost as in what they are.
   const Vector<T> exact_distance = distance + lost_distance;
   const Vector<T> between = shares.here * shares.there * (exact_distance * exact_distance);
-  joint.variance =
-      base_variance + multiply_add(share, other_variance - base_variance, between);
+  joint.variance = base_variance + multiply_add(share, other_variance - base_variance, between);
   return joint;
 }
 
@@ -292,8 +291,8 @@ struct FrameRows {
 };
 
 // What the backward pass needs of some channels: means, and the coefficients of a frame's gradient
-// p (direct + curve · residual) and of its score's, p Σ (direct · residual + curve / 2 · (residual² -
-// variance)).
+// p (direct + curve · residual) and of its score's,
+// p Σ (direct · residual + curve / 2 · (residual² - variance)).
 template <class T>
 struct Slopes {
   const T* mean = nullptr;
@@ -303,8 +302,7 @@ struct Slopes {
   const T* variance = nullptr;
 
   Slopes from(int64_t channel) const {
-    return {mean + channel, lost + channel, direct + channel, curve + channel,
-            variance + channel};
+    return {mean + channel, lost + channel, direct + channel, curve + channel, variance + channel};
   }
 };
 
@@ -330,10 +328,10 @@ inline void add_channels(const FrameBlock<E>& block, const E* h, int64_t stride,
       const Vector<T> x = block.template load<kMasked>(h + index * stride, k);
       if constexpr (kQuery) to_score = multiply_add(broadcast(query[index]), x, to_score);
       if constexpr (kTerms)
-        to_term += score_term<T>(
-            (x - broadcast(slopes.mean[index])) - broadcast(slopes.lost[index]),
-            broadcast(slopes.direct[index]), broadcast(slopes.curve[index]),
-            broadcast(slopes.variance[index]));
+        to_term +=
+            score_term<T>((x - broadcast(slopes.mean[index])) - broadcast(slopes.lost[index]),
+                          broadcast(slopes.direct[index]), broadcast(slopes.curve[index]),
+                          broadcast(slopes.variance[index]));
     }
     if constexpr (kQuery) score[k] += to_score;
     if constexpr (kTerms) term[k] += to_term;
@@ -386,11 +384,10 @@ inline void add_rows(const StatisticsProblem& problem, const FrameRows<E>& rows,
         if constexpr (kQuery)
           scores[row] = multiply_add(load_lanes(query + index, count), x, scores[row]);
         if constexpr (kTerms)
-          terms[row] += score_term<T>((x - load_lanes(slopes.mean + index, count)) -
-                                          load_lanes(slopes.lost + index, count),
-                                      load_lanes(slopes.direct + index, count),
-                                      load_lanes(slopes.curve + index, count),
-                                      load_lanes(slopes.variance + index, count));
+          terms[row] += score_term<T>(
+              (x - load_lanes(slopes.mean + index, count)) - load_lanes(slopes.lost + index, count),
+              load_lanes(slopes.direct + index, count), load_lanes(slopes.curve + index, count),
+              load_lanes(slopes.variance + index, count));
       }
     }
     if constexpr (kQuery) score[start / kStep] = sums_of_rows<T>(scores);
@@ -400,9 +397,9 @@ inline void add_rows(const StatisticsProblem& problem, const FrameRows<E>& rows,
 
 // A row's scores where each channel is a head.
 template <class E, bool kQuery>
-inline Vector<Arithmetic<E>> narrow_score(const StatisticsProblem& problem, const FrameRows<E>& rows,
-                                          int64_t row, int64_t bag, int64_t channel,
-                                          int64_t count) {
+inline Vector<Arithmetic<E>> narrow_score(const StatisticsProblem& problem,
+                                          const FrameRows<E>& rows, int64_t row, int64_t bag,
+                                          int64_t channel, int64_t count) {
   using T = Arithmetic<E>;
   if constexpr (kQuery)
     return load_lanes(query_of<T>(problem, channel), count) *

@@ -1,7 +1,7 @@
-// Statistics pooling, backward. With a and b the gradients of a channel's mean and deviation, c = b /
-// deviation (0 where the variance was floored) and r = h - mean, a frame of weight p gets p (a + c r),
-// and its score gets p Σ [a r + c / 2 (r² - variance)] over its head's channels: the frames' sum of
-// that is 0 already, so nothing is centred afterwards.
+// Statistics pooling, backward. With a and b the gradients of a channel's mean and deviation, c = b
+// / deviation (0 where the variance was floored) and r = h - mean, a frame of weight p gets p (a +
+// c r), and its score gets p Σ [a r + c / 2 (r² - variance)] over its head's channels: the frames'
+// sum of that is 0 already, so nothing is centred afterwards.
 #pragma once
 
 #include <vector>
@@ -36,8 +36,8 @@ class SlopesOf {
       const Vector<T> spread = load_lanes(variance + channel, count);
       const Vector<T> to_deviation = load_lanes(from + width, count);
       store_lanes(direct + channel, load_lanes(from, count), count);
-      store_lanes(curve + channel,
-                  spread > eps ? to_deviation / square_root(spread) : Vector<T>{}, count);
+      store_lanes(curve + channel, spread > eps ? to_deviation / square_root(spread) : Vector<T>{},
+                  count);
     }
   }
 
@@ -138,7 +138,8 @@ void scatter_head(const StatisticsProblem& problem, const Part& part, int64_t he
   for (int64_t start = 0; start < width; start += kStep) {
     const int64_t count = width - start < kStep ? width - start : kStep;
     Vector<T> rows[kStep] = {};
-    for (int64_t row = 0; row < count; ++row) rows[row] = load(&to_query[size_t((start + row) * kStep)]);
+    for (int64_t row = 0; row < count; ++row)
+      rows[row] = load(&to_query[size_t((start + row) * kStep)]);
     store_lanes(query_part<T>(problem, part, channel + start), sums_of_rows<T>(rows), count);
   }
 }
@@ -251,17 +252,15 @@ void scatter_narrow_heads(const StatisticsProblem& problem, const Part& part) {
       for (int64_t row = 0; row < rows.count; ++row) {
         real[row] = first_lanes<T>(count);
         weight[row] = narrow_score<E, kQuery>(problem, rows, row, part.bag, channel, count);
-        to_score[row] = score_term<T>((load_lanes(rows.h[row] + channel, count) -
-                                       load_lanes(slopes.mean + channel, count)) -
-                                          load_lanes(slopes.lost + channel, count),
-                                      load_lanes(slopes.direct + channel, count),
-                                      load_lanes(slopes.curve + channel, count),
-                                      load_lanes(slopes.variance + channel, count));
+        to_score[row] = score_term<T>(
+            (load_lanes(rows.h[row] + channel, count) - load_lanes(slopes.mean + channel, count)) -
+                load_lanes(slopes.lost + channel, count),
+            load_lanes(slopes.direct + channel, count), load_lanes(slopes.curve + channel, count),
+            load_lanes(slopes.variance + channel, count));
       }
-      differentiate<T>(
-          weight, to_score, real, rows.count,
-          load_lanes(normaliser_row<T>(problem, kPeak, part.bag) + channel, count),
-          load_lanes(normaliser_row<T>(problem, kTotal, part.bag) + channel, count));
+      differentiate<T>(weight, to_score, real, rows.count,
+                       load_lanes(normaliser_row<T>(problem, kPeak, part.bag) + channel, count),
+                       load_lanes(normaliser_row<T>(problem, kTotal, part.bag) + channel, count));
       if (problem.scores_gradient.data != nullptr)
         for (int64_t row = 0; row < rows.count; ++row)
           store_lanes(at_mutable<E>(problem.scores_gradient, part.bag, channel, rows.frame[row]),

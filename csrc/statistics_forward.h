@@ -1,5 +1,5 @@
-// Statistics pooling, forward: one walk over the frames. A block of them, small enough for the cache,
-// is scored, weighed, and taken into the running mean and variance of each channel.
+// Statistics pooling, forward: one walk over the frames. A block of them, small enough for the
+// cache, is scored, weighed, and taken into the running mean and variance of each channel.
 #pragma once
 
 #include <vector>
@@ -26,8 +26,8 @@ struct Weights {
     return ceiling(top);
   }
 
-  // Turns scores into weights that sum to 1, in each lane or with kJoined in all, and takes them in.
-  // Gives their share of all weights. `real` is null where every score counts.
+  // Turns scores into weights that sum to 1, in each lane or with kJoined in all, and takes them
+  // in. Gives their share of all weights. `real` is null where every score counts.
   template <bool kJoined>
   inline Shares<T> take(Vector<T>* score, const Integer<T>* real, int64_t count,
                         Vector<T> raised_peak) {

@@ -1,5 +1,5 @@
-// Short rows of contiguous frames, transposed a vector of classes at a time and then walked as contiguous
-// classes are: nothing is left over at the end of each row, and no lanes are merged.
+// Short rows of contiguous frames, transposed a vector of classes at a time and then walked as
+// contiguous classes are: nothing is left over at the end of each row, and no lanes are merged.
 #pragma once
 
 #include "frames.h"
@@ -10,11 +10,11 @@ namespace MILKERNELS_INSTRUCTION_SET {
 template <class E>
 constexpr bool kTransposes = std::is_same_v<E, float> && kLanes<float> >= 8;
 
-// Frames of the longest rows that are transposed, half as many where a frame takes few instructions: it
-// would wait for its transposition. Longer vectors save more of what is done once for each row.
+// Frames of the longest rows that are transposed, half as many where a frame takes few
+// instructions: it would wait for its transposition. Longer vectors save more of what is done once
+// for each row.
 template <bool kFewInstructions>
-constexpr int64_t kLongestTransposed =
-    kShortRow * kLanes<float> / 16 / (kFewInstructions ? 2 : 1);
+constexpr int64_t kLongestTransposed = kShortRow * kLanes<float> / 16 / (kFewInstructions ? 2 : 1);
 
 // Whether so many rows are worth a vector of classes.
 template <class E>

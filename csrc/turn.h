@@ -1,5 +1,5 @@
-// Frames of few contiguous classes would fill few lanes of a vector: blocks of them are turned into rows
-// of contiguous frames, and their gradients back.
+// Frames of few contiguous classes would fill few lanes of a vector: blocks of them are turned into
+// rows of contiguous frames, and their gradients back.
 #pragma once
 
 #include "frames.h"
@@ -7,8 +7,8 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// Frames of a block, and from one row's first value to the next one's: a cache line more, so that rows
-// of several blocks do not fall on the same lines.
+// Frames of a block, and from one row's first value to the next one's: a cache line more, so that
+// rows of several blocks do not fall on the same lines.
 constexpr int64_t kBlockFrames = 256;
 constexpr int64_t kRowStride = kBlockFrames + 16;
 

@@ -15,7 +15,7 @@ MILKERNELS_INLINE T* statistics_row(const AverageProblem& problem, int row) {
 
 template <class T>
 MILKERNELS_INLINE FormulaCoefficients<T> load_coefficients(const AverageProblem& problem,
-                                                    int64_t class_index, int64_t count) {
+                                                           int64_t class_index, int64_t count) {
   const auto load_values = [&](const void* values) {
     if (values == nullptr) return broadcast(T(1));
     return load_lanes(static_cast<const T*>(values) + class_index, count);
@@ -24,7 +24,8 @@ MILKERNELS_INLINE FormulaCoefficients<T> load_coefficients(const AverageProblem&
 }
 
 template <class T>
-MILKERNELS_INLINE FormulaCoefficients<T> spread_coefficients(const FormulaCoefficients<T>& coefficients, int64_t lane) {
+MILKERNELS_INLINE FormulaCoefficients<T> spread_coefficients(
+    const FormulaCoefficients<T>& coefficients, int64_t lane) {
   return {broadcast(coefficients.alpha[lane]), broadcast(coefficients.power[lane]),
           coefficients.activation};
 }

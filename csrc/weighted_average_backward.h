@@ -20,16 +20,16 @@ struct BagConstants {
 };
 
 template <class E, bool kLogY>
-MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem, int64_t bag,
-                                                 int64_t class_index, int64_t count) {
+MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem,
+                                                            int64_t bag, int64_t class_index,
+                                                            int64_t count) {
   using T = Arithmetic<E>;
   const int64_t cell = bag * problem.classes + class_index;
   const Vector<T> gradient = bag_gradients<E>(problem, cell, count);
-  BagConstants<T> constants{
-      gradient / load_lanes(statistics_row<T>(problem, kTotal) + cell, count),
-      load_lanes(statistics_row<T>(problem, kAverage) + cell, count),
-      -load_lanes(statistics_row<T>(problem, kPeak) + cell, count),
-      load_coefficients<T>(problem, class_index, count)};
+  BagConstants<T> constants{gradient / load_lanes(statistics_row<T>(problem, kTotal) + cell, count),
+                            load_lanes(statistics_row<T>(problem, kAverage) + cell, count),
+                            -load_lanes(statistics_row<T>(problem, kPeak) + cell, count),
+                            load_coefficients<T>(problem, class_index, count)};
   if constexpr (kLogY) {
     const Vector<T> floor = broadcast(T(kWeightFloor));
     const Logarithm<T> log = logarithm(constants.y < floor ? floor : constants.y);
@@ -45,8 +45,8 @@ MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, int64_t la
           spread_coefficients(bags.coefficients, lane), broadcast(bags.log_y[lane])};
 }
 
-// A task's share of the parameters' gradients: Σ g p r x and Σ g p r log x with r = x - y. As r sums
-// to 0 under p, constants may be taken off x and log x, so that the sums do not cancel.
+// A task's share of the parameters' gradients: Σ g p r x and Σ g p r log x with r = x - y. As r
+// sums to 0 under p, constants may be taken off x and log x, so that the sums do not cancel.
 template <class T>
 struct ParameterSums {
   Vector<T> alpha{};
@@ -73,8 +73,7 @@ MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T
     const Vector<T> log_ratio = F::template log_x<T>(frame) - bag.log_y;
     sums.power += real ? weight * residual * log_ratio : zero;
   }
-  const Vector<T> slope =
-      F::template frame_gradient<T>(raw, frame, residual, bag.coefficients);
+  const Vector<T> slope = F::template frame_gradient<T>(raw, frame, residual, bag.coefficients);
   return real ? weight * slope : zero;
 }
 
@@ -107,8 +106,8 @@ MILKERNELS_INLINE Places<E> places_of(const AverageProblem& problem, int64_t bag
           at_mutable<E>(problem.scores_gradient, bag, class_index, frame)};
 }
 
-// The gradients of kVectors vectors of frames, for the lanes that there are. All are read before one
-// is written, so that the processor may work on all of them at once.
+// The gradients of kVectors vectors of frames, for the lanes that there are. All are read before
+// one is written, so that the processor may work on all of them at once.
 template <class E, class F, bool kLearn, bool kKept, int kVectors, class Bags, class Lanes,
           class Sums>
 MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
@@ -155,10 +154,11 @@ MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, c
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
   walk_row<T>(problem, mask_row(problem, bag), first, last,
-              [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-                scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin),
-                                                              lanes_of, sums_of);
-              });
+              [&](auto vectors, auto, int64_t frame, const auto& lanes_of)
+                  MILKERNELS_INLINE_LAMBDA {
+                    scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin),
+                                                                  lanes_of, sums_of);
+                  });
 }
 
 // The rows' shares of the parameters' gradients.
@@ -176,8 +176,8 @@ template <class E, class F, bool kLearn, bool kKept>
 void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   const int64_t count = task.class_end - task.class_start;
-  const auto constants =
-      bag_constants<E, kLearn && F::kPower>(problem, task.bag, task.class_start, count);
+  const auto constants = bag_constants < E,
+             kLearn && F::kPower > (problem, task.bag, task.class_start, count);
   ParameterSums<T> sums[kLanes<T>];
   for (int64_t lane = 0; lane < count; ++lane)
     scatter_row<E, F, kLearn, kKept>(
@@ -190,8 +190,8 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
 template <class E, class F, bool kLearn>
 void scatter_turned(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
-  const auto constants =
-      bag_constants<E, kLearn && F::kPower>(problem, task.bag, 0, problem.classes);
+  const auto constants = bag_constants < E,
+             kLearn && F::kPower > (problem, task.bag, 0, problem.classes);
   ParameterSums<T> sums[kLanes<T>];
   Block<E> x;
   Block<E> scores;
@@ -225,8 +225,9 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   BagConstants<T> constants[kClassVectors] = {};
   ParameterSums<T> sums[kClassVectors];
   for (int64_t block = 0; block * kStep < classes; ++block)
-    constants[block] = bag_constants<E, kLearn && F::kPower>(
-        problem, task.bag, task.class_start + block * kStep, block < whole ? kStep : rest);
+    constants[block] = bag_constants < E,
+    kLearn && F::kPower > (problem, task.bag, task.class_start + block * kStep,
+                           block < whole ? kStep : rest);
   for (int64_t frame = task.first; frame < task.last; ++frame) {
     const Places<E> row = places_of<E, F::kScores>(problem, task.bag, task.class_start, frame);
     if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) {
@@ -240,8 +241,8 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
       return constants[block + k];
     };
     const auto sums_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> auto& { return sums[block + k]; };
-    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index, const auto& lanes_of)
-                                 MILKERNELS_INLINE_LAMBDA {
+    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index,
+                                 const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
       block = index / kStep;
       scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(index), lanes_of, sums_of);
     });
@@ -281,7 +282,8 @@ void scatter_all(const AverageProblem& problem) {
   const Stretches stretches(problem, parts_of(problem), kLanes<T>);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
     if constexpr (kTurns<E> && !kKept)
-      if (is_turned<E, F::kScores>(problem)) return scatter_turned<E, F, kLearn>(problem, stretches.at(task));
+      if (is_turned<E, F::kScores>(problem))
+        return scatter_turned<E, F, kLearn>(problem, stretches.at(task));
     if (problem.frames_contiguous)
       scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
     else
@@ -294,7 +296,8 @@ void scatter_all(const AverageProblem& problem) {
 template <class E, class F, bool kLearn>
 void scatter_learning(const AverageProblem& problem) {
   if constexpr (F::kDecays && std::is_same_v<E, float>)
-    if (problem.keeps_decays && !is_turned<E, F::kScores>(problem)) return scatter_all<E, F, kLearn, true>(problem);
+    if (problem.keeps_decays && !is_turned<E, F::kScores>(problem))
+      return scatter_all<E, F, kLearn, true>(problem);
   scatter_all<E, F, kLearn, false>(problem);
 }
 

@@ -44,7 +44,8 @@ void weighted_average_backward(int member, int activation, bool from_logits, con
 bool are_scores(const std::optional<Tensor>& given, const Tensor& x) {
   if (!given || given->is_none()) return given.has_value();
   return given->dimensions == 3 && given->dtype.code == x.dtype.code &&
-         given->dtype.bits == x.dtype.bits && given->sizes == x.sizes && given->strides == x.strides;
+         given->dtype.bits == x.dtype.bits && given->sizes == x.sizes &&
+         given->strides == x.strides;
 }
 
 bool is_of_classes(const std::optional<Tensor>& given, const Tensor& x) {
@@ -89,7 +90,8 @@ py::tuple weighted_average_gradients(int member, int activation, int dim, bool f
   const Tensor x = view(x_object), scores = view(scores_object);
   const Tensor x_gradient = view(to_x), scores_gradient = view(to_scores);
   const Tensor power = tensor_of(power_object.ptr()), alpha = tensor_of(alpha_object.ptr());
-  const Tensor power_gradient = tensor_of(to_power.ptr()), alpha_gradient = tensor_of(to_alpha.ptr());
+  const Tensor power_gradient = tensor_of(to_power.ptr()),
+               alpha_gradient = tensor_of(to_alpha.ptr());
   const Tensor y_gradient = tensor_of(gradient.ptr());
   {
     const py::gil_scoped_release released;

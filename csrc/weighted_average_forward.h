@@ -8,8 +8,8 @@ namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
 // Weights are relative to 2^peak; a peak is a whole number, so that changing it rounds nothing.
-// The products are of weight and x; low and high bound x. The leader is the frame that raised the peak
-// last: the bag value, if the others' weights vanish beside its own.
+// The products are of weight and x; low and high bound x. The leader is the frame that raised the
+// peak last: the bag value, if the others' weights vanish beside its own.
 template <class E, class F>
 struct WeightedAverage {
   using T = Arithmetic<E>;
@@ -62,7 +62,8 @@ struct WeightedAverage {
         if (any(higher)) {
           MILKERNELS_UNROLL
           for (int k = 0; k < kCount; ++k) {
-            auto leads = higher & (F::template log2_weight<T>(frames[k], coefficients, zero) == top);
+            auto leads =
+                higher & (F::template log2_weight<T>(frames[k], coefficients, zero) == top);
             if constexpr (!kAll) leads &= real[k];
             leader = leads ? frames[k].x : leader;
           }

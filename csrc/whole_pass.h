@@ -1,5 +1,5 @@
-// What functions share that check a call's tensors, allocate its results and run its kernel: one by one
-// in Python that costs small calls more than their kernels.
+// What functions share that check a call's tensors, allocate its results and run its kernel: one by
+// one in Python that costs small calls more than their kernels.
 #pragma once
 
 #include <initializer_list>
@@ -43,8 +43,8 @@ struct Frames {
   Tensor mask;
 };
 
-// Nothing where the kernels do not take these tensors as they are: then the caller says what is wrong
-// with them, or prepares them.
+// Nothing where the kernels do not take these tensors as they are: then the caller says what is
+// wrong with them, or prepares them.
 inline std::optional<Frames> frames_of(py::handle x, py::handle mask, int dim) {
   const auto frames = plain_tensor_of(x.ptr());
   if (!frames || !are_frames(*frames)) return std::nullopt;
