@@ -84,9 +84,11 @@ inline void turn(const Problem& problem, const FrameTensor& from, int64_t bag, i
                  int64_t last, Block<float>& to) {
   constexpr int64_t kStep = kLanes<float>;
   const int64_t stride = from.stride_frame;
+  // The last piece of a frame reads into the next one: there must be one, and apart from it.
+  const int64_t followed = last < problem.frames ? last : problem.frames - 1;
+  const int64_t end = stride >= problem.classes ? followed : first;
   int64_t frame = first;
-  // The last piece of a frame reads into the next one.
-  for (; frame + kStep <= last && frame + kStep < problem.frames; frame += kStep) {
+  for (; frame + kStep <= end; frame += kStep) {
     for (int64_t index = 0; index < problem.classes; index += kPiece) {
       const float* x = at<float>(from, bag, index, frame);
       Vector<float> rows[kPiece];

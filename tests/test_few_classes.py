@@ -61,3 +61,15 @@ def test_nothing_is_written_beyond_a_bags_frames(classes):
         assert (memory[:, -4:] == 7).all()
         assert x_gradient.isfinite().all()
         assert (x_gradient != 7).all()
+
+
+@pytest.mark.parametrize("classes", [2, 5, 10])
+def test_frames_may_overlap_in_memory(classes):
+    views = {
+        "one frame, again and again": torch.rand(1, 1, classes).expand(1, 300, classes),
+        "windows": torch.rand(299 + classes).unfold(0, classes, 1)[None],
+    }
+    for frames in views.values():
+        y = functional.exp_softmax_pool(frames, dim=1)
+        expected = functional.exp_softmax_pool(frames.contiguous(), dim=1)
+        torch.testing.assert_close(y, expected, rtol=1e-6, atol=0)
