@@ -2,6 +2,7 @@
 checked, and poisoned memory."""
 
 import os
+import signal
 
 import torch
 
@@ -14,6 +15,10 @@ from hypothesis import HealthCheck, settings
 from interpreted import checked_backend
 
 KERNEL_BACKENDS = ("cpp", "triton")
+
+# A shell's background job ignores it, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same few examples in every run; `--hypothesis-profile=long` looks for new ones.
 settings.register_profile(
