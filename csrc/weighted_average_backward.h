@@ -19,6 +19,9 @@ struct BagConstants {
   Vector<T> log_y{};
 };
 
+template <class F, bool kLearn>
+constexpr bool kLearnsPower = kLearn && F::kPower;
+
 template <class E, bool kLogY>
 MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem& problem,
                                                             int64_t bag, int64_t class_index,
@@ -176,8 +179,8 @@ template <class E, class F, bool kLearn, bool kKept>
 void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   const int64_t count = task.class_end - task.class_start;
-  const auto constants = bag_constants < E,
-             kLearn && F::kPower > (problem, task.bag, task.class_start, count);
+  const auto constants =
+      bag_constants<E, kLearnsPower<F, kLearn>>(problem, task.bag, task.class_start, count);
   ParameterSums<T> sums[kLanes<T>];
   for (int64_t lane = 0; lane < count; ++lane)
     scatter_row<E, F, kLearn, kKept>(
@@ -190,8 +193,8 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
 template <class E, class F, bool kLearn>
 void scatter_turned(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
-  const auto constants = bag_constants < E,
-             kLearn && F::kPower > (problem, task.bag, 0, problem.classes);
+  const auto constants =
+      bag_constants<E, kLearnsPower<F, kLearn>>(problem, task.bag, 0, problem.classes);
   ParameterSums<T> sums[kLanes<T>];
   Block<E> x;
   Block<E> scores;
@@ -225,9 +228,8 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   BagConstants<T> constants[kClassVectors] = {};
   ParameterSums<T> sums[kClassVectors];
   for (int64_t block = 0; block * kStep < classes; ++block)
-    constants[block] = bag_constants < E,
-    kLearn && F::kPower > (problem, task.bag, task.class_start + block * kStep,
-                           block < whole ? kStep : rest);
+    constants[block] = bag_constants<E, kLearnsPower<F, kLearn>>(
+        problem, task.bag, task.class_start + block * kStep, block < whole ? kStep : rest);
   for (int64_t frame = task.first; frame < task.last; ++frame) {
     const Places<E> row = places_of<E, F::kScores>(problem, task.bag, task.class_start, frame);
     if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) {

@@ -38,16 +38,19 @@ def test_a_segment_may_be_masked_whole(segment, device, name):
 
 
 @pytest.mark.parametrize("value", [2.0, float("nan")], ids=["equals", "NaN"])
-@pytest.mark.parametrize("dim", [1, 2])
-def test_the_largest_of_equals_in_different_segments_is_the_first(segment, device, dim, value):
+@pytest.mark.parametrize(("dim", "classes"), [(2, 1), (1, 3), (1, 20)])
+def test_the_largest_of_equals_in_different_segments_is_the_first(
+    segment, device, dim, classes, value
+):
     part = min(segment, 4096)  # what the C++ kernel looks through at a time
     borders = [part, segment, 2 * segment]
     for first in (0, *(frame for border in borders for frame in (border - 1, border))):
-        frames = torch.rand(1, 3 * segment, 1, device=device)
+        frames = torch.rand(1, 3 * segment, classes, device=device)
         frames[:, [first, *range(first + part - 1, 3 * segment, part)]] = value
         x = (frames if dim == 1 else frames.mT.contiguous()).requires_grad_()
         (gradient,) = torch.autograd.grad(functional.max_pool(x, dim=dim).sum(), x)
-        assert gradient.flatten().nonzero().tolist() == [[first]]
+        by_frame = gradient if dim == 1 else gradient.mT
+        assert by_frame.nonzero().tolist() == [[0, first, index] for index in range(classes)]
 
 
 def frames_last(bags, classes, frames):
