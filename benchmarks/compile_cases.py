@@ -24,6 +24,15 @@ _WITH_LOSS = ("power_exp_bce", "max_bce", "noisy_or_bce", "log_mean_exp_bce")
 #: A pooling of each family that has kernels over bags of different lengths.
 _PACKED = ("power_exp", "max_mean", "noisy_or", "log_mean_exp")
 
+#: The kernels whose threads want the most registers: member, direction and dtype.
+_CROWDED = (
+    ("power", "forward", "bfloat16"),
+    ("attention_stats", "forward", "float32"),
+    ("power_exp_bce", "bce", "float32"),
+    ("noisy_or_bce", "bce", "float32"),
+    ("packed_max_mean", "forward", "float64"),
+)
+
 #: Kernels of linear attention, with all weights in one tile and without.
 _OF_ROWS = {
     "linear_attention": ("forward", "backward", "merge"),
@@ -33,11 +42,14 @@ _OF_ROWS = {
 
 def quick_cases(target: str) -> Iterator[CompileCase]:
     """On Hopper each kernel with everything on, those that reduce in their own way in both layouts,
-    and the plain mean; elsewhere the weighted average and linear attention."""
+    and the plain mean; elsewhere the weighted average, linear attention and the kernels that take
+    the most registers."""
     if target != _QUICK_TARGET:
         for layout, direction in product(LAYOUTS, ("forward", "backward")):
             yield CompileCase(target, "power_exp", direction, layout, "float32", True)
         yield from _cases_of_rows(target, "bfloat16")
+        for member, direction, dtype in _CROWDED:
+            yield CompileCase(target, member, direction, "frames_first", dtype, True)
         return
     both = ("power_exp", "noisy_or", "class_attention", "rank")
     for member in ("power_exp", *_OWN):

@@ -38,7 +38,7 @@ class Outcome:
     def good(self) -> bool:
         if self.machinery is None:
             return self.error is None
-        return self.machinery.spills == 0
+        return self.machinery.spills == 0 and self.machinery.stack_bytes == 0
 
     def as_dict(self) -> dict[str, Any]:
         return {

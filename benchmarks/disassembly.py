@@ -31,10 +31,10 @@ _GCN_BITS = {
 
 @dataclass(frozen=True)
 class Machinery:
-    """Of one thread: its registers, the memory instructions that spill them, and its stack's bytes;
-    of one program: the bytes of shared memory. `loads` and `stores` count the instructions that
-    access global memory, by their width in bits; `open_roundings` the additions and multiplications
-    that NVIDIA's assembler may join into one."""
+    """Of one thread: its registers, how many of them are spilled to memory (on NVIDIA's GPUs the
+    instructions that do it), and its stack's bytes; of one program: the bytes of shared memory.
+    `loads` and `stores` count the instructions that access global memory, by their width in bits;
+    `open_roundings` the additions and multiplications that NVIDIA's assembler may join into one."""
 
     registers: int
     spills: int
@@ -101,9 +101,10 @@ def _of_amdgcn(code: str) -> Machinery:
             raise ValueError(f"amdgcn: expected .{name}, found none")
         return int(found.group(1))
 
+    # Scalar registers that are spilled move to the lanes of a vector register, not to memory.
     return Machinery(
         value("vgpr_count"),
-        value("vgpr_spill_count") + value("sgpr_spill_count"),
+        value("vgpr_spill_count"),
         value("private_segment_fixed_size"),
         value("group_segment_fixed_size"),
         _by_width(loads),

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from milkernels.kernels.compile import TARGETS as GPUS
+from milkernels.kernels.launch import Launch
+
 ROOT = Path(__file__).parents[1]
-TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+TARGETS = tuple(GPUS)
 KERNELS = (
     {
         f"{family}_{direction}"
@@ -66,11 +69,12 @@ def test_exit_code_says_that_all_is_well(report):
 
 
 def expected_kernels(target):
-    """Every kernel on Hopper, the main ones on the other targets."""
+    """Every kernel on Hopper, the main ones and the most crowded ones on the other targets."""
     if target == "sm_90":
         return KERNELS
     linear_attention = {name for name in KERNELS if name.startswith("linear_attention")}
-    return {"weighted_average_forward", "weighted_average_backward"} | linear_attention
+    crowded = {"statistics_forward", "weighted_average_bce", "noisy_or_bce", "packed_forward"}
+    return {"weighted_average_forward", "weighted_average_backward"} | linear_attention | crowded
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -107,6 +111,20 @@ def test_aligned_rows_move_128_bits_at_once(report, target, direction):
 def test_kernels_compile_where_every_size_is_1(tmp_path):
     result = run("--smallest", "--targets", "sm_90", TRITON_CACHE_DIR=str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_warp_has_as_many_threads_on_every_gpu():
+    """AMD's are twice as wide."""
+    kernel = Launch(None, programs=1, arguments={}, num_warps=4, registers=80)
+    assert kernel.options(GPUS["sm_90"]) == {
+        "num_warps": 4,
+        "maxnreg": 80,
+        "enable_fp_fusion": False,
+    }
+    assert kernel.options(GPUS["gfx942"]) == {
+        "num_warps": 2,
+        "enable_fp_fusion": False,
+    }
 
 
 def test_the_interpreter_is_refused():

@@ -102,7 +102,8 @@ class _FrontEnd(ASTSource):
 
 
 def _compile(source: ASTSource, launch: Launch, target: str) -> CompiledKernel:
-    return triton_compile(source, target=TARGETS[target], options=launch.options)
+    gpu = TARGETS[target]
+    return triton_compile(source, target=gpu, options=launch.options(gpu))
 
 
 def _source(launch: Launch) -> tuple[Any, ...]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from milkernels.kernels import tiles
@@ -28,33 +31,57 @@ def of_classes(parameter: Tensor | None, stand_in: Tensor) -> Tensor:
     return stand_in if parameter is None else parameter.contiguous()
 
 
+#: Threads of a warp as `Launch` counts them.
+_WARP_THREADS = 32
+
+#: Where kernels are interpreted.
+_NO_GPU = GPUTarget("cpu", 0, _WARP_THREADS)
+
+
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch. `arguments` are by name; strides are tuples. With `fuses` the compiler may
-    round a product and a sum at once, as matrix products want it; other kernels say where."""
+    """One kernel launch. `arguments` are by name; strides are tuples. A warp has 32 threads here,
+    whatever the GPU's have. NVIDIA's assembler would rather spill than give a thread many
+    registers, unless `registers` says how many it may have. With `fuses` the compiler may round a
+    product and a sum at once, as matrix products want it; other kernels say where."""
 
     kernel: JITFunction
     programs: int
     arguments: dict[str, Any]
     num_warps: int = tiles.NUM_WARPS
+    registers: int | None = None
     fuses: bool = False
 
-    @property
-    def options(self) -> dict[str, Any]:
+    def options(self, target: GPUTarget) -> dict[str, Any]:
         """What the compiler is told beside the arguments."""
-        return {"num_warps": self.num_warps, "enable_fp_fusion": self.fuses}
+        warps = max(self.num_warps * _WARP_THREADS // target.warp_size, 1)
+        options: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": self.fuses}
+        if self.registers is not None and target.backend == "cuda":
+            options["maxnreg"] = self.registers
+        return options
+
+    @property
+    def device(self) -> torch.device:
+        return next(value.device for value in self.arguments.values() if isinstance(value, Tensor))
 
     def run(self) -> None:
+        """On the current device, which is its tensors'."""
         if self.programs:
-            self.kernel[(self.programs,)](**self.arguments, **self.options)
+            options = self.options(_target_of(self.device))
+            self.kernel[(self.programs,)](**self.arguments, **options)
 
 
 def run(launches: list[Launch]) -> None:
     """Run launches on the device of the tensors that they are given."""
     if not launches:
         return
-    tensors = (value for value in launches[0].arguments.values() if isinstance(value, Tensor))
-    device = next(tensors).device
+    device = launches[0].device
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for launch in launches:
             launch.run()
+
+
+@cache
+def _target_of(device: torch.device) -> GPUTarget:
+    """What kernels are compiled for, on the current device."""
+    return driver.active.get_current_target() if device.type == "cuda" else _NO_GPU

@@ -165,8 +165,9 @@ class _Pooling:
         self._from_logits = from_logits
         self._formula = _formula(name, score_activation, from_logits, learn)
         self.tiling = tiles.tile(self._x)
-        if name in ("max", "max_mean") and x.element_size() == 2:
-            # Half a tile: where a thread loads eight classes at once, a whole one spills registers.
+        if name in ("max", "max_mean") and x.dtype != torch.float32:
+            # Half a tile: a whole one spills registers in float64, and where a thread loads eight
+            # classes at once.
             self.tiling = replace(self.tiling, block_frames=max(self.tiling.block_frames // 2, 1))
         # Log-mean-exp's sums need the registers of more threads.
         self.warps = tiles.NUM_WARPS * (2 if name == "log_mean_exp" else 1)

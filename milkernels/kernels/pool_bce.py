@@ -35,8 +35,10 @@ _SCALED_ELEMENTS = 2048
 _HELD_BYTES = 16384
 _THREAD_ELEMENTS = 8
 
-#: Warps that multiply contiguous frames in full precision.
+#: Warps that multiply contiguous frames in full precision, and warps whose threads have registers
+#: for two parameters and the sums of their gradients.
 _PRODUCT_WARPS = 8
+_PARAMETER_WARPS = 8
 
 #: Elements of such a tile of short bags, and classes that lie side by side in it at least.
 _ROW_ELEMENTS = 1024
@@ -228,7 +230,9 @@ def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launc
         FORMULA=Formula.of(average, call.mask is not None),
     )
     del launch.arguments["MASKED"]
-    return launch
+    crowded = alpha is not None and power is not None and x.dtype == torch.float32
+    warps = min(launch.num_warps, _PARAMETER_WARPS) if crowded else launch.num_warps
+    return replace(launch, num_warps=warps)
 
 
 def _maximum_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:

@@ -30,6 +30,11 @@ _MIN_FRAMES = 16
 #: Channels of a head that one tile holds.
 MAX_WIDTH = 1024
 
+#: Heads of which threads take these many registers to score frames, in float32: NVIDIA's assembler
+#: would take fewer and spill.
+_SCORING_WIDTH = 128
+_SCORING_REGISTERS = 80
+
 #: A bag is cut into segments of this many frames when there are too few programs to fill a GPU.
 SEGMENT_FRAMES = 1024
 _FEW_PROGRAMS = 512
@@ -131,6 +136,7 @@ def forward(
     if tiling.is_cut and scores is None:
         scores = h.new_empty((bags, heads, tiling.frames), dtype=compute)
         launches.append(_scores_of_cut_heads(tiling, h, query, None, mask, eps, scores))
+    crowded = scores is None and tiling.block_width >= _SCORING_WIDTH and h.dtype == torch.float32
     segments = tiling.segments
     parts = {
         name: tensor.new_empty((segments, *tensor.shape)) if segments > 1 else tensor
@@ -148,6 +154,7 @@ def forward(
             "BLOCK_HEADS": tiling.block_heads,
         },
         tiling.num_warps,
+        _SCORING_REGISTERS if crowded else None,
     )
     launches.append(walk)
     if segments > 1:

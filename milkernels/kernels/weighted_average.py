@@ -18,6 +18,9 @@ from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 _MERGE_CELLS = 128
 
+#: Of a thread that loads eight classes at once, each with the sums of its parameters' gradients.
+_CROWDED_REGISTERS = 255
+
 
 def forward(
     x: Tensor,
@@ -36,7 +39,8 @@ def forward(
     tiling = tiles.tile(x, mask is not None)
     formula = Formula.of(average, mask is not None)
     compute = tiles.arithmetic_dtype(x)
-    rows = averages.COVARIANCES.value + formula.variance + formula.covariance
+    learns = formula.variance + formula.covariance
+    rows = averages.COVARIANCES.value + learns
     y = x.new_empty((bags, classes))
     statistics = x.new_empty((rows, bags, classes), dtype=compute)
     segments = tiling.segments
@@ -55,6 +59,7 @@ def forward(
             "SEGMENTED": segments > 1,
             **tiling.constants(x, scores),
         },
+        registers=_CROWDED_REGISTERS if learns and x.element_size() == 2 else None,
     )
     if segments == 1:
         return [walk], (y, statistics)
