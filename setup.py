@@ -19,11 +19,8 @@ from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("csrc")
 COMMON_SOURCES = [
-    SOURCES / f"{name}.cpp"
-    for name in (
-        *("bindings", "packed_bindings", "pool_bce_bindings", "weighted_average_bindings"),
-        *("dispatch", "pool_bce", "tensors"),
-    )
+    *sorted(SOURCES.glob("*bindings.cpp")),
+    *(SOURCES / f"{name}.cpp" for name in ("dispatch", "pool_bce", "tensors")),
 ]
 KERNEL_SOURCES = sorted(set(SOURCES.glob("*.cpp")) - set(COMMON_SOURCES))
 X86 = platform.machine().lower() in ("x86_64", "amd64")

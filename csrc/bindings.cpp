@@ -1,130 +1,10 @@
 // The Python module: turns tensors into a problem and runs its kernel. The caller has checked them.
-#include <memory>
+#include "bindings.h"
 
-#include "whole_pass.h"
+#include <memory>
 
 namespace milkernels {
 namespace {
-
-// Each maximum's frame and, with the mean, how many frames are real: one or two rows (bags,
-// classes).
-void set_places(MaximumProblem& problem, const Tensor& places) {
-  problem.index = static_cast<int64_t*>(places.data);
-  problem.count = problem.index + (problem.plus_mean ? problem.bags * problem.classes : 0);
-}
-
-void maximum_forward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
-                     const Tensor& mask, const Tensor& y, const Tensor& places) {
-  auto problem = problem_of<MaximumProblem>(walk, from_logits, x, mask);
-  problem.plus_mean = plus_mean;
-  problem.y = y.data;
-  set_places(problem, places);
-  kernels(x).maximum_forward(problem);
-}
-
-void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
-                      const Tensor& mask, const Tensor& gradient, const Tensor& places,
-                      const Tensor& x_gradient) {
-  auto problem = problem_of<MaximumProblem>(walk, from_logits, x, mask);
-  problem.plus_mean = plus_mean;
-  problem.gradient = gradient.data;
-  set_places(problem, places);
-  problem.x_gradient = frames_to_fill(x_gradient);
-  kernels(x).maximum_backward(problem);
-}
-
-// y and the places, or None: see frames_of.
-py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, py::handle x_object,
-                        py::handle mask_object) {
-  const auto frames = frames_of(x_object, mask_object, dim);
-  if (!frames) return py::none();
-  const Tensor& x = frames->x;
-  const py::object places =
-      new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]}, torch_module().int64);
-  return pooled(*frames, x_object, places, threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-                  maximum_forward(from_logits, plus_mean, walk, x, mask, y, saved);
-                });
-}
-
-// Gradients of x and mask.
-py::tuple maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
-                            py::handle gradient_object, py::handle x_object, const Tensor& mask,
-                            const Tensor& places) {
-  return gradient_of_frames(
-      dim, threads, gradient_object, x_object,
-      [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
-        maximum_backward(from_logits, plus_mean, walk, x, mask, gradient, places, x_gradient);
-      });
-}
-
-void noisy_or_forward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
-                      const Tensor& y, const Tensor& statistics) {
-  auto problem = problem_of<NoisyOrProblem>(walk, from_logits, x, mask);
-  problem.y = y.data;
-  problem.statistics = statistics.data;
-  const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kNoisyOrRows)));
-  problem.scratch = scratch.get();
-  kernels(x).noisy_or_forward(problem);
-}
-
-void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
-                       const Tensor& gradient, const Tensor& statistics, const Tensor& x_gradient) {
-  auto problem = problem_of<NoisyOrProblem>(walk, from_logits, x, mask);
-  problem.gradient = gradient.data;
-  problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
-  kernels(x).noisy_or_backward(problem);
-}
-
-// y and the statistics, or None: see frames_of.
-py::object noisy_or_pass(int dim, bool from_logits, int threads, py::handle x_object,
-                         py::handle mask_object) {
-  const auto frames = frames_of(x_object, mask_object, dim);
-  if (!frames) return py::none();
-  const Tensor& x = frames->x;
-  return pooled(*frames, x_object, bag_rows(x_object, x, kOnes + 1), threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-                  noisy_or_forward(from_logits, walk, x, mask, y, saved);
-                });
-}
-
-// Gradients of x and mask.
-py::tuple noisy_or_gradients(int dim, bool from_logits, int threads, bool,
-                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
-                             const Tensor& statistics) {
-  return gradient_of_frames(
-      dim, threads, gradient_object, x_object,
-      [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
-        noisy_or_backward(from_logits, walk, x, mask, gradient, statistics, x_gradient);
-      });
-}
-
-void log_mean_exp_forward(bool from_logits, bool learn, const Walk& walk, const Tensor& x,
-                          const Tensor& mask, const Tensor& sharpness, const Tensor& y,
-                          const Tensor& statistics) {
-  auto problem = problem_of<LogMeanExpProblem>(walk, from_logits, x, mask);
-  problem.learn = learn;
-  problem.sharpness = sharpness.data;
-  problem.y = y.data;
-  problem.statistics = statistics.data;
-  const auto scratch = std::make_unique<double[]>(size(gathered_scratch(problem, kLogMeanExpRows)));
-  problem.scratch = scratch.get();
-  kernels(x).log_mean_exp_forward(problem);
-}
-
-void log_mean_exp_backward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
-                           const Tensor& sharpness, const Tensor& gradient,
-                           const Tensor& statistics, const Tensor& x_gradient,
-                           const Tensor& sharpness_gradient) {
-  auto problem = problem_of<LogMeanExpProblem>(walk, from_logits, x, mask);
-  problem.sharpness = sharpness.data;
-  problem.gradient = gradient.data;
-  problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.sharpness_gradient = sharpness_gradient.data;
-  kernels(x).log_mean_exp_backward(problem);
-}
 
 void set_statistics(StatisticsProblem& problem, const Walk& walk, const Tensor& mask, double eps,
                     const Tensor& h, const Tensor& query, const Tensor& scores,
@@ -230,53 +110,6 @@ void linear_attention_backward(bool as_in_code, int threads, const Tensor& gradi
   kernels(z).linear_attention_backward(problem);
 }
 
-void class_attention_forward(int activation, bool from_logits, const Walk& walk, const Tensor& x,
-                             const Tensor& scores, const Tensor& mask, const Tensor& y,
-                             const Tensor& statistics) {
-  ClassAttentionProblem problem =
-      class_attention_problem(activation, from_logits, walk, x, scores, mask);
-  problem.y = y.data;
-  problem.statistics = statistics.data;
-  kernels(x).class_attention_forward(problem);
-}
-
-void class_attention_backward(int activation, bool from_logits, const Walk& walk, const Tensor& x,
-                              const Tensor& scores, const Tensor& mask, const Tensor& gradient,
-                              const Tensor& statistics, const Tensor& x_gradient,
-                              const Tensor& scores_gradient) {
-  ClassAttentionProblem problem =
-      class_attention_problem(activation, from_logits, walk, x, scores, mask);
-  problem.gradient = gradient.data;
-  problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.scores_gradient = frames_to_fill(scores_gradient);
-  kernels(x).class_attention_backward(problem);
-}
-
-void rank_forward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
-                  const Tensor& mask, const Tensor& y, const Tensor& total, const Tensor& ranks) {
-  auto problem = problem_of<RankProblem>(walk, from_logits, x, mask);
-  problem.decay = decay;
-  problem.y = y.data;
-  problem.total = total.data;
-  problem.ranks = frames_to_fill(ranks);
-  problem.wide_ranks = is_wide(ranks);
-  kernels(x).rank_forward(problem);
-}
-
-void rank_backward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
-                   const Tensor& gradient, const Tensor& total, const Tensor& ranks,
-                   const Tensor& x_gradient) {
-  auto problem = problem_of<RankProblem>(walk, from_logits, x);
-  problem.decay = decay;
-  problem.gradient = gradient.data;
-  problem.total = total.data;
-  problem.ranks = frame_tensor(ranks);
-  problem.wide_ranks = is_wide(ranks);
-  problem.x_gradient = frames_to_fill(x_gradient);
-  kernels(x).rank_backward(problem);
-}
-
 }  // namespace
 }  // namespace milkernels
 
@@ -284,29 +117,16 @@ PYBIND11_MODULE(_C, module) {
   using namespace milkernels;
   module.doc() = "C++ pooling kernels";
   const auto released = py::call_guard<py::gil_scoped_release>();
-  module.def("maximum_forward", &maximum_forward, released);
-  module.def("maximum_backward", &maximum_backward, released);
-  module.def("maximum_pass", &maximum_pass);
-  module.def("maximum_gradients", &maximum_gradients);
-  module.def("noisy_or_forward", &noisy_or_forward, released);
-  module.def("noisy_or_backward", &noisy_or_backward, released);
-  module.def("noisy_or_pass", &noisy_or_pass);
-  module.def("noisy_or_gradients", &noisy_or_gradients);
-  module.def("log_mean_exp_forward", &log_mean_exp_forward, released);
-  module.def("log_mean_exp_backward", &log_mean_exp_backward, released);
   module.def("statistics_forward", &statistics_forward, released);
   module.def("statistics_backward", &statistics_backward, released);
   module.def("gated_fusion_forward", &gated_fusion_forward, released);
   module.def("gated_fusion_backward", &gated_fusion_backward, released);
   module.def("linear_attention_forward", &linear_attention_forward, released);
   module.def("linear_attention_backward", &linear_attention_backward, released);
-  module.def("class_attention_forward", &class_attention_forward, released);
-  module.def("class_attention_backward", &class_attention_backward, released);
-  module.def("rank_forward", &rank_forward, released);
-  module.def("rank_backward", &rank_backward, released);
   module.def("prefer_huge_pages",
              [](const Tensor& memory, size_t bytes) { prefer_huge_pages(memory.data, bytes); });
   torch_module();  // without its exchange table the module cannot serve, and is not imported
+  define_frame_level(module);
   define_weighted_average(module);
   define_pool_bce(module);
   define_packed(module);

@@ -100,6 +100,7 @@ inline const Kernels& kernels(const Tensor& tensor) { return kernels_for(element
 inline bool is_wide(const Tensor& ranks) { return ranks.dtype.bits == 32; }
 
 // Functions of their own files.
+void define_frame_level(py::module_& module);
 void define_weighted_average(py::module_& module);
 void define_packed(py::module_& module);
 void define_pool_bce(py::module_& module);

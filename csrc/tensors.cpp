@@ -55,6 +55,8 @@ const TorchModule& torch_module() {
                            kept_type(py::module_::import("torch.nn").attr("Parameter")),
                            kept(torch.attr("float32")),
                            kept(torch.attr("int64")),
+                           kept(torch.attr("int32")),
+                           kept(torch.attr("int16")),
                            kept(torch.attr("empty_like")),
                            PyUnicode_InternFromString("new_empty"),
                            kept(py::make_tuple("dtype")),

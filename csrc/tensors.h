@@ -78,6 +78,8 @@ struct TorchModule {
   PyTypeObject* parameter;
   PyObject* float32;
   PyObject* int64;
+  PyObject* int32;
+  PyObject* int16;
   PyObject* empty_like;
   PyObject* new_empty;       // a method's name
   PyObject* dtype_keywords;  // ("dtype",)

@@ -40,20 +40,6 @@ void weighted_average_backward(int member, int activation, bool from_logits, con
   kernels(x).average_backward(problem);
 }
 
-// Each of these holds for None, too, and not for what is no plain tensor.
-bool are_scores(const std::optional<Tensor>& given, const Tensor& x) {
-  if (!given || given->is_none()) return given.has_value();
-  return given->dimensions == 3 && given->dtype.code == x.dtype.code &&
-         given->dtype.bits == x.dtype.bits && given->sizes == x.sizes &&
-         given->strides == x.strides;
-}
-
-bool is_of_classes(const std::optional<Tensor>& given, const Tensor& x) {
-  if (!given || given->is_none()) return given.has_value();
-  return given->dimensions == 1 && given->sizes[0] == x.sizes[1] && given->strides[0] == 1 &&
-         given->dtype.code == dlpack::kFloat && given->dtype.bits == (x.dtype.bits == 64 ? 64 : 32);
-}
-
 // y and the statistics, or None: see frames_of.
 py::object weighted_average_pass(int member, int activation, int dim, bool from_logits, int threads,
                                  py::handle x_object, py::handle scores_object,
@@ -62,8 +48,7 @@ py::object weighted_average_pass(int member, int activation, int dim, bool from_
   const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  auto scores = plain_tensor_of(scores_object.ptr());
-  if (scores) scores = by_class(*scores, dim);
+  const auto scores = scores_of(scores_object, dim);
   const auto power = plain_tensor_of(power_object.ptr());
   const auto alpha = plain_tensor_of(alpha_object.ptr());
   if (!are_scores(scores, x) || !is_of_classes(power, x) || !is_of_classes(alpha, x))

@@ -57,6 +57,27 @@ inline std::optional<Frames> frames_of(py::handle x, py::handle mask, int dim) {
   return Frames{view, *real};
 }
 
+// Each of these holds for None, too, and not for what is no plain tensor. x is the view of frames.
+inline bool are_scores(const std::optional<Tensor>& given, const Tensor& x) {
+  if (!given || given->is_none()) return given.has_value();
+  return given->dimensions == 3 && given->dtype.code == x.dtype.code &&
+         given->dtype.bits == x.dtype.bits && given->sizes == x.sizes &&
+         given->strides == x.strides;
+}
+
+inline bool is_of_classes(const std::optional<Tensor>& given, const Tensor& x) {
+  if (!given || given->is_none()) return given.has_value();
+  return given->dimensions == 1 && given->sizes[0] == x.sizes[1] && given->strides[0] == 1 &&
+         given->dtype.code == dlpack::kFloat && given->dtype.bits == (x.dtype.bits == 64 ? 64 : 32);
+}
+
+// Scores as a (bags, classes, frames) view.
+inline std::optional<Tensor> scores_of(py::handle scores, int dim) {
+  const auto given = plain_tensor_of(scores.ptr());
+  if (!given) return std::nullopt;
+  return by_class(*given, dim);
+}
+
 inline py::object checked(PyObject* result) {
   if (result == nullptr) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(result);
@@ -84,15 +105,22 @@ inline py::object bag_values(py::handle x, const Tensor& view) {
   return new_empty(x, {view.sizes[0], view.sizes[1]});
 }
 
-// (rows, bags, classes) in the dtype that x is computed in.
-inline py::object bag_rows(py::handle x, const Tensor& view, int64_t rows) {
-  return new_empty(x, {rows, view.sizes[0], view.sizes[1]},
-                   view.dtype.bits == 16 ? torch_module().float32 : nullptr);
+// The dtype that x is computed in, where it is not x's own.
+inline PyObject* other_arithmetic(const Tensor& view) {
+  return view.dtype.bits == 16 ? torch_module().float32 : nullptr;
 }
 
-inline py::object empty_like(py::handle tensor) {
+// (rows, bags, classes) in the dtype that x is computed in.
+inline py::object bag_rows(py::handle x, const Tensor& view, int64_t rows) {
+  return new_empty(x, {rows, view.sizes[0], view.sizes[1]}, other_arithmetic(view));
+}
+
+inline py::object empty_like(py::handle tensor, PyObject* dtype = nullptr) {
   if (tensor.is_none()) return py::none();
-  return checked(PyObject_CallOneArg(torch_module().empty_like, tensor.ptr()));
+  const TorchModule& torch = torch_module();
+  PyObject* arguments[] = {tensor.ptr(), dtype};
+  return checked(PyObject_Vectorcall(torch.empty_like, arguments, 1,
+                                     dtype != nullptr ? torch.dtype_keywords : nullptr));
 }
 
 // Bag values' gradient as kernels read it.

@@ -44,6 +44,40 @@ def maximum(plus_mean):
     )
 
 
+def noisy_or():
+    return (
+        lambda x, dim, mask, from_logits: ops.noisy_or_in_one(x, mask, dim, from_logits),
+        lambda x, dim, mask, from_logits: ops.noisy_or(x, mask, dim, from_logits, "cpp"),
+    )
+
+
+def log_mean_exp():
+    def whole(x, dim, mask, from_logits, sharpness):
+        return ops.log_mean_exp_in_one(x, sharpness, mask, dim, from_logits)
+
+    def operators(x, dim, mask, from_logits, sharpness):
+        return ops.log_mean_exp(x, sharpness, mask, dim, from_logits, "cpp")
+
+    return whole, operators
+
+
+def class_attention(activation):
+    def whole(x, dim, mask, from_logits, scores):
+        return ops.class_attention_in_one(x, scores, mask, activation, dim, from_logits)
+
+    def operators(x, dim, mask, from_logits, scores):
+        return ops.class_attention(x, scores, mask, activation, dim, from_logits, "cpp")
+
+    return whole, operators
+
+
+def rank(decay):
+    return (
+        lambda x, dim, mask, from_logits: ops.rank_in_one(x, mask, decay, dim, from_logits),
+        lambda x, dim, mask, from_logits: ops.rank(x, mask, decay, dim, from_logits, "cpp"),
+    )
+
+
 POOLINGS = {
     **{
         name: (*average(name), parameters)
@@ -59,11 +93,10 @@ POOLINGS = {
     },
     "max": (*maximum(False), ()),
     "max_mean": (*maximum(True), ()),
-    "noisy_or": (
-        lambda x, dim, mask, from_logits: ops.noisy_or_in_one(x, mask, dim, from_logits),
-        lambda x, dim, mask, from_logits: ops.noisy_or(x, mask, dim, from_logits, "cpp"),
-        (),
-    ),
+    "noisy_or": (*noisy_or(), ()),
+    "log_mean_exp": (*log_mean_exp(), ("sharpness",)),
+    "class_attention": (*class_attention("tanh"), ("scores",)),
+    "rank": (*rank(0.9), ()),
 }
 
 
@@ -73,7 +106,7 @@ def inputs(name, dim, dtype=torch.float32):
     torch.manual_seed(0)
     x = torch.rand(shape).to(dtype)
     given = {"scores": torch.randn(shape).to(dtype)}
-    given |= {"power": of_classes(dtype), "alpha": of_classes(dtype)}
+    given |= {name: of_classes(dtype) for name in ("power", "alpha", "sharpness")}
     return x, {key: given[key] for key in POOLINGS[name][2]}
 
 
@@ -162,6 +195,10 @@ def test_what_its_kernels_cannot_read_is_left_to_the_operators(case, name):
         ("power", {"power": torch.rand(0)}),
         ("power", {}),
         ("power", {"power": torch.rand(CLASSES), "alpha": torch.rand(CLASSES)}),
+        ("log_mean_exp", {"sharpness": torch.rand(CLASSES - 1)}),
+        ("log_mean_exp", {"sharpness": torch.rand(CLASSES).double()}),
+        ("class_attention", {"scores": X[..., :-1]}),
+        ("class_attention", {"scores": X.mT.contiguous().mT}),
     ],
 )
 def test_so_are_scores_and_parameters(name, arguments):
@@ -174,7 +211,7 @@ def test_a_profiler_sees_operators():
     assert "milkernels::weighted_average" in {event.key for event in seen.key_averages()}
 
 
-@pytest.mark.parametrize("name", ["mean", "max", "noisy_or"])
+@pytest.mark.parametrize("name", ["mean", "max", "noisy_or", "rank"])
 def test_gradients_are_taken_in_any_layout(name):
     x = X.clone().requires_grad_()
     whole, _, _ = POOLINGS[name]
@@ -193,6 +230,28 @@ def test_a_change_before_the_backward_pass_is_noticed(which):
         tensors[which].zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def test_ranks_of_long_bags_have_32_bits():
+    x = torch.rand(1, 2, 40_000)
+    whole, operators, _ = POOLINGS["rank"]
+    given, expected = (
+        value_and_gradients(one, x, {}, 2, None, False) for one in (whole, operators)
+    )
+    assert all(map(torch.equal, given, expected))
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        lambda x: F.log_mean_exp_pool(x, 3.0),
+        lambda x: F.attention_pool(x, x, normalize="classes"),
+        lambda x: F.rank_pool(x, 0.5),
+    ],
+)
+def test_gradients_of_gradients_are_the_references(pooling):
+    x = torch.rand(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(pooling, [x])
 
 
 def test_only_what_wants_gradients_gets_them():

@@ -39,6 +39,10 @@ def log_mean_exp_pool(
             x, sharpness, dim=dim, mask=mask, from_logits=from_logits
         )
     sharpness = sharpness_per_class(sharpness, x, classes)
+    if chosen == "cpp":
+        y = ops.log_mean_exp_in_one(x, sharpness, mask, dim, from_logits)
+        if y is not None:
+            return y
     return ops.log_mean_exp(x, sharpness, mask, dim, from_logits, chosen)
 
 

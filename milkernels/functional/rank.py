@@ -40,4 +40,8 @@ def rank_pool(
     chosen = resolve(x.device)
     if chosen == "reference":
         return reference.rank_pool(x, decay, dim=dim, mask=mask, from_logits=from_logits)
+    if chosen == "cpp":
+        y = ops.rank_in_one(x, mask, decay, dim, from_logits)
+        if y is not None:
+            return y
     return ops.rank(x, mask, decay, dim, from_logits, chosen)

@@ -165,6 +165,10 @@ def attention_pool(
             x, scores, score_activation, normalize, dim=dim, mask=mask, from_logits=from_logits
         )
     if normalize == "classes":
+        if chosen == "cpp":
+            y = ops.class_attention_in_one(x, scores, mask, score_activation, dim, from_logits)
+            if y is not None:
+                return y
         return ops.class_attention(x, scores, mask, score_activation, dim, from_logits, chosen)
     return ops.weighted_average(
         "attention", x, scores, None, None, mask, score_activation, dim, from_logits, chosen

@@ -1,22 +1,24 @@
 """The operators: one module a family, over `library`, the one that knows torch.library."""
 
-from milkernels.ops.class_attention import class_attention
+from milkernels.ops.class_attention import class_attention, class_attention_in_one
 from milkernels.ops.gated_fusion import gated_fusion
 from milkernels.ops.linear_attention import linear_attention
-from milkernels.ops.log_mean_exp import log_mean_exp
+from milkernels.ops.log_mean_exp import log_mean_exp, log_mean_exp_in_one
 from milkernels.ops.maximum import maximum, maximum_in_one
 from milkernels.ops.noisy_or import noisy_or, noisy_or_in_one
 from milkernels.ops.packed import packed
 from milkernels.ops.pool_bce import pool_bce
-from milkernels.ops.rank import rank
+from milkernels.ops.rank import rank, rank_in_one
 from milkernels.ops.statistics import statistics
 from milkernels.ops.weighted_average import weighted_average, weighted_average_in_one
 
 __all__ = [
     "class_attention",
+    "class_attention_in_one",
     "gated_fusion",
     "linear_attention",
     "log_mean_exp",
+    "log_mean_exp_in_one",
     "maximum",
     "maximum_in_one",
     "noisy_or",
@@ -24,6 +26,7 @@ __all__ = [
     "packed",
     "pool_bce",
     "rank",
+    "rank_in_one",
     "statistics",
     "weighted_average",
     "weighted_average_in_one",

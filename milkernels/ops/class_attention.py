@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from milkernels import reference
+from milkernels.family import SCORE_ACTIVATIONS
 from milkernels.ops.library import Family, apply, by_class, kernels, register
+from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "class_attention"
 
@@ -22,6 +26,27 @@ def class_attention(
 ) -> Tensor:
     """Bag values; arguments are checked by the caller."""
     return apply(NAME, (x, scores, mask), (score_activation, dim, from_logits, backend))
+
+
+def class_attention_in_one(
+    x: Tensor,
+    scores: Tensor,
+    mask: Tensor | None,
+    score_activation: str | None,
+    dim: int,
+    from_logits: bool,
+) -> Tensor | None:
+    """The same by the C++ kernels, or None for a call that goes the general way."""
+    axis = frame_axis(dim, from_logits)
+    if axis is None:
+        return None
+    return apply_whole(_whole(score_activation, axis, from_logits), x, scores, mask)
+
+
+@cache
+def _whole(score_activation: str | None, dim: int, from_logits: bool) -> WholePass:
+    numbers = (SCORE_ACTIVATIONS.index(score_activation), dim, from_logits)
+    return WholePass.of(NAME, 2, numbers, score_activation, dim, from_logits)
 
 
 def _forward(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "log_mean_exp"
 
@@ -17,6 +20,22 @@ def log_mean_exp(
     """log(Σ exp(r x_i) / n) / r of each bag; arguments are checked by the caller."""
     options = (dim, from_logits, differentiates(sharpness), backend)
     return apply(NAME, (x, sharpness, mask), options)
+
+
+def log_mean_exp_in_one(
+    x: Tensor, sharpness: Tensor, mask: Tensor | None, dim: int, from_logits: bool
+) -> Tensor | None:
+    """The same by the C++ kernels, or None for a call that goes the general way."""
+    axis = frame_axis(dim, from_logits)
+    if axis is None:
+        return None
+    return apply_whole(_whole(axis, from_logits, differentiates(sharpness)), x, sharpness, mask)
+
+
+@cache
+def _whole(dim: int, from_logits: bool, learn: bool) -> WholePass:
+    options = (dim, from_logits, learn)
+    return WholePass.of(NAME, 2, options, *options)
 
 
 def _forward(

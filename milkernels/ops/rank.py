@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from milkernels import reference
 from milkernels.family import SHORT_BAG
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "rank"
 
@@ -18,6 +21,23 @@ def rank(
     """Bag values; arguments are checked by the caller."""
     options = (float(decay), dim, from_logits, differentiates(x), backend)
     return apply(NAME, (x, mask), options)
+
+
+def rank_in_one(
+    x: Tensor, mask: Tensor | None, decay: float, dim: int, from_logits: bool
+) -> Tensor | None:
+    """The same by the C++ kernels, or None for a call that goes the general way."""
+    axis = frame_axis(dim, from_logits)
+    if axis is None:
+        return None
+    return apply_whole(_whole(float(decay), axis, from_logits, differentiates(x)), x, mask)
+
+
+# A decay is any number, and a program may try many.
+@lru_cache
+def _whole(decay: float, dim: int, from_logits: bool, keep_ranks: bool) -> WholePass:
+    options = (decay, dim, from_logits, keep_ranks)
+    return WholePass.of(NAME, 1, options, *options)
 
 
 def _empty_ranks(x: Tensor, dim: int, keep_ranks: bool) -> Tensor:

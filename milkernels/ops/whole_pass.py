@@ -28,19 +28,19 @@ class WholePass:
 
     - `forward(*numbers, threads, *tensors)` gives y and what the backward pass needs, or None for
       tensors that go the general way;
-    - `backward(*numbers, threads, learn, gradient, *tensors, saved)` gives a gradient or None for
+    - `backward(*numbers, threads, learn, gradient, *tensors, *saved)` gives a gradient or None for
       each tensor, those of learned parameters if `learn`.
     """
 
     family: str
     no_others: tuple[None, ...]
-    numbers: tuple[int, ...]
+    numbers: tuple[float, ...]
     options: tuple[Any, ...]
-    forward: Callable[..., tuple[Tensor, Tensor] | None]
+    forward: Callable[..., tuple[Tensor, ...] | None]
     backward: Callable[..., Sequence[Tensor | None]]
 
     @staticmethod
-    def of(family: str, others: int, numbers: tuple[int, ...], *options: Any) -> WholePass:
+    def of(family: str, others: int, numbers: tuple[float, ...], *options: Any) -> WholePass:
         """Of a family that takes so many tensors beside x."""
         functions = extension.functions
         return WholePass(
@@ -63,8 +63,10 @@ def frame_axis(dim: int, from_logits: bool) -> int | None:
 def apply_whole(whole: WholePass, x: Tensor, *others: Tensor | None) -> Tensor | None:
     """y, or None for tensors that go the general way."""
     result = whole.forward(*whole.numbers, torch.get_num_threads(), x, *others)
-    if result is None or not torch.is_grad_enabled():
-        return result and result[0]
+    if result is None:
+        return None
+    if not torch.is_grad_enabled():
+        return result[0]
     for other in others:
         if other is not None:
             record = differentiates(x, *others)
@@ -77,11 +79,11 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, whole: WholePass, result: tuple[Tensor, Tensor], *tensors: Tensor | None
+        ctx: Any, whole: WholePass, result: tuple[Tensor, ...], *tensors: Tensor | None
     ) -> Tensor:
-        y, saved = result
+        y, *saved = result
         ctx.whole = whole
-        ctx.save_for_backward(*tensors, saved)
+        ctx.save_for_backward(*tensors, *saved)
         return y
 
     @staticmethod
@@ -99,8 +101,8 @@ class _WholeAlone(_Whole):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         whole = ctx.whole
-        x, saved = ctx.saved_tensors
-        tensors = (x, *whole.no_others, saved)
+        x, *saved = ctx.saved_tensors
+        tensors = (x, *whole.no_others, *saved)
         if torch.is_grad_enabled():
             needs = [True, *(False for _ in whole.no_others)]
             return None, None, _of_the_family(whole, needs, gradient, tensors)[0]
