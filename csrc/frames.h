@@ -89,10 +89,10 @@ MILKERNELS_INLINE const uint8_t* mask_row(const Problem& problem, int64_t bag) {
 template <class T>
 MILKERNELS_INLINE Integer<T> real_lanes(const Problem& problem, const uint8_t* mask, int64_t frame,
                                         int64_t count) {
-  if (mask == nullptr && count == kLanes<T>) return every_lane<T>();
+  const bool whole = count == kLanes<T>;
+  if (mask == nullptr) return whole ? every_lane<T>() : first_lanes<T>(count);
+  if (problem.mask_stride_frame == 1) return load_flags<T>(mask + frame, count);
   Integer<T> real = first_lanes<T>(count);
-  if (mask == nullptr) return real;
-  if (problem.mask_stride_frame == 1) return real & load_flags<T>(mask + frame, count);
   for (int64_t lane = 0; lane < count; ++lane)
     if (!mask[(frame + lane) * problem.mask_stride_frame]) real[lane] = 0;
   return real;
@@ -105,11 +105,37 @@ struct PresentLanes {
   int64_t count;
 };
 
+// The gradients of a group without a real frame.
+template <class E>
+MILKERNELS_INLINE void clear_group(E* gradients) {
+  using T = Arithmetic<E>;
+  std::memset(gradients, 0, sizeof(E) * kGroup<T> * kLanes<T>);
+}
+
+// How many frames of some are real.
+enum class Real { kAll, kSome, kNone };
+
+template <int64_t kCount>
+MILKERNELS_INLINE Real real_of_flags(const uint8_t* flags) {
+  using Word = std::conditional_t<kCount % 8 == 0, uint64_t, uint16_t>;
+  constexpr Word kOnes = static_cast<Word>(0x0101010101010101);
+  Word every = kOnes, any = 0;
+  MILKERNELS_UNROLL
+  for (int64_t index = 0; index < kCount; index += sizeof(Word)) {
+    Word word;
+    std::memcpy(&word, flags + index, sizeof word);
+    every = static_cast<Word>(every & word);
+    any = static_cast<Word>(any | word);
+  }
+  return every == kOnes ? Real::kAll : any == 0 ? Real::kNone : Real::kSome;
+}
+
 // Calls body(vectors, all, index, lanes_of) for the values from `first` to `last`: for groups of
-// vectors all of whose lanes are present, where that is known, then for what is left.
-template <class T, class Lanes, class Body>
-MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, const Lanes& lanes_at,
-                                   const Body& body) {
+// vectors, `all` of whose lanes are present if they are `whole` or real_at(index) says so, then for
+// what is left; and none(index) for a group without a real one.
+template <class T, class RealAt, class Lanes, class Body, class None>
+MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, const RealAt& real_at,
+                                   const Lanes& lanes_at, const Body& body, const None& none) {
   constexpr int64_t kStep = kLanes<T>;
   constexpr int64_t kGroupStep = kGroup<T> * kStep;
   constexpr auto kMany = std::integral_constant<int, kGroup<T>>();
@@ -125,20 +151,31 @@ MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, cons
     const int64_t rest = here < last ? last - here : 0;
     return lanes_at(here, rest < kStep ? rest : kStep);
   };
-  if constexpr (kGroup<T> > 1)
-    for (; index + (kGroup<T> - 1) * kStep < last; index += kGroupStep)
+  for (; index + (kGroup<T> - 1) * kStep < last; index += kGroupStep) {
+    const Real real = index + kGroupStep <= last ? real_at(index) : Real::kSome;
+    if (real == Real::kAll)
+      body(kMany, std::true_type(), index, all);
+    else if (real == Real::kSome)
       body(kMany, std::false_type(), index, some);
-  for (; index < last; index += kStep) body(kOne, std::false_type(), index, some);
+    else
+      none(index);
+  }
+  if constexpr (kGroup<T> > 1)
+    for (; index < last; index += kStep) body(kOne, std::false_type(), index, some);
 }
 
 // Frames `first` to `last` of a contiguous row.
-template <class T, class Body>
+template <class T, class Body, class None>
 MILKERNELS_INLINE void walk_row(const Problem& problem, const uint8_t* mask, int64_t first,
-                                int64_t last, const Body& body) {
+                                int64_t last, const Body& body, const None& none) {
+  const bool contiguous = mask != nullptr && problem.mask_stride_frame == 1;
+  const auto real_at = [&](int64_t frame) MILKERNELS_INLINE_LAMBDA {
+    return contiguous ? real_of_flags<kGroup<T> * kLanes<T>>(mask + frame) : Real::kSome;
+  };
   const auto lanes_at = [&](int64_t frame, int64_t count) MILKERNELS_INLINE_LAMBDA {
     return PresentLanes<T>{real_lanes<T>(problem, mask, frame, count), count};
   };
-  walk_groups<T>(first, last, mask == nullptr, lanes_at, body);
+  walk_groups<T>(first, last, mask == nullptr, real_at, lanes_at, body, none);
 }
 
 // As many contiguous classes, all of a real frame.
@@ -147,7 +184,8 @@ MILKERNELS_INLINE void walk_classes(int64_t classes, const Body& body) {
   const auto lanes_at = [](int64_t, int64_t count) MILKERNELS_INLINE_LAMBDA {
     return PresentLanes<T>{every_lane<T>(), count};
   };
-  walk_groups<T>(0, classes, true, lanes_at, body);
+  const auto real_at = [](int64_t) MILKERNELS_INLINE_LAMBDA { return Real::kSome; };
+  walk_groups<T>(0, classes, true, real_at, lanes_at, body, [](int64_t) {});
 }
 
 // What one task walks: classes of one bag, and a segment of its frames.

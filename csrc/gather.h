@@ -115,7 +115,8 @@ MILKERNELS_INLINE typename F::Gatherer gather_row(const Problem& problem, int64_
         gather_vectors<E, F, vectors, all>(gatherer, row.x + index, row.scores + index,
                                            row.decays == nullptr ? nullptr : row.decays + index,
                                            lanes_of, coefficients);
-      });
+      },
+      [](int64_t) {});
   return gatherer;
 }
 
@@ -166,6 +167,15 @@ void gather_rows(const Problem& problem, int64_t segments, const Stretch& task) 
                    count, merge_across_lanes<T, F>(rows, coefficients), coefficients);
 }
 
+// Whether few contiguous classes are turned: to merge their rows' lanes takes as long as some
+// frames.
+template <class E, bool kScores>
+bool gathers_turned(const Problem& problem) {
+  constexpr int64_t kMerging = 4;
+  return is_turned<E, kScores>(problem) &&
+         problem.frames >= kLanes<Arithmetic<E>> * (problem.classes + kMerging);
+}
+
 // Few contiguous classes, a block of frames after the other as such rows.
 template <class E, class F, class Problem>
 void gather_turned(const Problem& problem, int64_t segments, const Stretch& task) {
@@ -189,18 +199,9 @@ void gather_turned(const Problem& problem, int64_t segments, const Stretch& task
                    merge_across_lanes<T, F>(rows, coefficients), coefficients);
 }
 
-// Frames whose classes are contiguous, and where in them a task begins.
-struct Source {
-  FrameTensor x;
-  FrameTensor scores;
-  int64_t bag;
-  int64_t class_start;
-};
-
 // A block of contiguous classes.
 template <class E, class F, class Problem>
-void gather_classes(const Problem& problem, int64_t segments, const Stretch& task,
-                    const Source& source) {
+void gather_classes(const Problem& problem, int64_t segments, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   const uint8_t* mask = mask_row(problem, task.bag);
@@ -215,8 +216,9 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     gatherers.make(block, {});
   }
   // The processor sees eight rows read in turns, and not that the next eight follow.
-  const int64_t next_frames = kFramesAtOnce * source.x.stride_frame;
-  const int64_t next_scores = kFramesAtOnce * source.scores.stride_frame;
+  const FrameTensor of_scores = scores_or_x<F::kScores>(problem);
+  const int64_t next_frames = kFramesAtOnce * problem.x.stride_frame;
+  const int64_t next_scores = kFramesAtOnce * of_scores.stride_frame;
   int64_t frame = task.first;
   while (frame < task.last) {
     // Masked frames are passed over whole: in this layout a frame is real for every class.
@@ -226,8 +228,8 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     int count = 0;
     for (; frame < task.last && count < kFramesAtOnce; ++frame) {
       if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
-      x[count] = at<E>(source.x, source.bag, source.class_start, frame);
-      scores[count] = at<E>(source.scores, source.bag, source.class_start, frame);
+      x[count] = at<E>(problem.x, task.bag, task.class_start, frame);
+      scores[count] = at<E>(of_scores, task.bag, task.class_start, frame);
       decays[count] = decays_at<E, F>(problem, task.bag, task.class_start, frame);
       ++count;
     }
@@ -265,9 +267,10 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
                      gatherers[block].rows(), coefficients[block]);
 }
 
-// Real frames of a vector of classes, one frame's after the other's.
+// Frames of a vector of classes, one frame's after the other's.
 template <class E, class F, class Problem>
-void gather_vector(const Problem& problem, const Stretch& task, const E* x, const E* scores) {
+void gather_vector(const Problem& problem, const Stretch& task, int64_t frames, const E* x,
+                   const E* scores) {
   using T = Arithmetic<E>;
   const int64_t count = task.class_end - task.class_start;
   const auto coefficients = F::coefficients(problem, task.class_start, count);
@@ -279,10 +282,10 @@ void gather_vector(const Problem& problem, const Stretch& task, const E* x, cons
     gather_vectors<E, F, vectors, true>(gatherer, x + frame * kLanes<T>, scores + frame * kLanes<T>,
                                         nullptr, all, coefficients);
   };
-  int64_t frame = task.first;
-  for (; frame + kGroup<T> <= task.last; frame += kGroup<T>)
+  int64_t frame = 0;
+  for (; frame + kGroup<T> <= frames; frame += kGroup<T>)
     take(std::integral_constant<int, kGroup<T>>(), frame);
-  for (; frame < task.last; ++frame) take(std::integral_constant<int, 1>(), frame);
+  for (; frame < frames; ++frame) take(std::integral_constant<int, 1>(), frame);
   F::write(problem, task.bag * problem.classes + task.class_start, count, gatherer.rows(),
            coefficients);
 }
@@ -291,14 +294,14 @@ template <class E, class F, class Problem>
 void gather_transposed(const Problem& problem, const Stretch& task) {
   constexpr int64_t kValues = kShortRow * int64_t{kLanes<E>};
   alignas(64) E values[F::kScores ? 2 * kValues : kValues];
-  Source source{transpose_rows<E>(problem.x, task, values), {}, 0, 0};
-  source.scores = source.x;
-  if constexpr (F::kScores)
-    source.scores = transpose_rows<E>(problem.scores, task, values + kValues);
-  if (problem.mask == nullptr)
-    gather_vector<E, F>(problem, task, values, F::kScores ? values + kValues : values);
-  else
-    gather_classes<E, F>(problem, 1, task, source);
+  E* const scores = F::kScores ? values + kValues : values;
+  transpose_rows<E>(problem.x, task, values);
+  int64_t frames = keep_real<E>(problem, task, values);
+  if constexpr (F::kScores) {
+    transpose_rows<E>(problem.scores, task, scores);
+    frames = keep_real<E>(problem, task, scores);
+  }
+  gather_vector<E, F>(problem, task, frames, values, scores);
 }
 
 // Join the segments of long bags, in order.
@@ -337,13 +340,12 @@ void gather(const Problem& problem) {
       if (transposed && fills_lanes<E>(task.class_end - task.class_start))
         return gather_transposed<E, F>(problem, task);
     if constexpr (kTurns<E>)
-      if (is_turned<E, F::kScores>(problem)) return gather_turned<E, F>(problem, segments, task);
+      if (gathers_turned<E, F::kScores>(problem))
+        return gather_turned<E, F>(problem, segments, task);
     if (problem.frames_contiguous)
       gather_rows<E, F>(problem, segments, task);
     else
-      gather_classes<E, F>(
-          problem, segments, task,
-          {problem.x, scores_or_x<F::kScores>(problem), task.bag, task.class_start});
+      gather_classes<E, F>(problem, segments, task);
   });
   if (segments > 1) merge_parts<E, F>(problem, segments);
 }

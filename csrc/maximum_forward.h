@@ -182,11 +182,12 @@ void peak_of_line(const MaximumProblem& problem, const Line<E>& line, int64_t fi
                   int64_t lane, Peaks<Arithmetic<E>>& peaks) {
   using T = Arithmetic<E>;
   RowPeak<E, kPlusMean> peak;
-  walk_row<T>(problem, line.mask, first, last,
-              [&](auto vectors, auto all, int64_t frame, const auto& lanes_of)
-                  MILKERNELS_INLINE_LAMBDA {
-                    peak.template take<vectors, all>(problem, line.at(frame), lanes_of);
-                  });
+  walk_row<T>(
+      problem, line.mask, first, last,
+      [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        peak.template take<vectors, all>(problem, line.at(frame), lanes_of);
+      },
+      [](int64_t) {});
   if constexpr (kPlusMean) peaks.add(lane, peak.sums);
   const T value = peak.value();
   if (!peaks.takes(lane, value)) return;

@@ -49,12 +49,13 @@ MILKERNELS_INLINE void scatter_row(const Problem& problem, int64_t bag, const E*
                                    const typename G::Constants& constants) {
   using T = Arithmetic<E>;
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
-  walk_row<T>(problem, mask_row(problem, bag), first, last,
-              [&](auto vectors, auto, int64_t frame, const auto& lanes_of)
-                  MILKERNELS_INLINE_LAMBDA {
-                    const int64_t index = frame - origin;
-                    scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
-                  });
+  walk_row<T>(
+      problem, mask_row(problem, bag), first, last,
+      [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        const int64_t index = frame - origin;
+        scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+      },
+      [&](int64_t frame) { clear_group(x_gradient + frame - origin); });
 }
 
 // Up to a vector of classes, each a row of contiguous frames.

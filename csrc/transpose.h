@@ -58,5 +58,19 @@ FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) 
   return {to, 0, 1, kStep};
 }
 
+// Moves a task's real frames together, each a vector. Returns how many there are.
+template <class E>
+int64_t keep_real(const Problem& problem, const Stretch& task, E* frames) {
+  constexpr int64_t kStep = kLanes<E>;
+  const uint8_t* mask = mask_row(problem, task.bag);
+  if (mask == nullptr) return task.last;
+  int64_t real = 0;
+  for (int64_t frame = 0; frame < task.last; ++frame) {
+    store(frames + real * kStep, load(frames + frame * kStep));
+    real += mask[frame * problem.mask_stride_frame] != 0;
+  }
+  return real;
+}
+
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

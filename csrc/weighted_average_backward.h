@@ -156,12 +156,16 @@ MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, c
   using T = Arithmetic<E>;
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
-  walk_row<T>(problem, mask_row(problem, bag), first, last,
-              [&](auto vectors, auto, int64_t frame, const auto& lanes_of)
-                  MILKERNELS_INLINE_LAMBDA {
-                    scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin),
-                                                                  lanes_of, sums_of);
-                  });
+  walk_row<T>(
+      problem, mask_row(problem, bag), first, last,
+      [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin), lanes_of,
+                                                      sums_of);
+      },
+      [&](int64_t frame) {
+        clear_group(row.x_gradient + frame - origin);
+        if constexpr (F::kScores) clear_group(row.scores_gradient + frame - origin);
+      });
 }
 
 // The rows' shares of the parameters' gradients.

@@ -11,7 +11,7 @@ from milkernels.family import Average
 from milkernels.kernels.cpp import weighted_average
 
 #: A vector of frames, a block of them, and one more or less.
-FRAMES = (7, 8, 15, 16, 17, 33, 255, 256, 257, 300)
+FRAMES = (7, 8, 15, 16, 17, 33, 97, 255, 256, 257, 300)
 
 pytestmark = pytest.mark.skipif(
     not backends.cpp_serves_cpu(), reason="the C++ extension is not there"
