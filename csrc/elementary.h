@@ -162,9 +162,15 @@ MILKERNELS_INLINE Logarithm<float> logarithm(Vector<float> x) {
   const Vector<float> exponent = __builtin_convertvector(whole, Vector<float>);
   const Vector<float> t = bit_cast<Vector<float>>(bits - (whole << 23)) - 1.0f;
   const Vector<float> square = t * t;
-  const Vector<float> series = polynomial(t, 7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f,
-                                          -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
-                                          2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f);
+  const Vector<float> fourth = square * square;
+  // Pairs of terms, and pairs of those: one after the other each would wait for the one before.
+  const Vector<float> first = polynomial(t, -2.4999993993e-1f, 3.3333331174e-1f);
+  const Vector<float> second = polynomial(t, -1.6668057665e-1f, 2.0000714765e-1f);
+  const Vector<float> third = polynomial(t, -1.2420140846e-1f, 1.4249322787e-1f);
+  const Vector<float> last = polynomial(t, -1.1514610310e-1f, 1.1676998740e-1f);
+  const Vector<float> high =
+      multiply_add(broadcast(7.0376836292e-2f), fourth, multiply_add(last, square, third));
+  const Vector<float> series = multiply_add(high, fourth, multiply_add(second, square, first));
   const Vector<float> rest = t + multiply_add(series, t * square, -0.5f * square);
   return {exponent, x == x ? rest : x};
 }

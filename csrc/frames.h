@@ -22,6 +22,16 @@ constexpr int kRegistersAllow = 1;
 template <class T>
 constexpr int kGroup = sizeof(T) == 4 ? kRegistersAllow : 1;
 
+// Where a frame's instructions are many and wait for one another the processor looks ahead too few
+// of them to fill its time with a group that small.
+#if defined(__AVX512F__)
+template <class T, bool kLongChains>
+constexpr int kLargeGroup = sizeof(T) == 4 && kLongChains ? 2 * kGroup<T> : kGroup<T>;
+#else
+template <class T, bool>
+constexpr int kLargeGroup = kGroup<T>;
+#endif
+
 // Frames that a block of classes takes before the next block's turn: its sums, which wait in
 // memory, are then little beside them.
 constexpr int kFramesAtOnce = 8;
@@ -131,9 +141,9 @@ MILKERNELS_INLINE Real real_of_flags(const uint8_t* flags) {
 }
 
 // Calls body(vectors, all, index, lanes_of) for the values from `first` to `last`: for groups of
-// vectors, `all` of whose lanes are present if they are `whole` or real_at(index) says so, then for
-// what is left; and none(index) for a group without a real one.
-template <class T, class RealAt, class Lanes, class Body, class None>
+// vectors, `all` of whose lanes are present if they are `whole` (kLarge of them then) or
+// real_at(index) says so, then for what is left; and none(index) for a group without a real one.
+template <class T, int kLarge, class RealAt, class Lanes, class Body, class None>
 MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, const RealAt& real_at,
                                    const Lanes& lanes_at, const Body& body, const None& none) {
   constexpr int64_t kStep = kLanes<T>;
@@ -143,9 +153,13 @@ MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, cons
   const auto all = [](int)
                        MILKERNELS_INLINE_LAMBDA { return PresentLanes<T>{every_lane<T>(), kStep}; };
   int64_t index = first;
-  if (whole)
+  if (whole) {
+    if constexpr (kLarge > kGroup<T>)
+      for (; index + kLarge * kStep <= last; index += kLarge * kStep)
+        body(std::integral_constant<int, kLarge>(), std::true_type(), index, all);
     for (; index + kGroupStep <= last; index += kGroupStep)
       body(kMany, std::true_type(), index, all);
+  }
   const auto some = [&](int k) MILKERNELS_INLINE_LAMBDA {
     const int64_t here = index + k * kStep;
     const int64_t rest = here < last ? last - here : 0;
@@ -165,7 +179,7 @@ MILKERNELS_INLINE void walk_groups(int64_t first, int64_t last, bool whole, cons
 }
 
 // Frames `first` to `last` of a contiguous row.
-template <class T, class Body, class None>
+template <class T, int kLarge, class Body, class None>
 MILKERNELS_INLINE void walk_row(const Problem& problem, const uint8_t* mask, int64_t first,
                                 int64_t last, const Body& body, const None& none) {
   const bool contiguous = mask != nullptr && problem.mask_stride_frame == 1;
@@ -175,17 +189,17 @@ MILKERNELS_INLINE void walk_row(const Problem& problem, const uint8_t* mask, int
   const auto lanes_at = [&](int64_t frame, int64_t count) MILKERNELS_INLINE_LAMBDA {
     return PresentLanes<T>{real_lanes<T>(problem, mask, frame, count), count};
   };
-  walk_groups<T>(first, last, mask == nullptr, real_at, lanes_at, body, none);
+  walk_groups<T, kLarge>(first, last, mask == nullptr, real_at, lanes_at, body, none);
 }
 
 // As many contiguous classes, all of a real frame.
-template <class T, class Body>
+template <class T, int kLarge, class Body>
 MILKERNELS_INLINE void walk_classes(int64_t classes, const Body& body) {
   const auto lanes_at = [](int64_t, int64_t count) MILKERNELS_INLINE_LAMBDA {
     return PresentLanes<T>{every_lane<T>(), count};
   };
   const auto real_at = [](int64_t) MILKERNELS_INLINE_LAMBDA { return Real::kSome; };
-  walk_groups<T>(0, classes, true, real_at, lanes_at, body, [](int64_t) {});
+  walk_groups<T, kLarge>(0, classes, true, real_at, lanes_at, body, [](int64_t) {});
 }
 
 // What one task walks: classes of one bag, and a segment of its frames.

@@ -3,7 +3,8 @@
 //
 // A family F for elements E has
 //   kRows, the vectors of a part's sums; kScores, whether it reads scores beside x;
-//   kFewInstructions, whether a frame takes hardly more time than to be read;
+//   kFewInstructions, whether a frame takes hardly more time than to be read; kLongChains, whether
+//     its instructions are many and wait for one another;
 //   kDecays, whether decay(raw) is what its passes over logits begin with, and may be kept;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
 //   spread(coefficients, lane): one lane's in every lane;
@@ -23,6 +24,9 @@
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
+
+template <class E, class F>
+constexpr int kGathered = kLargeGroup<Arithmetic<E>, F::kLongChains>;
 
 // The sums of one part of a bag in each lane.
 template <class T, int kRows>
@@ -55,18 +59,23 @@ MILKERNELS_INLINE E* decays_at(const Problem& problem, int64_t bag, int64_t clas
   return nullptr;
 }
 
-// The decay of some frames, kept if there is a place for it.
-template <class E, class F>
-MILKERNELS_INLINE Vector<Arithmetic<E>> kept_decay(Vector<Arithmetic<E>> raw, E* kept,
-                                                   int64_t lanes) {
-  if constexpr (!F::kDecays) {
-    return raw;
-  } else {
-    const Vector<Arithmetic<E>> decay = F::decay(raw);
-    if constexpr (std::is_same_v<E, float>)
-      if (kept != nullptr) store_lanes(kept, decay, lanes);
-    return decay;
+// The decays of some vectors of frames, kept if there are places for them. They are all computed
+// before that is asked, so that the processor may work on all of them at once.
+template <class E, class F, int kVectors, class Places, class Lanes>
+MILKERNELS_INLINE void take_decays(const Vector<Arithmetic<E>>* raw, Vector<Arithmetic<E>>* decay,
+                                   bool kept, const Places& place_of, const Lanes& lanes_of) {
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) {
+    if constexpr (F::kDecays)
+      decay[k] = F::decay(raw[k]);
+    else
+      decay[k] = raw[k];
   }
+  if constexpr (F::kDecays && std::is_same_v<E, float>)
+    if (kept) {
+      MILKERNELS_UNROLL
+      for (int k = 0; k < kVectors; ++k) store_lanes(place_of(k), decay[k], lanes_of(k));
+    }
 }
 
 // Takes kVectors vectors of frames of one row.
@@ -80,15 +89,19 @@ MILKERNELS_INLINE void gather_vectors(typename F::Gatherer& gatherer, const E* x
   Vector<T> decay[kVectors];
   Vector<T> score[kVectors];
   Integer<T> real[kVectors];
+  int64_t count[kVectors];
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     const PresentLanes<T> lanes = lanes_of(k);
     raw[k] = load_lanes(x + k * kStep, lanes.count);
-    decay[k] =
-        kept_decay<E, F>(raw[k], decays == nullptr ? nullptr : decays + k * kStep, lanes.count);
     score[k] = F::kScores ? load_lanes(scores + k * kStep, lanes.count) : raw[k];
     real[k] = lanes.real;
+    count[k] = lanes.count;
   }
+  take_decays<E, F, kVectors>(
+      raw, decay, decays != nullptr,
+      [&](int k) MILKERNELS_INLINE_LAMBDA { return decays + k * kStep; },
+      [&](int k) MILKERNELS_INLINE_LAMBDA { return count[k]; });
   gatherer.template gather<kVectors, kAll>(raw, decay, score, real, coefficients);
 }
 
@@ -108,7 +121,7 @@ MILKERNELS_INLINE typename F::Gatherer gather_row(const Problem& problem, int64_
                                                   const Row<E>& row, int64_t first, int64_t last,
                                                   const typename F::Coefficients& coefficients,
                                                   typename F::Gatherer gatherer = {}) {
-  walk_row<Arithmetic<E>>(
+  walk_row<Arithmetic<E>, kGathered<E, F>>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const int64_t index = frame - row.origin;
@@ -199,6 +212,16 @@ void gather_turned(const Problem& problem, int64_t segments, const Stretch& task
                    merge_across_lanes<T, F>(rows, coefficients), coefficients);
 }
 
+// Calls take(vectors) for groups of `count` vectors, the first `taken` of which are done.
+template <class T, int kLarge, class Take>
+MILKERNELS_INLINE void in_groups(int64_t& taken, int64_t count, const Take& take) {
+  for (; taken + kLarge <= count; taken += kLarge) take(std::integral_constant<int, kLarge>());
+  if constexpr (kLarge > kGroup<T>)
+    for (; taken + kGroup<T> <= count; taken += kGroup<T>)
+      take(std::integral_constant<int, kGroup<T>>());
+  for (; taken < count; ++taken) take(std::integral_constant<int, 1>());
+}
+
 // A block of contiguous classes.
 template <class E, class F, class Problem>
 void gather_classes(const Problem& problem, int64_t segments, const Stretch& task) {
@@ -237,27 +260,27 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
       const int64_t lanes = lanes_from(index);
       const typename F::Coefficients of_block = coefficients[block];
       typename F::Gatherer gatherer = gatherers[block];
-      Vector<T> raw[kGroup<T>];
-      Vector<T> decay[kGroup<T>];
-      Vector<T> score[kGroup<T>];
-      const auto read = [&](int k, int from) MILKERNELS_INLINE_LAMBDA {
-        prefetch(x[from] + index + next_frames);
-        if constexpr (F::kScores) prefetch(scores[from] + index + next_scores);
-        raw[k] = load_lanes(x[from] + index, lanes);
-        E* const kept = decays[from] == nullptr ? nullptr : decays[from] + index;
-        decay[k] = kept_decay<E, F>(raw[k], kept, lanes);
-        score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
-      };
-      int taken = 0;
-      for (; taken + kGroup<T> <= count; taken += kGroup<T>) {
+      Vector<T> raw[kGathered<E, F>];
+      Vector<T> decay[kGathered<E, F>];
+      Vector<T> score[kGathered<E, F>];
+      int64_t taken = 0;
+      const auto take = [&](auto vectors) MILKERNELS_INLINE_LAMBDA {
+        constexpr int kVectors = vectors;
         MILKERNELS_UNROLL
-        for (int k = 0; k < kGroup<T>; ++k) read(k, taken + k);
-        gatherer.template gather<kGroup<T>, true>(raw, decay, score, nullptr, of_block);
-      }
-      for (; taken < count; ++taken) {
-        read(0, taken);
-        gatherer.template gather<1, true>(raw, decay, score, nullptr, of_block);
-      }
+        for (int k = 0; k < kVectors; ++k) {
+          const int64_t from = taken + k;
+          prefetch(x[from] + index + next_frames);
+          if constexpr (F::kScores) prefetch(scores[from] + index + next_scores);
+          raw[k] = load_lanes(x[from] + index, lanes);
+          score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
+        }
+        take_decays<E, F, kVectors>(
+            raw, decay, decays[0] != nullptr,
+            [&](int k) MILKERNELS_INLINE_LAMBDA { return decays[taken + k] + index; },
+            [&](int) MILKERNELS_INLINE_LAMBDA { return lanes; });
+        gatherer.template gather<kVectors, true>(raw, decay, score, nullptr, of_block);
+      };
+      in_groups<T, kGathered<E, F>>(taken, count, take);
       gatherers[block] = gatherer;
     }
   }
@@ -275,17 +298,15 @@ void gather_vector(const Problem& problem, const Stretch& task, int64_t frames, 
   const int64_t count = task.class_end - task.class_start;
   const auto coefficients = F::coefficients(problem, task.class_start, count);
   typename F::Gatherer gatherer;
-  const auto take = [&](auto vectors, int64_t frame) MILKERNELS_INLINE_LAMBDA {
+  int64_t frame = 0;
+  const auto take = [&](auto vectors) MILKERNELS_INLINE_LAMBDA {
     const auto all = [](int) MILKERNELS_INLINE_LAMBDA {
       return PresentLanes<T>{every_lane<T>(), kLanes<T>};
     };
     gather_vectors<E, F, vectors, true>(gatherer, x + frame * kLanes<T>, scores + frame * kLanes<T>,
                                         nullptr, all, coefficients);
   };
-  int64_t frame = 0;
-  for (; frame + kGroup<T> <= frames; frame += kGroup<T>)
-    take(std::integral_constant<int, kGroup<T>>(), frame);
-  for (; frame < frames; ++frame) take(std::integral_constant<int, 1>(), frame);
+  in_groups<T, kGathered<E, F>>(frame, frames, take);
   F::write(problem, task.bag * problem.classes + task.class_start, count, gatherer.rows(),
            coefficients);
 }

@@ -126,6 +126,7 @@ struct LogMeanExp {
 
   static constexpr bool kScores = false;
   static constexpr bool kFewInstructions = false;
+  static constexpr bool kLongChains = true;
   static constexpr bool kDecays = false;
   static constexpr bool kMergesByClass = true;
 
@@ -326,6 +327,7 @@ template <class E, bool kFromLogits>
 struct LogMeanExpGradient {
   using T = Arithmetic<E>;
   static constexpr bool kReadsFrames = true;
+  static constexpr bool kLongChains = true;
 
   struct Constants {
     Sharpness<T> sharpness;

@@ -74,6 +74,7 @@ struct MaxMeanGradient {
   using T = Arithmetic<E>;
   using Constants = Vector<T>;
   static constexpr bool kReadsFrames = kFromLogits;
+  static constexpr bool kLongChains = false;
 
   static Vector<T> constants(const MaximumProblem& problem, int64_t cell, int64_t count) {
     Vector<T> frames = broadcast(T(1));

@@ -182,7 +182,7 @@ void peak_of_line(const MaximumProblem& problem, const Line<E>& line, int64_t fi
                   int64_t lane, Peaks<Arithmetic<E>>& peaks) {
   using T = Arithmetic<E>;
   RowPeak<E, kPlusMean> peak;
-  walk_row<T>(
+  walk_row<T, kGroup<T>>(
       problem, line.mask, first, last,
       [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         peak.template take<vectors, all>(problem, line.at(frame), lanes_of);
@@ -285,18 +285,58 @@ void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const 
   }
 }
 
-// With short vectors it gains nothing.
-template <class E>
-constexpr bool kTransposesMaxima = kTransposes<E> && kLanes<float> >= 16;
+// Up to a vector of rows of real frames, each vector of `values` a frame: the largest values first,
+// then the first frame of each that has it. False where one is NaN.
+template <class E, bool kPlusMean>
+bool peaks_of_transposed(const MaximumProblem& problem, const E* values, int64_t frames,
+                         int64_t rows, Peaks<Arithmetic<E>>& peaks) {
+  using T = Arithmetic<E>;
+  using Lane = typename Simd<T>::Lane;
+  constexpr int64_t kStep = kLanes<T>;
+  // As many in turns: each would wait for the one before.
+  constexpr int kTurns = 4;
+  Vector<T> top[kTurns];
+  for (Vector<T>& vector : top) vector = infinity<T>(-1);
+  Integer<T> nan{};
+  MeanSums<T> sums;
+  const auto take = [&](int64_t frame, int turn) MILKERNELS_INLINE_LAMBDA {
+    const Vector<T> raw = load(values + frame * kStep);
+    nan |= raw != raw;
+    top[turn] = maximum(top[turn], raw);
+    if constexpr (kPlusMean) sums.take(problem, raw, every_lane<T>());
+  };
+  int64_t frame = 0;
+  for (; frame + kTurns <= frames; frame += kTurns) {
+    MILKERNELS_UNROLL
+    for (int turn = 0; turn < kTurns; ++turn) take(frame + turn, turn);
+  }
+  for (; frame < frames; ++frame) take(frame, 0);
+  if (any(nan)) return false;
+  const Vector<T> largest = together<kTurns>(top, [](auto a, auto b) { return maximum(a, b); });
+  Integer<T> place{};
+  while (frame-- > 0) {
+    const Integer<T> here = Integer<T>{} + static_cast<Lane>(frame);
+    place = load(values + frame * kStep) == largest ? here : place;
+  }
+  for (int64_t lane = 0; lane < rows; ++lane) {
+    peaks.take(lane, values[place[lane] * kStep + lane], place[lane]);
+    if constexpr (kPlusMean) peaks.add(lane, sums, lane);
+  }
+  return true;
+}
 
 // A task's peaks: one vector of them, kClassVectors where classes are contiguous.
 template <class E, bool kPlusMean>
 void peaks_of_task(const MaximumProblem& problem, bool transposed, const Stretch& task,
                    Peaks<Arithmetic<E>>* peaks) {
-  if constexpr (kTransposesMaxima<E>)
+  if constexpr (kTransposes<E>)
     if (transposed && fills_lanes<E>(task.class_end - task.class_start)) {
       alignas(64) E values[kShortRow * int64_t{kLanes<E>}];
       const FrameTensor turned = transpose_rows<E>(problem.x, task, values);
+      const int64_t rows = task.class_end - task.class_start;
+      if (problem.mask == nullptr && task.last > 0 &&
+          peaks_of_transposed<E, kPlusMean>(problem, values, task.last, rows, *peaks))
+        return;
       return peaks_of_classes<E, kPlusMean, 1>(problem, task, turned, 0, 0, peaks);
     }
   if constexpr (kTurns<E>)
@@ -311,7 +351,7 @@ template <class E, bool kPlusMean, int kVectors>
 void find_peaks(const MaximumProblem& problem) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
-  const bool transposed = kTransposesMaxima<E> && is_transposed<E>(problem, kShortRow);
+  const bool transposed = kTransposes<E> && is_transposed<E>(problem, kShortRow);
   const int64_t segments = transposed ? 1 : segments_of(problem);
   const Stretches stretches(problem, segments, kStep, transposed);
   if (stretches.count() == 0) return;

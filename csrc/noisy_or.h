@@ -85,6 +85,7 @@ struct NoisyOr {
 
   static constexpr bool kScores = false;
   static constexpr bool kFewInstructions = false;
+  static constexpr bool kLongChains = true;
   static constexpr bool kDecays = false;
   static constexpr bool kMergesByClass = false;
 
@@ -177,6 +178,7 @@ template <class E, bool kFromLogits>
 struct NoisyOrGradient {
   using T = Arithmetic<E>;
   static constexpr bool kReadsFrames = true;
+  static constexpr bool kLongChains = kFromLogits;
 
   // g · product = scaled · half · other_half, where one factor of two might underflow too early.
   struct Constants {

@@ -2,7 +2,8 @@
 // threads, the same for every family.
 //
 // A family G for elements E has
-//   kReadsFrames, whether its gradient depends on the frames' values;
+//   kReadsFrames, whether its gradient depends on the frames' values; kLongChains, whether the
+//     instructions of a frame are many and wait for one another;
 //   Constants, and constants(problem, cell, count): what it reads for each bag and class;
 //   spread(constants, lane): one lane's in every lane;
 //   gradient(constants, raw): of one vector of real frames;
@@ -48,8 +49,9 @@ MILKERNELS_INLINE void scatter_row(const Problem& problem, int64_t bag, const E*
                                    int64_t origin, int64_t first, int64_t last,
                                    const typename G::Constants& constants) {
   using T = Arithmetic<E>;
+  constexpr int kLarge = kLargeGroup<T, G::kLongChains>;
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
-  walk_row<T>(
+  walk_row<T, kLarge>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const int64_t index = frame - origin;
@@ -107,13 +109,14 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
       std::memset(x_gradient, 0, static_cast<size_t>(classes) * sizeof(E));
       continue;
     }
-    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index,
-                                 const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-      const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> const auto& {
-        return constants[index / kStep + k];
-      };
-      scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
-    });
+    walk_classes<T, kLargeGroup<T, G::kLongChains>>(
+        classes,
+        [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+          const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> const auto& {
+            return constants[index / kStep + k];
+          };
+          scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+        });
   }
 }
 

@@ -154,9 +154,10 @@ MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, c
                                    const BagConstants<Arithmetic<E>>& constants,
                                    ParameterSums<Arithmetic<E>>& sums) {
   using T = Arithmetic<E>;
+  constexpr int kLarge = kLargeGroup<T, F::kDecays>;
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
-  walk_row<T>(
+  walk_row<T, kLarge>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin), lanes_of,
@@ -247,11 +248,12 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
       return constants[block + k];
     };
     const auto sums_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> auto& { return sums[block + k]; };
-    walk_classes<T>(classes, [&](auto vectors, auto, int64_t index,
-                                 const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-      block = index / kStep;
-      scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(index), lanes_of, sums_of);
-    });
+    walk_classes<T, kLargeGroup<T, F::kDecays>>(
+        classes,
+        [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+          block = index / kStep;
+          scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(index), lanes_of, sums_of);
+        });
   }
   if constexpr (kLearn) {
     const int64_t cell = task.bag * problem.classes + task.class_start;

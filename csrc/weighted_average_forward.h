@@ -19,6 +19,8 @@ struct WeightedAverage {
   static constexpr int kRows = F::kDirect ? kPeakRow : kMomentRows;
   static constexpr bool kScores = F::kScores;
   static constexpr bool kFewInstructions = F::kDirect;
+  // Scores beside the frames are too many for the registers.
+  static constexpr bool kLongChains = F::kPower || (F::kDecays && !F::kScores);
   static constexpr bool kDecays = F::kDecays;
   static constexpr bool kMergesByClass = false;
   using Sums = Rows<T, kRows>;
