@@ -192,7 +192,7 @@ MILKERNELS_INLINE void walk_row(const Problem& problem, const uint8_t* mask, int
   walk_groups<T, kLarge>(first, last, mask == nullptr, real_at, lanes_at, body, none);
 }
 
-// As many contiguous classes, all of a real frame.
+// As many contiguous classes, all of a real frame, or frames, all of them real.
 template <class T, int kLarge, class Body>
 MILKERNELS_INLINE void walk_classes(int64_t classes, const Body& body) {
   const auto lanes_at = [](int64_t, int64_t count) MILKERNELS_INLINE_LAMBDA {

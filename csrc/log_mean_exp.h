@@ -108,12 +108,12 @@ MILKERNELS_INLINE Sharpness<T> load_sharpness(const LogMeanExpProblem& problem, 
   return Sharpness<T>(load_lanes(static_cast<const T*>(problem.sharpness) + class_index, count));
 }
 
-template <class T>
-MILKERNELS_INLINE Sharpness<T> spread_sharpness(const Sharpness<T>& sharpness, int64_t lane) {
+template <class T, class Lane>
+MILKERNELS_INLINE Sharpness<T> spread_sharpness(const Sharpness<T>& sharpness, Lane lane) {
   Sharpness<T> one;
-  one.size = broadcast(sharpness.size[lane]);
-  one.sign = broadcast(sharpness.sign[lane]);
-  one.inverse = broadcast(sharpness.inverse[lane]);
+  one.size = chosen(sharpness.size, lane);
+  one.sign = chosen(sharpness.sign, lane);
+  one.inverse = chosen(sharpness.inverse, lane);
   return one;
 }
 
@@ -344,9 +344,10 @@ struct LogMeanExpGradient {
             load_lanes(statistics, count), gradient / load_lanes(statistics + cells, count)};
   }
 
-  static MILKERNELS_INLINE Constants spread(const Constants& bags, int64_t lane) {
-    return {spread_sharpness(bags.sharpness, lane), broadcast(bags.reference[lane]),
-            broadcast(bags.scale[lane])};
+  template <class Lane>
+  static MILKERNELS_INLINE Constants spread(const Constants& bags, Lane lane) {
+    return {spread_sharpness(bags.sharpness, lane), chosen(bags.reference, lane),
+            chosen(bags.scale, lane)};
   }
 
   static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {

@@ -83,7 +83,10 @@ struct MaxMeanGradient {
     return bag_gradients<E>(problem, cell, count) / frames;
   }
 
-  static Vector<T> spread(Vector<T> shares, int64_t lane) { return broadcast(shares[lane]); }
+  template <class Lane>
+  static Vector<T> spread(Vector<T> shares, Lane lane) {
+    return chosen(shares, lane);
+  }
 
   static Vector<T> gradient(Vector<T> share, Vector<T> raw) {
     if constexpr (!kFromLogits) return share;

@@ -199,9 +199,10 @@ struct NoisyOrGradient {
             load_lanes(statistics + kOnes * cells, count) == T(1)};
   }
 
-  static MILKERNELS_INLINE Constants spread(const Constants& bags, int64_t lane) {
-    return {broadcast(bags.scaled[lane]), broadcast(bags.half[lane]),
-            broadcast(bags.other_half[lane]), Integer<T>{} + bags.one_is_1[lane]};
+  template <class Lane>
+  static MILKERNELS_INLINE Constants spread(const Constants& bags, Lane lane) {
+    return {chosen(bags.scaled, lane), chosen(bags.half, lane), chosen(bags.other_half, lane),
+            chosen(bags.one_is_1, lane)};
   }
 
   static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {

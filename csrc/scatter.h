@@ -5,13 +5,14 @@
 //   kReadsFrames, whether its gradient depends on the frames' values; kLongChains, whether the
 //     instructions of a frame are many and wait for one another;
 //   Constants, and constants(problem, cell, count): what it reads for each bag and class;
-//   spread(constants, lane): one lane's in every lane;
+//   spread(constants, lane): one lane's in every lane, or with a vector of lanes in each its own;
 //   gradient(constants, raw): of one vector of real frames;
 //   finish(problem, cell, first, last): what remains to be done once frames first to last of a bag
 //     and class are written.
 #pragma once
 
 #include "frames.h"
+#include "line.h"
 #include "parallel.h"
 #include "turn.h"
 
@@ -74,6 +75,26 @@ void scatter_rows(const Problem& problem, const Stretch& task) {
   }
 }
 
+// Short rows, one behind the other, as a line of frames.
+template <class E, class G, class Problem>
+void scatter_line(const Problem& problem, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const int64_t count = task.class_end - task.class_start;
+  const auto constants =
+      G::constants(problem, task.bag * problem.classes + task.class_start, count);
+  const E* x = at<E>(problem.x, task.bag, task.class_start, 0);
+  E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, task.class_start, 0);
+  const RowsOfLanes rows_at(problem.frames);
+  walk_classes<T, kLargeGroup<T, G::kLongChains>>(
+      count * problem.frames,
+      [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
+          return G::spread(constants, rows_at(index + k * kLanes<T>));
+        };
+        scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+      });
+}
+
 // Few contiguous classes, a block of frames after the other as such rows.
 template <class E, class G, class Problem>
 void scatter_turned(const Problem& problem, const Stretch& task) {
@@ -124,6 +145,9 @@ template <class E, class G, class Problem>
 void scatter_task(const Problem& problem, const Stretch& task) {
   if constexpr (kTurns<E>)
     if (is_turned<E, false>(problem)) return scatter_turned<E, G>(problem, task);
+  if constexpr (kLines<E>)
+    if (are_lines(problem, kLongestInLine<G::kLongChains>, problem.x, problem.x_gradient))
+      return scatter_line<E, G>(problem, task);
   if (problem.frames_contiguous)
     scatter_rows<E, G>(problem, task);
   else

@@ -103,6 +103,22 @@ MILKERNELS_INLINE Integer<T> every_lane() {
   return Integer<T>{} - 1;
 }
 
+// In every lane the vector's lane `from`, or in each lane its own. By reference: a copy would be
+// stored for one of its lanes to be read.
+template <class V>
+MILKERNELS_INLINE V chosen(const V& vector, int64_t from) {
+  return vector[from] - V{};
+}
+#if defined(__AVX512F__)
+MILKERNELS_INLINE Vector<float> chosen(Vector<float> vector, Integer<float> from) {
+  return bit_cast<Vector<float>>(
+      _mm512_maskz_permutexvar_ps(kEveryLane, bit_cast<__m512i>(from), bit_cast<__m512>(vector)));
+}
+MILKERNELS_INLINE Integer<float> chosen(Integer<float> vector, Integer<float> from) {
+  return bit_cast<Integer<float>>(chosen(bit_cast<Vector<float>>(vector), from));
+}
+#endif
+
 // All bits set in the first `count` lanes.
 template <class T>
 MILKERNELS_INLINE Integer<T> first_lanes(int64_t count) {

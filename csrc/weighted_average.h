@@ -23,10 +23,10 @@ MILKERNELS_INLINE FormulaCoefficients<T> load_coefficients(const AverageProblem&
   return {load_values(problem.alpha), load_values(problem.power), problem.activation};
 }
 
-template <class T>
+template <class T, class Lane>
 MILKERNELS_INLINE FormulaCoefficients<T> spread_coefficients(
-    const FormulaCoefficients<T>& coefficients, int64_t lane) {
-  return {broadcast(coefficients.alpha[lane]), broadcast(coefficients.power[lane]),
+    const FormulaCoefficients<T>& coefficients, Lane lane) {
+  return {chosen(coefficients.alpha, lane), chosen(coefficients.power, lane),
           coefficients.activation};
 }
 

@@ -2,6 +2,7 @@
 // need.
 #pragma once
 
+#include "line.h"
 #include "parallel.h"
 #include "turn.h"
 #include "weighted_average.h"
@@ -41,11 +42,11 @@ MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem
   return constants;
 }
 
-// One lane's constants in every lane.
-template <class T>
-MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, int64_t lane) {
-  return {broadcast(bags.scale[lane]), broadcast(bags.y[lane]), broadcast(bags.minus_peak[lane]),
-          spread_coefficients(bags.coefficients, lane), broadcast(bags.log_y[lane])};
+// One lane's constants in every lane, or in each lane its own row's.
+template <class T, class Lane>
+MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, Lane lane) {
+  return {chosen(bags.scale, lane), chosen(bags.y, lane), chosen(bags.minus_peak, lane),
+          spread_coefficients(bags.coefficients, lane), chosen(bags.log_y, lane)};
 }
 
 // A task's share of the parameters' gradients: Σ g p r x and Σ g p r log x with r = x - y. As r
@@ -194,6 +195,37 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   if constexpr (kLearn) write_sums<T>(problem, task, sums);
 }
 
+// Whether rows, and those of the gradients, are lines. Sums for learned parameters are a row's own.
+template <class F, bool kLearn>
+bool is_line(const AverageProblem& problem) {
+  constexpr bool kMuch = F::kDecays || !(F::kAlpha || F::kScores);
+  const auto are = [&](const FrameTensor& frames, const FrameTensor& gradients) {
+    return are_lines(problem, kLongestInLine<kMuch>, frames, gradients);
+  };
+  return !kLearn && are(problem.x, problem.x_gradient) &&
+         (!F::kScores || are(problem.scores, problem.scores_gradient));
+}
+
+// Short rows, one behind the other, as a line of frames.
+template <class E, class F>
+void scatter_line(const AverageProblem& problem, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const int64_t count = task.class_end - task.class_start;
+  const auto constants = bag_constants<E, false>(problem, task.bag, task.class_start, count);
+  const Places<E> line = places_of<E, F::kScores>(problem, task.bag, task.class_start, 0);
+  const RowsOfLanes rows_at(problem.frames);
+  ParameterSums<T> none;
+  const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return none; };
+  walk_classes<T, kLargeGroup<T, F::kDecays>>(
+      count * problem.frames,
+      [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
+          return spread(constants, rows_at(index + k * kLanes<T>));
+        };
+        scatter_vectors<E, F, false, false, vectors>(bag_of, line.from(index), lanes_of, sums_of);
+      });
+}
+
 // Few contiguous classes, a block of frames after the other as such rows.
 template <class E, class F, bool kLearn>
 void scatter_turned(const AverageProblem& problem, const Stretch& task) {
@@ -288,10 +320,13 @@ template <class E, class F, bool kLearn, bool kKept>
 void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const Stretches stretches(problem, parts_of(problem), kLanes<T>);
+  const bool line = is_line<F, kLearn>(problem);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
     if constexpr (kTurns<E> && !kKept)
       if (is_turned<E, F::kScores>(problem))
         return scatter_turned<E, F, kLearn>(problem, stretches.at(task));
+    if constexpr (kLines<E> && !kKept && !kLearn)
+      if (line) return scatter_line<E, F>(problem, stretches.at(task));
     if (problem.frames_contiguous)
       scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
     else
