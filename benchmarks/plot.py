@@ -30,7 +30,10 @@ _COLOURS = {
 }
 _TABLES = [Path(__file__).parent / "results" / f"{device}.csv" for device in ("cpu", "cuda")]
 _BAR = 0.2
+
+#: Operations that leave room for level names, and for level numbers over their bars.
 _NAMES_SIDE_BY_SIDE = 8
+_NUMBERS_SIDE_BY_SIDE = 14
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,7 +115,8 @@ def _panel(axes: Axes, shape: str, found: list[Comparison]) -> None:
             label=f"{implementation}, {layout}",
         )
         labels = [f"{ratio:.1f}" if ratio else "" for ratio in ratios]
-        axes.bar_label(bars, labels, fontsize=6)
+        rotation = 90 if len(names) > _NUMBERS_SIDE_BY_SIDE else 0
+        axes.bar_label(bars, labels, fontsize=6, rotation=rotation, padding=1)
     axes.set_title(f"{shape}: {SHAPES[shape]}", fontsize=9)
     axes.axhline(1, color="black", linewidth=0.8)
     crowded = len(names) > _NAMES_SIDE_BY_SIDE
