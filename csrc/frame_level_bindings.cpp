@@ -274,27 +274,15 @@ py::tuple rank_gradients(double decay, int dim, bool from_logits, bool, int thre
 }  // namespace
 
 void define_frame_level(py::module_& module) {
-  const auto released = py::call_guard<py::gil_scoped_release>();
-  module.def("maximum_forward", &maximum_forward, released);
-  module.def("maximum_backward", &maximum_backward, released);
-  module.def("maximum_pass", &maximum_pass);
-  module.def("maximum_gradients", &maximum_gradients);
-  module.def("noisy_or_forward", &noisy_or_forward, released);
-  module.def("noisy_or_backward", &noisy_or_backward, released);
-  module.def("noisy_or_pass", &noisy_or_pass);
-  module.def("noisy_or_gradients", &noisy_or_gradients);
-  module.def("log_mean_exp_forward", &log_mean_exp_forward, released);
-  module.def("log_mean_exp_backward", &log_mean_exp_backward, released);
-  module.def("log_mean_exp_pass", &log_mean_exp_pass);
-  module.def("log_mean_exp_gradients", &log_mean_exp_gradients);
-  module.def("class_attention_forward", &class_attention_forward, released);
-  module.def("class_attention_backward", &class_attention_backward, released);
-  module.def("class_attention_pass", &class_attention_pass);
-  module.def("class_attention_gradients", &class_attention_gradients);
-  module.def("rank_forward", &rank_forward, released);
-  module.def("rank_backward", &rank_backward, released);
-  module.def("rank_pass", &rank_pass);
-  module.def("rank_gradients", &rank_gradients);
+  define_family(module, "maximum", &maximum_forward, &maximum_backward, &maximum_pass,
+                &maximum_gradients);
+  define_family(module, "noisy_or", &noisy_or_forward, &noisy_or_backward, &noisy_or_pass,
+                &noisy_or_gradients);
+  define_family(module, "log_mean_exp", &log_mean_exp_forward, &log_mean_exp_backward,
+                &log_mean_exp_pass, &log_mean_exp_gradients);
+  define_family(module, "class_attention", &class_attention_forward, &class_attention_backward,
+                &class_attention_pass, &class_attention_gradients);
+  define_family(module, "rank", &rank_forward, &rank_backward, &rank_pass, &rank_gradients);
 }
 
 }  // namespace milkernels

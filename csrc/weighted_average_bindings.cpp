@@ -90,11 +90,8 @@ py::tuple weighted_average_gradients(int member, int activation, int dim, bool f
 }  // namespace
 
 void define_weighted_average(py::module_& module) {
-  const auto released = py::call_guard<py::gil_scoped_release>();
-  module.def("weighted_average_forward", &weighted_average_forward, released);
-  module.def("weighted_average_backward", &weighted_average_backward, released);
-  module.def("weighted_average_pass", &weighted_average_pass);
-  module.def("weighted_average_gradients", &weighted_average_gradients);
+  define_family(module, "weighted_average", &weighted_average_forward, &weighted_average_backward,
+                &weighted_average_pass, &weighted_average_gradients);
 }
 
 }  // namespace milkernels

@@ -4,6 +4,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -158,6 +159,17 @@ py::tuple gradient_of_frames(int dim, int threads, py::handle gradient_object, p
     kernel(walk_of(x, threads), x, y_gradient, x_gradient);
   }
   return py::make_tuple(filled, py::none());
+}
+
+// A family's kernels on what the caller has prepared, and its whole passes.
+template <class Forward, class Backward, class Pass, class Gradients>
+void define_family(py::module_& module, const std::string& name, Forward forward, Backward backward,
+                   Pass pass, Gradients gradients) {
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  module.def((name + "_forward").c_str(), forward, released);
+  module.def((name + "_backward").c_str(), backward, released);
+  module.def((name + "_pass").c_str(), pass);
+  module.def((name + "_gradients").c_str(), gradients);
 }
 
 }  // namespace milkernels
