@@ -61,7 +61,7 @@ def sanitizing() -> list[str]:
     sanitizers = os.environ.get("MILKERNELS_SANITIZE")
     if not sanitizers:
         return []
-    return [f"-fsanitize={sanitizers}", "-O1", "-g", "-fno-omit-frame-pointer"]
+    return [f"-fsanitize={sanitizers}", "-O1", "-g1", "-fno-omit-frame-pointer"]
 
 
 class Job(NamedTuple):

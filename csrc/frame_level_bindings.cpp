@@ -34,29 +34,31 @@ void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const 
   kernels(x).maximum_backward(problem);
 }
 
-// y and the places, or None: see frames_of.
+// y and what is left for the backward pass, or None: see frames_of.
 py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, py::handle x_object,
                         py::handle mask_object) {
   const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  const py::object places =
-      new_empty(x_object, {plus_mean ? 2 : 1, x.sizes[0], x.sizes[1]}, torch_module().int64);
+  const int64_t rows = plus_mean ? 2 : 1, bytes = sizeof(int64_t);
+  const py::object places = left_bytes(rows * x.sizes[0] * x.sizes[1] * bytes);
   return pooled(*frames, x_object, places, threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-                  maximum_forward(from_logits, plus_mean, walk, x, mask, y, saved);
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
+                  maximum_forward(from_logits, plus_mean, walk, x, mask, y, left);
                 });
 }
 
-// Gradients of x and mask.
+// Of x and mask: see gradients_of_call.
 py::tuple maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
-                            const Tensor& places) {
-  return gradient_of_frames(
+                            py::handle left) {
+  const Tensor places = left_tensor(left);
+  const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
       [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
         maximum_backward(from_logits, plus_mean, walk, x, mask, gradient, places, x_gradient);
       });
+  return gradients_of_call(filled, py::none());
 }
 
 void noisy_or_forward(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
@@ -78,27 +80,29 @@ void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, cons
   kernels(x).noisy_or_backward(problem);
 }
 
-// y and the statistics, or None: see frames_of.
+// y and what is left for the backward pass, or None: see frames_of.
 py::object noisy_or_pass(int dim, bool from_logits, int threads, py::handle x_object,
                          py::handle mask_object) {
   const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  return pooled(*frames, x_object, bag_rows(x_object, x, kOnes + 1), threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-                  noisy_or_forward(from_logits, walk, x, mask, y, saved);
+  return pooled(*frames, x_object, left_rows(x, kOnes + 1), threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
+                  noisy_or_forward(from_logits, walk, x, mask, y, left);
                 });
 }
 
-// Gradients of x and mask.
+// Of x and mask: see gradients_of_call.
 py::tuple noisy_or_gradients(int dim, bool from_logits, int threads, bool,
                              py::handle gradient_object, py::handle x_object, const Tensor& mask,
-                             const Tensor& statistics) {
-  return gradient_of_frames(
+                             py::handle left) {
+  const Tensor statistics = left_tensor(left);
+  const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
       [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
         noisy_or_backward(from_logits, walk, x, mask, gradient, statistics, x_gradient);
       });
+  return gradients_of_call(filled, py::none());
 }
 
 void log_mean_exp_forward(bool from_logits, bool learn, const Walk& walk, const Tensor& x,
@@ -127,7 +131,7 @@ void log_mean_exp_backward(bool from_logits, const Walk& walk, const Tensor& x, 
   kernels(x).log_mean_exp_backward(problem);
 }
 
-// y and the statistics, or None: see frames_of.
+// y and what is left for the backward pass, or None: see frames_of.
 py::object log_mean_exp_pass(int dim, bool from_logits, bool learn, int threads,
                              py::handle x_object, py::handle sharpness_object,
                              py::handle mask_object) {
@@ -136,27 +140,26 @@ py::object log_mean_exp_pass(int dim, bool from_logits, bool learn, int threads,
   const Tensor& x = frames->x;
   const auto sharpness = plain_tensor_of(sharpness_object.ptr());
   if (!is_of_classes(sharpness, x) || sharpness->is_none()) return py::none();
-  return pooled(*frames, x_object, bag_rows(x_object, x, learn ? 3 : 2), threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-                  log_mean_exp_forward(from_logits, learn, walk, x, mask, *sharpness, y, saved);
+  return pooled(*frames, x_object, left_rows(x, learn ? 3 : 2), threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
+                  log_mean_exp_forward(from_logits, learn, walk, x, mask, *sharpness, y, left);
                 });
 }
 
-// Gradients of x, sharpness and mask, None for those that there are not.
+// Of x, sharpness and mask: see gradients_of_call.
 py::tuple log_mean_exp_gradients(int dim, bool from_logits, bool, int threads, bool learn,
                                  py::handle gradient_object, py::handle x_object,
-                                 py::handle sharpness_object, const Tensor& mask,
-                                 const Tensor& statistics) {
+                                 py::handle sharpness_object, const Tensor& mask, py::handle left) {
   const py::object to_sharpness = learn ? empty_like(sharpness_object) : py::none();
   const Tensor sharpness = tensor_of(sharpness_object.ptr());
-  const Tensor sharpness_gradient = tensor_of(to_sharpness.ptr());
-  const py::tuple filled = gradient_of_frames(
+  const Tensor sharpness_gradient = tensor_of(to_sharpness.ptr()), statistics = left_tensor(left);
+  const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
       [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
         log_mean_exp_backward(from_logits, walk, x, mask, sharpness, gradient, statistics,
                               x_gradient, sharpness_gradient);
       });
-  return py::make_tuple(filled[0], to_sharpness, py::none());
+  return gradients_of_call(filled, to_sharpness, py::none());
 }
 
 void class_attention_forward(int activation, bool from_logits, const Walk& walk, const Tensor& x,
@@ -182,7 +185,7 @@ void class_attention_backward(int activation, bool from_logits, const Walk& walk
   kernels(x).class_attention_backward(problem);
 }
 
-// y and the statistics, or None: see frames_of.
+// y and what is left for the backward pass, or None: see frames_of.
 py::object class_attention_pass(int activation, int dim, bool from_logits, int threads,
                                 py::handle x_object, py::handle scores_object,
                                 py::handle mask_object) {
@@ -191,28 +194,27 @@ py::object class_attention_pass(int activation, int dim, bool from_logits, int t
   const Tensor& x = frames->x;
   const auto scores = scores_of(scores_object, dim);
   if (!are_scores(scores, x) || scores->is_none()) return py::none();
-  return pooled(*frames, x_object, bag_rows(x_object, x, 2), threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-                  class_attention_forward(activation, from_logits, walk, x, *scores, mask, y,
-                                          saved);
+  return pooled(*frames, x_object, left_rows(x, 2), threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
+                  class_attention_forward(activation, from_logits, walk, x, *scores, mask, y, left);
                 });
 }
 
-// Gradients of x, scores and mask.
+// Of x, scores and mask: see gradients_of_call.
 py::tuple class_attention_gradients(int activation, int dim, bool from_logits, int threads, bool,
                                     py::handle gradient_object, py::handle x_object,
-                                    py::handle scores_object, const Tensor& mask,
-                                    const Tensor& statistics) {
+                                    py::handle scores_object, const Tensor& mask, py::handle left) {
   const py::object to_scores = empty_like(scores_object);
   const Tensor scores = by_class(tensor_of(scores_object.ptr()), dim);
   const Tensor scores_gradient = by_class(tensor_of(to_scores.ptr()), dim);
-  const py::tuple filled = gradient_of_frames(
+  const Tensor statistics = left_tensor(left);
+  const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
       [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
         class_attention_backward(activation, from_logits, walk, x, scores, mask, gradient,
                                  statistics, x_gradient, scores_gradient);
       });
-  return py::make_tuple(filled[0], to_scores, py::none());
+  return gradients_of_call(filled, to_scores, py::none());
 }
 
 void rank_forward(double decay, bool from_logits, const Walk& walk, const Tensor& x,
@@ -239,7 +241,8 @@ void rank_backward(double decay, bool from_logits, const Walk& walk, const Tenso
   kernels(x).rank_backward(problem);
 }
 
-// y, the ranks if they are to be kept, and the totals, or None: see frames_of.
+// y, what is left for the backward pass, and the ranks if they are to be kept, or None: see
+// frames_of.
 py::object rank_pass(double decay, int dim, bool from_logits, bool keep_ranks, int threads,
                      py::handle x_object, py::handle mask_object) {
   const auto frames = frames_of(x_object, mask_object, dim);
@@ -250,25 +253,26 @@ py::object rank_pass(double decay, int dim, bool from_logits, bool keep_ranks, i
   const py::object ranks =
       keep_ranks ? empty_like(x_object, wide ? torch.int32 : torch.int16) : py::none();
   const Tensor to_ranks = by_class(tensor_of(ranks.ptr()), dim);
-  const py::object totals = new_empty(x_object, {x.sizes[0], x.sizes[1]}, other_arithmetic(x));
   const py::tuple filled =
-      pooled(*frames, x_object, totals, threads,
-             [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
-               rank_forward(decay, from_logits, walk, x, mask, y, saved, to_ranks);
+      pooled(*frames, x_object, left_rows(x, 1), threads,
+             [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
+               rank_forward(decay, from_logits, walk, x, mask, y, left, to_ranks);
              });
-  return py::make_tuple(filled[0], ranks, totals);
+  return py::make_tuple(filled[0], filled[1], ranks);
 }
 
-// Gradients of x and mask.
+// Of x and mask: see gradients_of_call.
 py::tuple rank_gradients(double decay, int dim, bool from_logits, bool, int threads, bool,
                          py::handle gradient_object, py::handle x_object, py::handle,
-                         const Tensor& ranks, const Tensor& totals) {
-  return gradient_of_frames(
+                         const Tensor& ranks, py::handle left) {
+  const Tensor totals = left_tensor(left);
+  const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
       [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
         rank_backward(decay, from_logits, walk, x, gradient, totals, by_class(ranks, dim),
                       x_gradient);
       });
+  return gradients_of_call(filled, py::none());
 }
 
 }  // namespace

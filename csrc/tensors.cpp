@@ -53,8 +53,6 @@ const TorchModule& torch_module() {
           throw std::runtime_error("torch.Tensor has no DLPack exchange table of version 1");
         return TorchModule{kept_type(tensor),
                            kept_type(py::module_::import("torch.nn").attr("Parameter")),
-                           kept(torch.attr("float32")),
-                           kept(torch.attr("int64")),
                            kept(torch.attr("int32")),
                            kept(torch.attr("int16")),
                            kept(torch.attr("empty_like")),

@@ -76,8 +76,6 @@ struct Tensor {
 struct TorchModule {
   PyTypeObject* tensor;
   PyTypeObject* parameter;
-  PyObject* float32;
-  PyObject* int64;
   PyObject* int32;
   PyObject* int16;
   PyObject* empty_like;

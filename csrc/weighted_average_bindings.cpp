@@ -40,7 +40,7 @@ void weighted_average_backward(int member, int activation, bool from_logits, con
   kernels(x).average_backward(problem);
 }
 
-// y and the statistics, or None: see frames_of.
+// y and what is left for the backward pass, or None: see frames_of.
 py::object weighted_average_pass(int member, int activation, int dim, bool from_logits, int threads,
                                  py::handle x_object, py::handle scores_object,
                                  py::handle power_object, py::handle alpha_object,
@@ -53,20 +53,19 @@ py::object weighted_average_pass(int member, int activation, int dim, bool from_
   const auto alpha = plain_tensor_of(alpha_object.ptr());
   if (!are_scores(scores, x) || !is_of_classes(power, x) || !is_of_classes(alpha, x))
     return py::none();
-  const py::object statistics = bag_rows(x_object, x, kAverage + 1);
-  return pooled(*frames, x_object, statistics, threads,
-                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& saved) {
+  return pooled(*frames, x_object, left_rows(x, kAverage + 1), threads,
+                [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
                   weighted_average_forward(member, activation, from_logits, walk, x, *scores, mask,
-                                           *power, *alpha, y, saved);
+                                           *power, *alpha, y, left);
                 });
 }
 
-// Gradients of x, scores, power, alpha and mask, None for those that there are not.
+// Of x, scores, power, alpha and mask: see gradients_of_call.
 py::tuple weighted_average_gradients(int member, int activation, int dim, bool from_logits,
                                      int threads, bool learn, py::handle gradient_object,
                                      py::handle x_object, py::handle scores_object,
                                      py::handle power_object, py::handle alpha_object,
-                                     const Tensor& mask, const Tensor& statistics) {
+                                     const Tensor& mask, py::handle left) {
   const py::object gradient = contiguous(gradient_object);
   const py::object to_x = empty_like(x_object), to_scores = empty_like(scores_object);
   const py::object to_power = learn ? empty_like(power_object) : py::none();
@@ -77,14 +76,14 @@ py::tuple weighted_average_gradients(int member, int activation, int dim, bool f
   const Tensor power = tensor_of(power_object.ptr()), alpha = tensor_of(alpha_object.ptr());
   const Tensor power_gradient = tensor_of(to_power.ptr()),
                alpha_gradient = tensor_of(to_alpha.ptr());
-  const Tensor y_gradient = tensor_of(gradient.ptr());
+  const Tensor y_gradient = tensor_of(gradient.ptr()), statistics = left_tensor(left);
   {
     const py::gil_scoped_release released;
     weighted_average_backward(member, activation, from_logits, walk_of(x, threads), x, scores, mask,
                               power, alpha, y_gradient, statistics, x_gradient, scores_gradient,
                               power_gradient, alpha_gradient);
   }
-  return py::make_tuple(to_x, to_scores, to_power, to_alpha, py::none());
+  return gradients_of_call(to_x, to_scores, to_power, to_alpha, py::none());
 }
 
 }  // namespace

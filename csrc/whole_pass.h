@@ -2,11 +2,9 @@
 // one in Python that costs small calls more than their kernels.
 #pragma once
 
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "bindings.h"
 
@@ -84,36 +82,32 @@ inline py::object checked(PyObject* result) {
   return py::reinterpret_steal<py::object>(result);
 }
 
-// An empty tensor like x but for its sizes and, if one is given, its dtype.
-inline py::object new_empty(py::handle x, std::initializer_list<int64_t> sizes,
-                            PyObject* dtype = nullptr) {
-  const TorchModule& torch = torch_module();
-  std::vector<py::object> numbers;
-  std::vector<PyObject*> arguments = {x.ptr()};
-  for (const int64_t size : sizes) {
-    numbers.push_back(py::int_(size));
-    arguments.push_back(numbers.back().ptr());
-  }
-  const size_t positional = arguments.size();
-  if (dtype != nullptr) arguments.push_back(dtype);
-  return checked(PyObject_VectorcallMethod(torch.new_empty, arguments.data(),
-                                           positional | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                           dtype != nullptr ? torch.dtype_keywords : nullptr));
-}
-
-// Bag values (bags, classes) in x's dtype.
+// Bag values (bags, classes) in x's dtype, empty.
 inline py::object bag_values(py::handle x, const Tensor& view) {
-  return new_empty(x, {view.sizes[0], view.sizes[1]});
+  const py::int_ bags(view.sizes[0]), classes(view.sizes[1]);
+  PyObject* arguments[] = {x.ptr(), bags.ptr(), classes.ptr()};
+  return checked(PyObject_VectorcallMethod(torch_module().new_empty, arguments,
+                                           3 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
 }
 
-// The dtype that x is computed in, where it is not x's own.
-inline PyObject* other_arithmetic(const Tensor& view) {
-  return view.dtype.bits == 16 ? torch_module().float32 : nullptr;
+// What a forward pass leaves for its backward pass, in memory that takes a tenth of the time that a
+// tensor takes to have.
+inline py::object left_bytes(int64_t bytes) {
+  return checked(PyByteArray_FromStringAndSize(nullptr, bytes));
 }
 
-// (rows, bags, classes) in the dtype that x is computed in.
-inline py::object bag_rows(py::handle x, const Tensor& view, int64_t rows) {
-  return new_empty(x, {rows, view.sizes[0], view.sizes[1]}, other_arithmetic(view));
+// Rows (bags, classes) of what x is computed in.
+inline py::object left_rows(const Tensor& x, int64_t rows) {
+  const int64_t width = x.dtype.bits == 64 ? sizeof(double) : sizeof(float);
+  return left_bytes(rows * x.sizes[0] * x.sizes[1] * width);
+}
+
+inline Tensor left_tensor(py::handle left) {
+  if (!PyByteArray_CheckExact(left.ptr()))
+    throw py::type_error("expected what the forward pass left");
+  Tensor result;
+  result.data = PyByteArray_AS_STRING(left.ptr());
+  return result;
 }
 
 inline py::object empty_like(py::handle tensor, PyObject* dtype = nullptr) {
@@ -132,24 +126,30 @@ inline py::object contiguous(py::handle gradient) {
   return gradient.attr("contiguous")();
 }
 
-// y and `saved`, which the kernel fills, called with the walk, the mask, y and `saved`.
+// y and `left`, which the kernel fills, called with the walk, the mask, y and `left`.
 template <class Kernel>
-py::tuple pooled(const Frames& frames, py::handle x, const py::object& saved, int threads,
+py::tuple pooled(const Frames& frames, py::handle x, const py::object& left, int threads,
                  const Kernel& kernel) {
   const py::object y = bag_values(x, frames.x);
-  const Tensor to_y = tensor_of(y.ptr()), to_saved = tensor_of(saved.ptr());
+  const Tensor to_y = tensor_of(y.ptr()), to_left = left_tensor(left);
   {
     const py::gil_scoped_release released;
-    kernel(walk_of(frames.x, threads), frames.mask, to_y, to_saved);
+    kernel(walk_of(frames.x, threads), frames.mask, to_y, to_left);
   }
-  return py::make_tuple(y, saved);
+  return py::make_tuple(y, left);
 }
 
-// Gradients of x and mask, where there is nothing else: the kernel, called with the walk, x, y's
-// gradient and x's, fills the last.
+// Gradients of a call's tensors, None for those that there are not, and of the two arguments that
+// follow them in Python.
+template <class... Gradients>
+py::tuple gradients_of_call(const Gradients&... gradients) {
+  return py::make_tuple(gradients..., py::none(), py::none());
+}
+
+// x's gradient: the kernel, called with the walk, x, y's gradient and x's, fills the last.
 template <class Kernel>
-py::tuple gradient_of_frames(int dim, int threads, py::handle gradient_object, py::handle x_object,
-                             const Kernel& kernel) {
+py::object gradient_of_frames(int dim, int threads, py::handle gradient_object, py::handle x_object,
+                              const Kernel& kernel) {
   const py::object gradient = contiguous(gradient_object), filled = empty_like(x_object);
   const Tensor x = by_class(tensor_of(x_object.ptr()), dim);
   const Tensor y_gradient = tensor_of(gradient.ptr());
@@ -158,7 +158,7 @@ py::tuple gradient_of_frames(int dim, int threads, py::handle gradient_object, p
     const py::gil_scoped_release released;
     kernel(walk_of(x, threads), x, y_gradient, x_gradient);
   }
-  return py::make_tuple(filled, py::none());
+  return filled;
 }
 
 // A family's kernels on what the caller has prepared, and its whole passes.

@@ -55,24 +55,29 @@ def weighted_average_in_one(
     axis = frame_axis(dim, from_logits)
     if axis is None or score_activation not in SCORE_ACTIVATIONS:
         return None
-    whole, *takes = _whole(member, score_activation, axis, from_logits)
-    if takes != [scores is not None, power is not None, alpha is not None]:
-        return None
-    return apply_whole(whole, x, scores, power, alpha, mask)
+    given = (scores is not None, power is not None, alpha is not None)
+    whole = _whole(member, score_activation, axis, from_logits, given)
+    return None if whole is None else apply_whole(whole, x, scores, power, alpha, mask)
 
 
 @cache
 def _whole(
-    member: str, score_activation: str | None, dim: int, from_logits: bool
-) -> tuple[WholePass, bool, bool, bool]:
-    """The member's passes, and whether it takes scores, power and alpha."""
+    member: str,
+    score_activation: str | None,
+    dim: int,
+    from_logits: bool,
+    given: tuple[bool, bool, bool],
+) -> WholePass | None:
+    """The member's passes, None where it takes other tensors than the scores, power and alpha that
+    are given."""
+    coefficients = WEIGHTED_AVERAGES[member]
+    learned = coefficients.learned
+    if given != (coefficients.scores, "power" in learned, "alpha" in learned):
+        return None
     number = kernels("cpp", NAME).member_number(member)
     numbers = (number, SCORE_ACTIVATIONS.index(score_activation), dim, from_logits)
     options = (member, score_activation, dim, from_logits, False)
-    coefficients = WEIGHTED_AVERAGES[member]
-    learned = coefficients.learned
-    whole = WholePass.of(NAME, _OTHERS, numbers, *options)
-    return whole, coefficients.scores, "power" in learned, "alpha" in learned
+    return WholePass.of(NAME, _OTHERS, numbers, *options)
 
 
 def _forward(

@@ -26,10 +26,10 @@ class WholePass:
     """A family's passes in the extension, and what a call asks for beside its tensors: as their
     `numbers`, and as the `options` of the family's operators.
 
-    - `forward(*numbers, threads, *tensors)` gives y and what the backward pass needs, or None for
-      tensors that go the general way;
-    - `backward(*numbers, threads, learn, gradient, *tensors, *saved)` gives a gradient or None for
-      each tensor, those of learned parameters if `learn`.
+    - `forward(*numbers, threads, *tensors)` gives y, what the backward pass needs in a memory of
+      its own, and what tensors it needs; or None for tensors that go the general way;
+    - `backward(*numbers, threads, learn, gradient, *tensors, *needed_tensors, memory)` gives a
+      gradient or None for each tensor, those of learned parameters if `learn`, and two None more.
     """
 
     family: str
@@ -70,43 +70,51 @@ def apply_whole(whole: WholePass, x: Tensor, *others: Tensor | None) -> Tensor |
     for other in others:
         if other is not None:
             record = differentiates(x, *others)
-            return _record(whole, result, x, *others) if record else result[0]
-    return _record_alone(whole, result, x) if x.requires_grad else result[0]
+            return _record(x, *others, whole, result) if record else result[0]
+    return _record_alone(x, whole, result) if x.requires_grad else result[0]
 
 
 class _Whole(torch.autograd.Function):
     """A forward pass that is done, and its backward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, whole: WholePass, result: tuple[Tensor, ...], *tensors: Tensor | None
-    ) -> Tensor:
-        y, *saved = result
-        ctx.whole = whole
-        ctx.save_for_backward(*tensors, *saved)
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        *tensors, whole, (y, memory, *needed) = given
+        ctx.call = whole, memory
+        ctx.save_for_backward(*tensors, *needed)
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        needs = list(ctx.needs_input_grad[2:])
+    def backward(ctx: Any, gradient: Tensor) -> Sequence[Tensor | None]:
+        whole, memory = ctx.call
+        needs, tensors = ctx.needs_input_grad[:-2], ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, *_of_the_family(ctx.whole, needs, gradient, ctx.saved_tensors)
-        learn = any(needs[1:])
-        return None, None, *_gradients(ctx.whole, learn, gradient, *ctx.saved_tensors)
+            return *_of_the_family(whole, needs, gradient, tensors), None, None
+        threads, learn = torch.get_num_threads(), any(needs[1:])
+        return whole.backward(*whole.numbers, threads, learn, gradient, *tensors, memory)
 
 
-class _WholeAlone(_Whole):
+class _WholeAlone(torch.autograd.Function):
     """The same of x alone: what is not there costs autograd time, too."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        whole = ctx.whole
-        x, *saved = ctx.saved_tensors
-        tensors = (x, *whole.no_others, *saved)
+    def forward(ctx: Any, x: Tensor, whole: WholePass, result: tuple[Any, ...]) -> Tensor:
+        ctx.call = whole, result[1]
+        ctx.save_for_backward(x, *result[2:])
+        return result[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Sequence[Tensor | None]:
+        whole, memory = ctx.call
+        x, *needed = ctx.saved_tensors
         if torch.is_grad_enabled():
-            needs = [True, *(False for _ in whole.no_others)]
-            return None, None, _of_the_family(whole, needs, gradient, tensors)[0]
-        return None, None, _gradients(whole, False, gradient, *tensors)[0]
+            needs = (True, *(False for _ in whole.no_others))
+            saved = (x, *whole.no_others, *needed)
+            return _of_the_family(whole, needs, gradient, saved)[0], None, None
+        numbers, threads = whole.numbers, torch.get_num_threads()
+        return whole.backward(
+            *numbers, threads, False, gradient, x, *whole.no_others, *needed, memory
+        )
 
 
 # Function.apply without its preparations for transforms of torch.func: none is active here.
@@ -114,15 +122,16 @@ _record = super(torch.autograd.Function, _Whole).apply
 _record_alone = super(torch.autograd.Function, _WholeAlone).apply
 
 
-def _gradients(
-    whole: WholePass, learn: bool, gradient: Tensor, *tensors: Tensor | None
-) -> Sequence[Tensor | None]:
-    return whole.backward(*whole.numbers, torch.get_num_threads(), learn, gradient, *tensors)
-
-
 def _of_the_family(
-    whole: WholePass, needs: list[bool], gradient: Tensor, tensors: Sequence[Tensor | None]
+    whole: WholePass, needs: Sequence[bool], gradient: Tensor, saved: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again."""
     family = family_named(whole.family)
-    return input_gradients(family, whole.options, needs, gradient, tensors, family.backward)
+    tensors = saved[: len(needs)]
+    # The memory is no tensor, as the family's operators need it.
+    with torch.no_grad():
+        _, *kept = family.forward(*tensors, *whole.options)
+    needed = list(needs)
+    return input_gradients(
+        family, whole.options, needed, gradient, (*tensors, *kept), family.backward
+    )
