@@ -25,6 +25,10 @@ constexpr int64_t kTaskValues = 131072;
 template <class T>
 constexpr int64_t kBlockVectors = kBlockFrames / kLanes<T>;
 
+// Lines of frames or of classes that are fetched ahead of the one at work.
+constexpr int64_t kFramesAhead = 1;
+constexpr int64_t kClassesAhead = 16;
+
 // Frames that one block and one task take: of the shape alone, so that results do not depend on the
 // number of threads.
 inline int64_t frames_of_block(const Problem& problem) {
@@ -86,6 +90,7 @@ inline Arithmetic<E> exponentials_of_classes(const ClassAttentionProblem& proble
   Vector<T> peaks = lowest;
   for (int64_t index = 0; index < problem.classes; index += kStep) {
     const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
+    prefetch(scores + index + kFramesAhead * problem.scores.stride_frame);
     Vector<T> score = activate<T>(load_lanes(scores + index, count), problem.activation);
     if (count < kStep) score = first_lanes<T>(count) ? score : lowest;
     peaks = maximum(peaks, score);
@@ -120,6 +125,7 @@ void exponentials_of_block(const ClassAttentionProblem& problem, int64_t bag, in
     T* row = exponentials + index * block;
     for (int64_t v = 0; v * kStep < count; ++v) {
       const int64_t lanes = count - v * kStep < kStep ? count - v * kStep : kStep;
+      prefetch(scores + v * kStep + kClassesAhead * problem.scores.stride_class);
       const Vector<T> loaded = load_lanes(scores + v * kStep, lanes);
       const Vector<T> score = real[v] ? activate<T>(loaded, problem.activation) : zero;
       peak[v] = maximum(peak[v], score);

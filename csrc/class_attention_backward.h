@@ -68,6 +68,7 @@ void scatter_frame(const ClassAttentionProblem& problem, int64_t bag, int64_t fr
   for (int64_t index = 0; index < classes; index += kStep) {
     const int64_t count = classes - index < kStep ? classes - index : kStep;
     const auto constants = attention_constants<E>(problem, bag * classes + index, count);
+    prefetch(x + index + kFramesAhead * problem.x.stride_frame);
     const Returned<T> back = send_back<T>(constants, load_lanes(x + index, count),
                                           problem.from_logits, load(shares + index), inverse_total);
     if (to_x) store_lanes(x_gradient + index, back.to_x, count);
@@ -111,6 +112,7 @@ void scatter_block(const ClassAttentionProblem& problem, int64_t bag, int64_t fi
     for (int64_t v = 0; v * kStep < count; ++v) {
       const int64_t lanes = count - v * kStep < kStep ? count - v * kStep : kStep;
       const int64_t slot = index * block + v * kStep;
+      prefetch(x + v * kStep + kClassesAhead * problem.x.stride_class);
       const Returned<T> back =
           send_back<T>(constants, load_lanes(x + v * kStep, lanes), problem.from_logits,
                        load(shares + slot), inverse_total[v]);

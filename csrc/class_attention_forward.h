@@ -47,6 +47,7 @@ void sum_rows(const ClassAttentionProblem& problem, int64_t bag, int64_t first, 
       WeighedSums<T> row;
       for (int64_t v = 0; v * kStep < count; ++v) {
         const int64_t lanes = count - v * kStep < kStep ? count - v * kStep : kStep;
+        prefetch(x + v * kStep + kClassesAhead * problem.x.stride_class);
         const Vector<T> loaded = load_lanes(x + v * kStep, lanes);
         const Vector<T> value = value_of<T>(loaded, problem.from_logits).x;
         const Vector<T> exponential = load(exponentials.at(index * block + v * kStep));
@@ -107,6 +108,7 @@ void sum_classes(const ClassAttentionProblem& problem, int64_t bag, int64_t firs
       WeighedSums<T> group;
       for (int k = 0; k < count; ++k) {
         const Vector<T> exponential = load(exponentials.at(k * padded + index));
+        prefetch(x[k] + index + kClassGroup * problem.x.stride_frame);
         const Vector<T> loaded = load_lanes(x[k] + index, lanes);
         group.take(share_of<T>(exponential, inverse_total[k]).weight,
                    value_of<T>(loaded, problem.from_logits).x);

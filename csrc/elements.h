@@ -68,7 +68,8 @@ MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
   }
 }
 
-// Brings a line nearer that is read soon; there may be no memory at the address.
+// Brings a line nearer that is read soon; there may be no memory at the address. What calls it and
+// does nothing else must be inlined: GCC takes a call without effects away.
 MILKERNELS_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
 // AddressSanitizer does not see these instructions: a build with it does without.
@@ -109,6 +110,23 @@ MILKERNELS_INLINE void store_first(E* to, Vector<Arithmetic<E>> value, int64_t c
   E padded[kLanes<Arithmetic<E>>];
   store(padded, value);
   for (int64_t lane = 0; lane < count; ++lane) to[lane] = padded[lane];
+}
+
+// A value alone: the first lane of a vector may wait for memory that the others would come from.
+template <class E>
+MILKERNELS_INLINE Arithmetic<E> load_one(const E* from) {
+  if constexpr (sizeof(E) >= 4)
+    return *from;
+  else
+    return load_first(from, 1)[0];
+}
+
+template <class E>
+MILKERNELS_INLINE void store_one(E* to, Arithmetic<E> value) {
+  if constexpr (sizeof(E) >= 4)
+    *to = value;
+  else
+    store_first(to, broadcast(value), 1);
 }
 
 // Lanes whose byte is not 0.

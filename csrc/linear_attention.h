@@ -151,7 +151,7 @@ void pool_row(const LinearAttentionProblem& problem, int64_t row, Arithmetic<E>*
   T average = sum_of_lanes<T>(sum) / whole;
   const T largest = largest_lane<T>(high), smallest = -largest_lane<T>(-low);
   average = average > largest ? largest : average < smallest ? smallest : average;
-  store_first(static_cast<E*>(problem.y) + row, broadcast(average), 1);
+  store_one(static_cast<E*>(problem.y) + row, average);
   T* statistics = static_cast<T*>(problem.statistics) + row;
   statistics[kPeak * problem.rows] = peak;
   statistics[kTotal * problem.rows] = whole;
@@ -186,7 +186,7 @@ void differentiate_row(const LinearAttentionProblem& problem, int64_t row, Arith
   const T* statistics = static_cast<const T*>(problem.statistics) + row;
   const T peak = statistics[kPeak * problem.rows];
   const T average = statistics[kAverage * problem.rows];
-  const T gradient = load_first(static_cast<const E*>(problem.gradient) + row, 1)[0];
+  const T gradient = load_one(static_cast<const E*>(problem.gradient) + row);
   const T scale = gradient / statistics[kTotal * problem.rows];
   for (int64_t start = 0; start < problem.width; start += kLanes<T>) {
     const Position<T> at = position<kCode, T>(load(attention + start), load(values + start));

@@ -7,13 +7,10 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// What the maximum's frame gets of a bag value's gradient.
-template <class E>
-inline Vector<Arithmetic<E>> slope_at(const MaximumProblem& problem, int64_t bag,
-                                      int64_t class_index, int64_t frame) {
-  using T = Arithmetic<E>;
-  if (!problem.from_logits) return broadcast(T(1));
-  const Sigmoid<T> peak = sigmoid<T>(load_first(at<E>(problem.x, bag, class_index, frame), 1));
+// What maxima of these logits get of their bag values' gradients.
+template <class T>
+inline Vector<T> slope_at(Vector<T> logits) {
+  const Sigmoid<T> peak = sigmoid<T>(logits);
   return peak.value * peak.complement;
 }
 
@@ -27,7 +24,9 @@ class Clearing {
         lines_(by_row_ ? problem.classes : problem.frames),
         length_(by_row_ ? problem.frames : problem.classes),
         together_(length_ > 0 && length_ < kElements ? kElements / length_ : 1),
-        pieces_((length_ + kElements - 1) / kElements) {}
+        pieces_((length_ + kElements - 1) / kElements),
+        without_gaps_((by_row_ ? problem.x_gradient.stride_class
+                               : problem.x_gradient.stride_frame) == length_) {}
 
   // None of no elements, which have no address.
   int64_t parts() const { return (lines_ + together_ - 1) / together_ * pieces_; }
@@ -37,14 +36,16 @@ class Clearing {
     const int64_t end = start + together_ < lines_ ? start + together_ : lines_;
     const int64_t first = part % pieces_ * kElements;
     const int64_t count = length_ - first < kElements ? length_ - first : kElements;
-    for (int64_t line = start; line < end; ++line) {
-      E* to =
-          at_mutable<E>(problem_.x_gradient, bag, by_row_ ? line : first, by_row_ ? first : line);
-      std::memset(to, 0, static_cast<size_t>(count) * sizeof(E));
-    }
+    if (without_gaps_) return clear_line(bag, start, first, (end - start) * count);
+    for (int64_t line = start; line < end; ++line) clear_line(bag, line, first, count);
   }
 
  private:
+  void clear_line(int64_t bag, int64_t line, int64_t first, int64_t count) const {
+    E* to = at_mutable<E>(problem_.x_gradient, bag, by_row_ ? line : first, by_row_ ? first : line);
+    std::memset(to, 0, static_cast<size_t>(count) * sizeof(E));
+  }
+
   static constexpr int64_t kElements = 32768;
   const MaximumProblem& problem_;
   bool by_row_;
@@ -52,19 +53,30 @@ class Clearing {
   int64_t length_;
   int64_t together_;
   int64_t pieces_;
+  bool without_gaps_;
 };
 
 // The maxima's gradients: x is read there alone.
 template <class E>
 void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
   using T = Arithmetic<E>;
-  for (int64_t index = 0; index < problem.classes; ++index) {
-    const int64_t cell = bag * problem.classes + index;
-    const int64_t frame = problem.index[cell];
-    if (frame < 0) continue;
-    Vector<T> gradient = bag_gradients<E>(problem, cell, 1);
-    gradient *= slope_at<E>(problem, bag, index, frame);
-    store_first(at_mutable<E>(problem.x_gradient, bag, index, frame), gradient, 1);
+  constexpr int64_t kStep = kLanes<T>;
+  for (int64_t first = 0; first < problem.classes; first += kStep) {
+    const int64_t count = problem.classes - first < kStep ? problem.classes - first : kStep;
+    const int64_t cell = bag * problem.classes + first;
+    const int64_t* frames = problem.index + cell;
+    Vector<T> gradient = bag_gradients<E>(problem, cell, count);
+    T values[kStep] = {};
+    if (problem.from_logits) {
+      for (int64_t lane = 0; lane < count; ++lane)
+        if (frames[lane] >= 0)
+          values[lane] = load_one(at<E>(problem.x, bag, first + lane, frames[lane]));
+      gradient *= slope_at<T>(load(values));
+    }
+    store(values, gradient);
+    for (int64_t lane = 0; lane < count; ++lane)
+      if (frames[lane] >= 0)
+        store_one(at_mutable<E>(problem.x_gradient, bag, first + lane, frames[lane]), values[lane]);
   }
 }
 
@@ -99,10 +111,12 @@ struct MaxMeanGradient {
     if (frame < first || frame >= last) return;
     const int64_t bag = cell / problem.classes;
     const int64_t class_index = cell % problem.classes;
-    const Vector<T> whole = bag_gradients<E>(problem, cell, 1);
-    const Vector<T> gradient = whole + constants(problem, cell, 1);
-    store_first(at_mutable<E>(problem.x_gradient, bag, class_index, frame),
-                gradient * slope_at<E>(problem, bag, class_index, frame), 1);
+    Vector<T> gradient = bag_gradients<E>(problem, cell, 1) + constants(problem, cell, 1);
+    if constexpr (kFromLogits) {
+      const T logit = load_one(at<E>(problem.x, bag, class_index, frame));
+      gradient *= slope_at<T>(broadcast(logit));
+    }
+    store_one(at_mutable<E>(problem.x_gradient, bag, class_index, frame), gradient[0]);
   }
 };
 

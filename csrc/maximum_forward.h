@@ -192,7 +192,7 @@ void peak_of_line(const MaximumProblem& problem, const Line<E>& line, int64_t fi
   const T value = peak.value();
   if (!peaks.takes(lane, value)) return;
   const int64_t frame = first_frame(problem, line, first, last, value);
-  if (frame >= 0) peaks.take(lane, load_first(line.at(frame), 1)[0], frame);
+  if (frame >= 0) peaks.take(lane, load_one(line.at(frame)), frame);
 }
 
 template <class E, bool kPlusMean>

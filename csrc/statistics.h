@@ -160,8 +160,8 @@ inline void write_channels(const StatisticsProblem& problem, int64_t bag, int64_
     return;
   }
   for (int64_t lane = 0; lane < count; ++lane) {
-    store_first(y + 2 * lane, broadcast(mean[lane]), 1);
-    store_first(y + 2 * lane + 1, broadcast(deviation[lane]), 1);
+    store_one(y + 2 * lane, mean[lane]);
+    store_one(y + 2 * lane + 1, deviation[lane]);
   }
 }
 
@@ -227,6 +227,9 @@ inline void hand_over_channels(const StatisticsProblem& problem, const Segment& 
 constexpr int kBlockVectors = 8;
 constexpr int64_t kBlockRows = 32;
 
+// Rows of frames that are fetched ahead of the one at work.
+constexpr int64_t kChannelsAhead = 16;
+
 // Consecutive frames in lanes.
 template <class E>
 struct FrameBlock {
@@ -261,6 +264,9 @@ struct FrameBlock {
   inline void store(E* row, int k, Vector<T> value) const {
     store_lanes(row + first + k * kLanes<T>, value, lanes(k));
   }
+  MILKERNELS_INLINE void fetch(const E* row) const {
+    for (int k = 0; k < vectors; ++k) prefetch(row + first + k * kLanes<T>);
+  }
 };
 
 // Real frames whose channels are contiguous.
@@ -269,10 +275,12 @@ struct FrameRows {
   int64_t count = 0;
   int64_t frame[kBlockRows];
   const E* h[kBlockRows];
+  int64_t stride = 0;
 
   // Takes frames from `from` on until the block is full. Returns the frame after them.
   int64_t fill(const StatisticsProblem& problem, int64_t bag, int64_t from, int64_t last) {
     const uint8_t* mask = mask_row(problem, bag);
+    stride = problem.h.stride_frame;
     count = 0;
     for (; from < last && count < kBlockRows; ++from) {
       if (mask != nullptr && !mask[from * problem.mask_stride_frame]) continue;
@@ -282,130 +290,26 @@ struct FrameRows {
     return from;
   }
 
+  // A vector of channels' share of the next block, in the order of memory.
+  MILKERNELS_INLINE void fetch_next(const StatisticsProblem& problem, int64_t channel) const {
+    int64_t row = channel * count / problem.classes;
+    int64_t index = channel * count % problem.classes;
+    for (int64_t k = 0; k < count; ++k) {
+      prefetch(h[row] + index + kBlockRows * stride);
+      index += kLanes<Arithmetic<E>>;
+      if (index < problem.classes) continue;
+      index = 0;
+      if (row + 1 < count) ++row;
+    }
+  }
+
   void load_scores(const StatisticsProblem& problem, int64_t bag, int64_t head,
                    Vector<Arithmetic<E>>* score) const {
     for (int64_t row = 0; row < count; ++row)
       score[row / kLanes<Arithmetic<E>>][row % kLanes<Arithmetic<E>>] =
-          load_first(at<E>(problem.scores, bag, head, frame[row]), 1)[0];
+          load_one(at<E>(problem.scores, bag, head, frame[row]));
   }
 };
-
-// What the backward pass needs of some channels: means, and the coefficients of a frame's gradient
-// p (direct + curve · residual) and of its score's,
-// p Σ (direct · residual + curve / 2 · (residual² - variance)).
-template <class T>
-struct Slopes {
-  const T* mean = nullptr;
-  const T* lost = nullptr;
-  const T* direct = nullptr;
-  const T* curve = nullptr;
-  const T* variance = nullptr;
-
-  Slopes from(int64_t channel) const {
-    return {mean + channel, lost + channel, direct + channel, curve + channel, variance + channel};
-  }
-};
-
-// A channel's share of the score's gradient over p.
-template <class T>
-inline Vector<T> score_term(Vector<T> residual, Vector<T> direct, Vector<T> curve,
-                            Vector<T> variance) {
-  const Vector<T> spread = multiply_add(residual, residual, -variance);
-  return multiply_add(direct, residual, T(0.5) * curve * spread);
-}
-
-// Adds what `kCount` channels from the first on give to the scores of a block, and with kTerms to
-// their gradients. Without kQuery the scores are given.
-template <class E, bool kMasked, bool kQuery, bool kTerms, int kCount>
-inline void add_channels(const FrameBlock<E>& block, const E* h, int64_t stride,
-                         const Arithmetic<E>* query, const Slopes<Arithmetic<E>>& slopes,
-                         Vector<Arithmetic<E>>* score, Vector<Arithmetic<E>>* term) {
-  using T = Arithmetic<E>;
-  for (int k = 0; k < block.vectors; ++k) {
-    Vector<T> to_score{};
-    Vector<T> to_term{};
-    for (int index = 0; index < kCount; ++index) {
-      const Vector<T> x = block.template load<kMasked>(h + index * stride, k);
-      if constexpr (kQuery) to_score = multiply_add(broadcast(query[index]), x, to_score);
-      if constexpr (kTerms)
-        to_term +=
-            score_term<T>((x - broadcast(slopes.mean[index])) - broadcast(slopes.lost[index]),
-                          broadcast(slopes.direct[index]), broadcast(slopes.curve[index]),
-                          broadcast(slopes.variance[index]));
-    }
-    if constexpr (kQuery) score[k] += to_score;
-    if constexpr (kTerms) term[k] += to_term;
-  }
-}
-
-// The same of all channels of a head.
-template <class E, bool kMasked, bool kQuery, bool kTerms>
-inline void add_head(const StatisticsProblem& problem, const FrameBlock<E>& block, int64_t bag,
-                     int64_t head, const Slopes<Arithmetic<E>>& slopes,
-                     Vector<Arithmetic<E>>* score, Vector<Arithmetic<E>>* term) {
-  using T = Arithmetic<E>;
-  constexpr int kTogether = 4;
-  const int64_t width = width_of(problem);
-  const int64_t stride = problem.h.stride_class;
-  const E* h = at<E>(problem.h, bag, head * width, 0);
-  const T* query = query_of<T>(problem, head * width);
-  if constexpr (!kQuery)
-    for (int k = 0; k < block.vectors; ++k)
-      score[k] = block.template load<kMasked>(at<E>(problem.scores, bag, head, 0), k);
-  if constexpr (!kQuery && !kTerms) return;
-  int64_t index = 0;
-  for (; index + kTogether <= width; index += kTogether)
-    add_channels<E, kMasked, kQuery, kTerms, kTogether>(
-        block, h + index * stride, stride, query + index, slopes.from(index), score, term);
-  for (; index < width; ++index)
-    add_channels<E, kMasked, kQuery, kTerms, 1>(block, h + index * stride, stride, query + index,
-                                                slopes.from(index), score, term);
-}
-
-// The scores of rows for a head, a lane for each row, and with kTerms their gradients over p.
-template <class E, bool kQuery, bool kTerms>
-inline void add_rows(const StatisticsProblem& problem, const FrameRows<E>& rows, int64_t bag,
-                     int64_t head, const Slopes<Arithmetic<E>>& slopes,
-                     Vector<Arithmetic<E>>* score, Vector<Arithmetic<E>>* term) {
-  using T = Arithmetic<E>;
-  constexpr int64_t kStep = kLanes<T>;
-  const int64_t width = width_of(problem);
-  const T* query = query_of<T>(problem, head * width);
-  if constexpr (!kQuery) rows.load_scores(problem, bag, head, score);
-  if constexpr (!kQuery && !kTerms) return;
-  for (int64_t start = 0; start < rows.count; start += kStep) {
-    Vector<T> scores[kStep] = {};
-    Vector<T> terms[kStep] = {};
-    for (int64_t row = 0; row < kStep && start + row < rows.count; ++row) {
-      const E* h = rows.h[start + row] + head * width;
-      for (int64_t index = 0; index < width; index += kStep) {
-        const int64_t count = width - index < kStep ? width - index : kStep;
-        const Vector<T> x = load_lanes(h + index, count);
-        if constexpr (kQuery)
-          scores[row] = multiply_add(load_lanes(query + index, count), x, scores[row]);
-        if constexpr (kTerms)
-          terms[row] += score_term<T>(
-              (x - load_lanes(slopes.mean + index, count)) - load_lanes(slopes.lost + index, count),
-              load_lanes(slopes.direct + index, count), load_lanes(slopes.curve + index, count),
-              load_lanes(slopes.variance + index, count));
-      }
-    }
-    if constexpr (kQuery) score[start / kStep] = sums_of_rows<T>(scores);
-    if constexpr (kTerms) term[start / kStep] = sums_of_rows<T>(terms);
-  }
-}
-
-// A row's scores where each channel is a head.
-template <class E, bool kQuery>
-inline Vector<Arithmetic<E>> narrow_score(const StatisticsProblem& problem,
-                                          const FrameRows<E>& rows, int64_t row, int64_t bag,
-                                          int64_t channel, int64_t count) {
-  using T = Arithmetic<E>;
-  if constexpr (kQuery)
-    return load_lanes(query_of<T>(problem, channel), count) *
-           load_lanes(rows.h[row] + channel, count);
-  return load_lanes(at<E>(problem.scores, bag, channel, rows.frame[row]), count);
-}
 
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

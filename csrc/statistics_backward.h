@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "parallel.h"
-#include "statistics.h"
+#include "statistics_scores.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -174,14 +174,18 @@ inline void scatter_rows(const StatisticsProblem& problem, const FrameRows<E>& r
   Vector<T> query{};
   if constexpr (kQuery) query = load_lanes(query_of<T>(problem, channel), count);
   Vector<T> sum{};
+  rows.fetch_next(problem, channel);
+  const int64_t stride = problem.h_gradient.stride_frame;
+  E* h_gradient = problem.h_gradient.data == nullptr
+                      ? nullptr
+                      : at_mutable<E>(problem.h_gradient, part.bag, channel, 0);
   for (int64_t row = 0; row < rows.count; ++row) {
     const Vector<T> residual = (load_lanes(rows.h[row] + channel, count) - mean) - lost;
     const Vector<T> score_gradient = to_score(row);
-    if (problem.h_gradient.data != nullptr) {
+    if (h_gradient != nullptr) {
       Vector<T> gradient = weight(row) * multiply_add(curve, residual, direct);
       if constexpr (kQuery) gradient = multiply_add(score_gradient, query, gradient);
-      store_lanes(at_mutable<E>(problem.h_gradient, part.bag, channel, rows.frame[row]), gradient,
-                  count);
+      store_lanes(h_gradient + rows.frame[row] * stride, gradient, count);
     }
     sum = multiply_add(score_gradient, residual, sum);
   }
@@ -218,8 +222,8 @@ void scatter_heads(const StatisticsProblem& problem, const Part& part) {
       std::memcpy(to_score, terms, sizeof to_score);
       if (problem.scores_gradient.data != nullptr)
         for (int64_t row = 0; row < rows.count; ++row)
-          store_first(at_mutable<E>(problem.scores_gradient, part.bag, head, rows.frame[row]),
-                      broadcast(to_score[row]), 1);
+          store_one(at_mutable<E>(problem.scores_gradient, part.bag, head, rows.frame[row]),
+                    to_score[row]);
       for (int64_t index = 0; index < width; index += kStep) {
         const int64_t count = width - index < kStep ? width - index : kStep;
         scatter_rows<E, kQuery>(

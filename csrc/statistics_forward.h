@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "parallel.h"
-#include "statistics.h"
+#include "statistics_scores.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -76,17 +76,16 @@ class KeptMoments {
 // The weighted mean and variance of vectors x(k), in each lane; weights sum to 1 but for rounding.
 // What the mean lacks is the mean of what is left.
 template <class T, class Weight, class Value>
-inline Moment<T> moment_of(int64_t count, const Weight& weight, const Value& x) {
-  Moment<T> moment;
-  for (int64_t k = 0; k < count; ++k) moment.mean = multiply_add(weight(k), x(k), moment.mean);
+MILKERNELS_INLINE Moment<T> moment_of(int64_t count, const Weight& weight, const Value& x) {
+  Vector<T> mean{}, lost{}, variance{};
+  for (int64_t k = 0; k < count; ++k) mean = multiply_add(weight(k), x(k), mean);
   for (int64_t k = 0; k < count; ++k) {
-    const Vector<T> residual = x(k) - moment.mean;
+    const Vector<T> residual = x(k) - mean;
     const Vector<T> weighted = weight(k) * residual;
-    moment.lost += weighted;
-    moment.variance = multiply_add(weighted, residual, moment.variance);
+    lost += weighted;
+    variance = multiply_add(weighted, residual, variance);
   }
-  moment.variance = multiply_add(-moment.lost, moment.lost, moment.variance);
-  return moment;
+  return {mean, lost, multiply_add(-lost, lost, variance)};
 }
 
 // Hands over a head whose lanes are parts of its bag.
@@ -142,6 +141,7 @@ void gather_head(const StatisticsProblem& problem, const Segment& segment, int64
                                                           broadcast(largest_lane<T>(top)));
     for (int64_t index = 0; index < width; ++index) {
       const E* row = h + index * stride;
+      if constexpr (!kQuery) block.fetch(row + kChannelsAhead * stride);
       const Moment<T> moment = moment_of<T>(
           block.vectors, [&](int64_t k) { return weight[k]; },
           [&](int64_t k) { return block.template load<kMasked>(row, static_cast<int>(k)); });
@@ -177,6 +177,7 @@ void gather_heads(const StatisticsProblem& problem, const Segment& segment) {
       for (int64_t index = 0; index < width; index += kStep) {
         const int64_t count = width - index < kStep ? width - index : kStep;
         const int64_t channel = head * width + index;
+        rows.fetch_next(problem, channel);
         const Moment<T> moment = moment_of<T>(
             rows.count, [&](int64_t row) { return broadcast(weight[row]); },
             [&](int64_t row) { return load_lanes(rows.h[row] + channel, count); });
@@ -215,6 +216,7 @@ void gather_narrow_heads(const StatisticsProblem& problem, const Segment& segmen
       Weights<T>& sums = weights[static_cast<size_t>(channel / kStep)];
       const Vector<T> top = sums.raised(weight, nullptr, rows.count);
       const Shares<T> shares = sums.template take<false>(weight, nullptr, rows.count, top);
+      rows.fetch_next(problem, channel);
       const Moment<T> moment = moment_of<T>(
           rows.count, [&](int64_t row) { return weight[row]; },
           [&](int64_t row) { return load_lanes(rows.h[row] + channel, count); });

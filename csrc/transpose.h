@@ -30,12 +30,14 @@ bool is_transposed(const Problem& problem, int64_t longest) {
 // One vector of each row to one vector of each frame. Rows past the last are the last again.
 template <class E>
 MILKERNELS_INLINE void transpose_block(const E* from, const int64_t* row_starts, int64_t frames,
-                                       E* to) {
+                                       int64_t next, E* to) {
   constexpr int kStep = kLanes<E>;
   Vector<E> block[kStep];
   MILKERNELS_UNROLL
-  for (int lane = 0; lane < kStep; ++lane)
+  for (int lane = 0; lane < kStep; ++lane) {
+    prefetch(from + row_starts[lane] + next);
     block[lane] = load_lanes(from + row_starts[lane], frames);
+  }
   transpose<E>(block);
   MILKERNELS_UNROLL
   for (int k = 0; k < kStep; ++k) store(to + k * kStep, block[k]);
@@ -51,10 +53,11 @@ FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) 
   for (int64_t lane = 0; lane < kStep; ++lane)
     row_starts[lane] = (lane < last_row ? lane : last_row) * from.stride_class;
   int64_t frame = 0;
+  const int64_t next = kStep * from.stride_class;
   for (; frame + kStep <= task.last; frame += kStep)
-    transpose_block(rows + frame, row_starts, kStep, to + frame * kStep);
+    transpose_block(rows + frame, row_starts, kStep, next, to + frame * kStep);
   if (frame < task.last)
-    transpose_block(rows + frame, row_starts, task.last - frame, to + frame * kStep);
+    transpose_block(rows + frame, row_starts, task.last - frame, next, to + frame * kStep);
   return {to, 0, 1, kStep};
 }
 
