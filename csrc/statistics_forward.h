@@ -5,88 +5,12 @@
 #include <vector>
 
 #include "parallel.h"
+#include "statistics_moments.h"
+#include "statistics_narrow.h"
 #include "statistics_scores.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
-
-// Peak and total of the weights so far, in each lane or the same in all.
-template <class T>
-struct Weights {
-  Vector<T> peak = broadcast(T(kLowest));
-  LongSum<T> total;
-
-  // The peak in each lane with the scores' own, a whole number in base 2.
-  inline Vector<T> raised(const Vector<T>* score, const Integer<T>* real, int64_t count) const {
-    Vector<T> top = peak;
-    for (int64_t k = 0; k < count; ++k) {
-      const Vector<T> next = maximum(top, score[k] * T(kLog2E));
-      top = real == nullptr ? next : (real[k] ? next : top);
-    }
-    return ceiling(top);
-  }
-
-  // Turns scores into weights that sum to 1, in each lane or with kJoined in all, and takes them
-  // in. Gives their share of all weights. `real` is null where every score counts.
-  template <bool kJoined>
-  inline Shares<T> take(Vector<T>* score, const Integer<T>* real, int64_t count,
-                        Vector<T> raised_peak) {
-    const Vector<T> zero{};
-    total.scale(exp2(peak - raised_peak));
-    peak = raised_peak;
-    Vector<T> sum{};
-    for (int64_t k = 0; k < count; ++k) {
-      const Vector<T> weight = exponential<T>(score[k], peak);
-      score[k] = real == nullptr ? weight : (real[k] ? weight : zero);
-      sum += score[k];
-    }
-    if constexpr (kJoined) sum = broadcast(sum_of_lanes<T>(sum));
-    const Vector<T> divisor = divisor_of<T>(sum);
-    for (int64_t k = 0; k < count; ++k) score[k] /= divisor;
-    const Shares<T> shares = shares_of<T>(total.value(), sum);
-    total.add(sum);
-    return shares;
-  }
-};
-
-// Running moments in memory, `size` values of each.
-template <class T>
-class KeptMoments {
- public:
-  explicit KeptMoments(int64_t size) : size_(size), values_(static_cast<size_t>(3 * size)) {}
-
-  inline Moment<T> get(int64_t from, int64_t count) const {
-    const T* mean = values_.data() + from;
-    return {load_lanes(mean, count), load_lanes(mean + size_, count),
-            load_lanes(mean + 2 * size_, count)};
-  }
-  inline void take(int64_t from, int64_t count, const Moment<T>& there, const Shares<T>& shares) {
-    const Moment<T> joint = merge<T>(get(from, count), there, shares);
-    T* mean = values_.data() + from;
-    store_lanes(mean, joint.mean, count);
-    store_lanes(mean + size_, joint.lost, count);
-    store_lanes(mean + 2 * size_, joint.variance, count);
-  }
-
- private:
-  int64_t size_;
-  std::vector<T> values_;
-};
-
-// The weighted mean and variance of vectors x(k), in each lane; weights sum to 1 but for rounding.
-// What the mean lacks is the mean of what is left.
-template <class T, class Weight, class Value>
-MILKERNELS_INLINE Moment<T> moment_of(int64_t count, const Weight& weight, const Value& x) {
-  Vector<T> mean{}, lost{}, variance{};
-  for (int64_t k = 0; k < count; ++k) mean = multiply_add(weight(k), x(k), mean);
-  for (int64_t k = 0; k < count; ++k) {
-    const Vector<T> residual = x(k) - mean;
-    const Vector<T> weighted = weight(k) * residual;
-    lost += weighted;
-    variance = multiply_add(weighted, residual, variance);
-  }
-  return {mean, lost, multiply_add(-lost, lost, variance)};
-}
 
 // Hands over a head whose lanes are parts of its bag.
 template <class E>
@@ -197,43 +121,6 @@ void gather_heads(const StatisticsProblem& problem, const Segment& segment) {
   }
 }
 
-// Heads of one channel each, side by side: a lane is a head.
-template <class E, bool kQuery>
-void gather_narrow_heads(const StatisticsProblem& problem, const Segment& segment) {
-  using T = Arithmetic<E>;
-  constexpr int64_t kStep = kLanes<T>;
-  KeptMoments<T> kept(problem.classes);
-  std::vector<Weights<T>> weights(static_cast<size_t>((problem.classes + kStep - 1) / kStep));
-  FrameRows<E> rows;
-  for (int64_t frame = segment.first; frame < segment.last;) {
-    frame = rows.fill(problem, segment.bag, frame, segment.last);
-    for (int64_t channel = 0; channel < problem.classes; channel += kStep) {
-      const int64_t rest = problem.classes - channel;
-      const int64_t count = rest < kStep ? rest : kStep;
-      Vector<T> weight[kBlockRows];
-      for (int64_t row = 0; row < rows.count; ++row)
-        weight[row] = narrow_score<E, kQuery>(problem, rows, row, segment.bag, channel, count);
-      Weights<T>& sums = weights[static_cast<size_t>(channel / kStep)];
-      const Vector<T> top = sums.raised(weight, nullptr, rows.count);
-      const Shares<T> shares = sums.template take<false>(weight, nullptr, rows.count, top);
-      rows.fetch_next(problem, channel);
-      const Moment<T> moment = moment_of<T>(
-          rows.count, [&](int64_t row) { return weight[row]; },
-          [&](int64_t row) { return load_lanes(rows.h[row] + channel, count); });
-      kept.take(channel, count, moment, shares);
-    }
-  }
-  for (int64_t channel = 0; channel < problem.classes; channel += kStep) {
-    const int64_t rest = problem.classes - channel;
-    const int64_t count = rest < kStep ? rest : kStep;
-    const Weights<T>& sums = weights[static_cast<size_t>(channel / kStep)];
-    const Vector<T> total = sums.total.value();
-    const Moment<T> moment = kept.get(channel, count);
-    hand_over_heads<T>(problem, segment, channel, count, sums.peak, total);
-    hand_over_channels<E>(problem, segment, channel, count, total, moment);
-  }
-}
-
 // A head's segments together, in order; in float64, as there may be many.
 template <class E>
 void merge_segments(const StatisticsProblem& problem, int64_t segments, int64_t bag, int64_t head) {
@@ -287,14 +174,17 @@ void gather_statistics(const StatisticsProblem& problem) {
   const int64_t elements = problem.bags * problem.classes * problem.frames;
   const int64_t frames = statistics_segment_frames(problem);
   const int64_t segments = tasks_of(problem.frames, frames);
-  const int64_t heads = problem.frames_contiguous ? problem.heads : 1;
+  const bool narrow_rows = has_narrow_rows<E>(problem);
+  const int64_t heads = tasks_of_heads<E>(problem);
   parallel_for(problem.bags * heads * segments, elements, problem.threads, [&](int64_t task) {
     const int64_t number = task % segments;
     const int64_t first = number * frames;
     const int64_t last = first + frames < problem.frames ? first + frames : problem.frames;
     const Segment segment{task / segments / heads, number, first, last, segments > 1};
     const int64_t head = task / segments % heads;
-    if (!problem.frames_contiguous && width_of(problem) == 1)
+    if (narrow_rows)
+      gather_narrow_rows<E, kQuery>(problem, segment, head * kLanes<Arithmetic<E>>);
+    else if (!problem.frames_contiguous && width_of(problem) == 1)
       gather_narrow_heads<E, kQuery>(problem, segment);
     else if (!problem.frames_contiguous)
       gather_heads<E, kQuery>(problem, segment);

@@ -138,19 +138,5 @@ inline void add_rows(const StatisticsProblem& problem, const FrameRows<E>& rows,
   }
 }
 
-// A row's scores where each channel is a head.
-template <class E, bool kQuery>
-inline Vector<Arithmetic<E>> narrow_score(const StatisticsProblem& problem,
-                                          const FrameRows<E>& rows, int64_t row, int64_t bag,
-                                          int64_t channel, int64_t count) {
-  using T = Arithmetic<E>;
-  if constexpr (kQuery)
-    return load_lanes(query_of<T>(problem, channel), count) *
-           load_lanes(rows.h[row] + channel, count);
-  const E* scores = at<E>(problem.scores, bag, channel, rows.frame[row]);
-  prefetch(scores + kBlockRows * problem.scores.stride_frame);
-  return load_lanes(scores, count);
-}
-
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

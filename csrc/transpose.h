@@ -43,22 +43,46 @@ MILKERNELS_INLINE void transpose_block(const E* from, const int64_t* row_starts,
   for (int k = 0; k < kStep; ++k) store(to + k * kStep, block[k]);
 }
 
-// A task's rows with their classes contiguous, written to `to`.
+// A task's rows with their classes contiguous, written to `to`; `next` values on are those that are
+// fetched meanwhile.
 template <class E>
-FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) {
+FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, int64_t next, E* to) {
   constexpr int64_t kStep = kLanes<E>;
-  const E* rows = at<E>(from, task.bag, task.class_start, 0);
+  const E* rows = at<E>(from, task.bag, task.class_start, task.first);
   const int64_t last_row = task.class_end - task.class_start - 1;
+  const int64_t frames = task.last - task.first;
   int64_t row_starts[kStep];
   for (int64_t lane = 0; lane < kStep; ++lane)
     row_starts[lane] = (lane < last_row ? lane : last_row) * from.stride_class;
   int64_t frame = 0;
-  const int64_t next = kStep * from.stride_class;
-  for (; frame + kStep <= task.last; frame += kStep)
+  for (; frame + kStep <= frames; frame += kStep)
     transpose_block(rows + frame, row_starts, kStep, next, to + frame * kStep);
-  if (frame < task.last)
-    transpose_block(rows + frame, row_starts, task.last - frame, next, to + frame * kStep);
+  if (frame < frames)
+    transpose_block(rows + frame, row_starts, frames - frame, next, to + frame * kStep);
   return {to, 0, 1, kStep};
+}
+
+// The same of rows that are walked whole: the next vector of them is fetched.
+template <class E>
+FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) {
+  return transpose_rows<E>(from, task, kLanes<E> * from.stride_class, to);
+}
+
+// Classes that lie side by side, whole vectors of frames of them, to a task's rows.
+template <class E>
+void transpose_back(const E* from, const Stretch& task, const FrameTensor& to) {
+  constexpr int64_t kStep = kLanes<E>;
+  const int64_t frames = task.last - task.first;
+  for (int64_t frame = 0; frame < frames; frame += kStep) {
+    Vector<E> block[kStep];
+    MILKERNELS_UNROLL
+    for (int k = 0; k < kStep; ++k) block[k] = load(from + (frame + k) * kStep);
+    transpose<E>(block);
+    E* rows = at_mutable<E>(to, task.bag, task.class_start, task.first + frame);
+    const int64_t count = frames - frame < kStep ? frames - frame : kStep;
+    for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane)
+      store_lanes(rows + lane * to.stride_class, block[lane], count);
+  }
 }
 
 // Moves a task's real frames together, each a vector. Returns how many there are.
@@ -66,11 +90,11 @@ template <class E>
 int64_t keep_real(const Problem& problem, const Stretch& task, E* frames) {
   constexpr int64_t kStep = kLanes<E>;
   const uint8_t* mask = mask_row(problem, task.bag);
-  if (mask == nullptr) return task.last;
+  if (mask == nullptr) return task.last - task.first;
   int64_t real = 0;
-  for (int64_t frame = 0; frame < task.last; ++frame) {
+  for (int64_t frame = 0; frame < task.last - task.first; ++frame) {
     store(frames + real * kStep, load(frames + frame * kStep));
-    real += mask[frame * problem.mask_stride_frame] != 0;
+    real += mask[(task.first + frame) * problem.mask_stride_frame] != 0;
   }
   return real;
 }

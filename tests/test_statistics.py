@@ -11,6 +11,7 @@ from statistics_cases import NAMES, stats_case
 
 import milkernels
 from milkernels import functional, reference
+from milkernels.backends import cpp_serves_cpu
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,18 @@ def test_every_remainder_of_the_vectors_is_right(kernel_backend, device, dim, ch
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize(
+    ("dim", "channels", "frames"),
+    every_pair([-1, 1], [7, 8, 16, 33], [3, 16, 17, 32, 33, 65, 257, 300]),
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_so_are_heads_of_one_channel(kernel_backend, device, name, dim, channels, frames, masked):
+    options = {"dim": dim, "masked": masked, "device": device}
+    case = stats_case(name, 2, channels, frames, channels, **options)
+    assert_close(case.run(functional), truth_of(case), relative=2e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_head_wider_than_a_tile_is_cut(monkeypatch, name, dim, masked):
@@ -78,6 +91,14 @@ def test_a_head_wider_than_a_tile_is_cut(monkeypatch, name, dim, masked):
 def test_long_bags_are_cut_and_merged(kernel_backend, device, name, dim):
     case = stats_case(name, 1, 4, 3000, heads=2, dim=dim, masked=True, device=device)
     assert_close(case.run(functional), truth_of(case), relative=1e-6)
+
+
+@pytest.mark.skipif(not cpp_serves_cpu(), reason="the C++ extension is not there")
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_so_are_heads_of_one_channel_in_long_bags(name, dim):
+    case = stats_case(name, 1, 19, 40_000, heads=19, dim=dim, masked=True)
+    assert_close(case.run(functional), truth_of(case), relative=2e-6)
 
 
 @pytest.mark.parametrize("dim", [-1, 1])
