@@ -2,6 +2,7 @@
 // one in Python that costs small calls more than their kernels.
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -82,12 +83,25 @@ inline py::object checked(PyObject* result) {
   return py::reinterpret_steal<py::object>(result);
 }
 
-// Bag values (bags, classes) in x's dtype, empty.
-inline py::object bag_values(py::handle x, const Tensor& view) {
-  const py::int_ bags(view.sizes[0]), classes(view.sizes[1]);
-  PyObject* arguments[] = {x.ptr(), bags.ptr(), classes.ptr()};
+// An empty tensor of up to two sizes in x's dtype.
+inline py::object new_empty(py::handle x, std::initializer_list<int64_t> sizes) {
+  py::object numbers[2];
+  PyObject* arguments[3] = {x.ptr()};
+  size_t count = 0;
+  for (const int64_t size : sizes) {
+    numbers[count] = py::int_(size);
+    arguments[count + 1] = numbers[count].ptr();
+    ++count;
+  }
+  const py::tuple none(0);
+  if (count == 0) arguments[++count] = none.ptr();
   return checked(PyObject_VectorcallMethod(torch_module().new_empty, arguments,
-                                           3 | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+                                           (count + 1) | PY_VECTORCALL_ARGUMENTS_OFFSET, nullptr));
+}
+
+// Bag values (bags, classes) in x's dtype.
+inline py::object bag_values(py::handle x, const Tensor& view) {
+  return new_empty(x, {view.sizes[0], view.sizes[1]});
 }
 
 // What a forward pass leaves for its backward pass, in memory that takes a tenth of the time that a

@@ -22,7 +22,7 @@ KERNEL_TESTS = (
     *("kernels", "layouts", "edge_cases", "long_bags", "packed", "pool_bce", "statistics"),
     *("linear_attention", "gated_fusion", "rank", "log_mean_exp", "noisy_or", "max_mean"),
     *("class_attention", "large_offsets", "pool_bce_gradients", "saturated_loss"),
-    *("dominant_frames", "whole_pass", "few_classes", "short_rows"),
+    *("dominant_frames", "whole_pass", "whole_loss", "few_classes", "short_rows"),
 )
 #: What says nothing of the kernels' memory, or has too much of it.
 LEFT_OUT = "not triton and not reference and not compile and not opcheck and not 2_to_the_31"

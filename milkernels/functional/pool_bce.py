@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from milkernels import ops, reference, validation
-from milkernels.backends import resolve
+from milkernels.backends import cpp_serves_cpu, resolve
 from milkernels.family import POOLING_PARAMETERS
 from milkernels.functional import pooling_arguments
 from milkernels.functional.log_mean_exp import sharpness_per_class
@@ -85,6 +85,24 @@ def pool_bce(
     """
     validation.one_of("name", name, _PROBABILITIES)
     given = pooling_arguments.named(name, params, options)
+    over_classes = given.get("normalize") == "classes"
+    if weight is None and not over_classes and cpp_serves_cpu():
+        loss = ops.pool_bce_in_one(
+            name,
+            x,
+            given.get("scores"),
+            given.get("alpha"),
+            given.get("power"),
+            target,
+            label_mask,
+            mask,
+            given.get("score_activation"),
+            reduction,
+            dim,
+            from_logits,
+        )
+        if loss is not None:
+            return loss
     dim = validation.frame_dim(dim)
     bags, classes, frames = validation.frame_values(x, dim)
     pooling_arguments.check(given, x, classes)
@@ -109,7 +127,6 @@ def pool_bce(
         )
     if name == "log_mean_exp":
         given["sharpness"] = sharpness_per_class(given["sharpness"], x, classes)
-    over_classes = given.get("normalize") == "classes"
     return ops.pool_bce(
         "class_attention" if over_classes else name,
         x,

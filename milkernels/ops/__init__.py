@@ -11,6 +11,7 @@ from milkernels.ops.pool_bce import pool_bce
 from milkernels.ops.rank import rank, rank_in_one
 from milkernels.ops.statistics import statistics
 from milkernels.ops.weighted_average import weighted_average, weighted_average_in_one
+from milkernels.ops.whole_loss import pool_bce_in_one
 
 __all__ = [
     "class_attention",
@@ -25,6 +26,7 @@ __all__ = [
     "noisy_or_in_one",
     "packed",
     "pool_bce",
+    "pool_bce_in_one",
     "rank",
     "rank_in_one",
     "statistics",

@@ -23,7 +23,7 @@ from milkernels.reference.pool_bce import known_share
 NAME = "pool_bce"
 
 #: Of the operator's tensors, those that gradients go to: x, scores, alpha, power, sharpness.
-_DIFFERENTIABLE = 5
+DIFFERENTIABLE = 5
 
 
 def pool_bce(
@@ -78,32 +78,54 @@ class _PoolBCE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        needs = (*ctx.needs_input_grad[1 : 1 + _DIFFERENTIABLE], False, False, False, False)
+        needs = (*ctx.needs_input_grad[1 : 1 + DIFFERENTIABLE], False, False, False, False)
         if gradient is None:
             return None, *(None for _ in needs)
         tensors, options = ctx.saved_tensors, ctx.options
         if ctx.handed_out:
             # The first ones were scaled in place.
-            with torch.no_grad():
-                _, *gradients = torch.ops.milkernels.pool_bce(*tensors[: ctx.inputs], *options)
-            tensors = (*tensors[: ctx.inputs], *gradients)
-        given: Sequence[Tensor]
-        if torch.is_grad_enabled():
-            given = differentiable_gradients(
-                lambda *tensors: _gradients(*tensors, options=options, needs=needs, in_place=False),
-                lambda *inputs: _reference(*inputs, *options),
-                needs,
-                gradient,
-                tensors,
-            )
-        else:
-            in_place = not (
-                _mixes_cells(options) or torch.compiler.is_compiling() or transforms_are_active()
-            )
-            ctx.handed_out = ctx.handed_out or in_place
-            given = _gradients(gradient, *tensors, options=options, needs=needs, in_place=in_place)
-        remaining = iter(given)
-        return None, *(next(remaining) if need else None for need in needs)
+            tensors = computed_again(tensors[: ctx.inputs], options)
+        in_place = not (
+            torch.is_grad_enabled()
+            or _mixes_cells(options)
+            or torch.compiler.is_compiling()
+            or transforms_are_active()
+        )
+        ctx.handed_out = ctx.handed_out or in_place
+        return None, *loss_gradients(gradient, tensors, options, needs, in_place)
+
+
+def computed_again(
+    tensors: Sequence[Tensor | None], options: tuple[Any, ...]
+) -> tuple[Tensor | None, ...]:
+    """All inputs, and the gradients for a gradient of 1 anew."""
+    with torch.no_grad():
+        _, *gradients = torch.ops.milkernels.pool_bce(*tensors, *options)
+    return *tensors, *gradients
+
+
+def loss_gradients(
+    gradient: Tensor,
+    saved: Sequence[Tensor | None],
+    options: tuple[Any, ...],
+    needs: tuple[bool, ...],
+    in_place: bool,
+) -> list[Tensor | None]:
+    """Gradients of all inputs for this gradient of the loss, None for those without need. `saved`
+    are the inputs, then the gradients for a gradient of 1, which `in_place` uses up."""
+    given: Sequence[Tensor]
+    if torch.is_grad_enabled():
+        given = differentiable_gradients(
+            lambda *tensors: _gradients(*tensors, options=options, needs=needs, in_place=False),
+            lambda *inputs: _reference(*inputs, *options),
+            needs,
+            gradient,
+            saved,
+        )
+    else:
+        given = _gradients(gradient, *saved, options=options, needs=needs, in_place=in_place)
+    remaining = iter(given)
+    return [next(remaining) if need else None for need in needs]
 
 
 def _gradients(
@@ -133,8 +155,8 @@ def _scaled(
     in_place: bool,
 ) -> list[Tensor | None]:
     """The gradients of the five differentiable inputs, for this gradient of the loss."""
-    x, scores, *parameters = tensors[:_DIFFERENTIABLE]
-    target, _, label_mask, _ = tensors[_DIFFERENTIABLE:]
+    x, scores, *parameters = tensors[:DIFFERENTIABLE]
+    target, _, label_mask, _ = tensors[DIFFERENTIABLE:]
     _, _, _, reduction, dim, *_, backend = options
     x_gradient, scores_gradient, shares = cast(tuple[Tensor, ...], gradients)
     by = gradient
@@ -150,10 +172,17 @@ def _scaled(
             results.append(filled)
         else:
             results.append((filled * of_frames).to(tensor.dtype))
-    rows = iter((shares * by).sum(1))
+    rows = iter(_sum_of_bags(shares, by))
     for parameter in parameters:
         results.append(None if parameter is None else next(rows).to(parameter.dtype))
     return results
+
+
+def _sum_of_bags(shares: Tensor, by: Tensor) -> Tensor:
+    """The parameters' gradients (parameters, classes); for one loss as the C++ kernels sum them."""
+    if by.dim() > 0:
+        return (shares * by).sum(1)
+    return shares.sum(1, dtype=torch.float64).to(shares.dtype) * by
 
 
 def _mixes_cells(options: tuple[Any, ...]) -> bool:
