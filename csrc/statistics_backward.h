@@ -140,8 +140,8 @@ void scatter_statistics(const StatisticsProblem& problem) {
   const int64_t elements = problem.bags * problem.classes * problem.frames;
   const int64_t frames = statistics_part_frames(problem);
   const int64_t parts = tasks_of(problem.frames, frames);
-  const bool narrow_rows = has_narrow_rows<E>(problem);
-  const int64_t heads = tasks_of_heads<E>(problem);
+  const bool narrow_rows = problem.frames_contiguous && width_of(problem) == 1;
+  const int64_t heads = tasks_of_heads<Arithmetic<E>>(problem, narrow_rows);
   parallel_for(problem.bags * heads * parts, elements, problem.threads, [&](int64_t task) {
     const int64_t number = task % parts;
     const int64_t first = number * frames;

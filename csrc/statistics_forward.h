@@ -174,8 +174,8 @@ void gather_statistics(const StatisticsProblem& problem) {
   const int64_t elements = problem.bags * problem.classes * problem.frames;
   const int64_t frames = statistics_segment_frames(problem);
   const int64_t segments = tasks_of(problem.frames, frames);
-  const bool narrow_rows = has_narrow_rows<E>(problem);
-  const int64_t heads = tasks_of_heads<E>(problem);
+  const bool narrow_rows = transposes_narrow_rows<E>(problem);
+  const int64_t heads = tasks_of_heads<Arithmetic<E>>(problem, narrow_rows);
   parallel_for(problem.bags * heads * segments, elements, problem.threads, [&](int64_t task) {
     const int64_t number = task % segments;
     const int64_t first = number * frames;

@@ -13,19 +13,18 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// Whether rows of contiguous frames are walked that way.
+// Whether rows of contiguous frames are transposed.
 template <class E>
-bool has_narrow_rows(const StatisticsProblem& problem) {
+bool transposes_narrow_rows(const StatisticsProblem& problem) {
   return kTransposes<E> && problem.frames_contiguous && width_of(problem) == 1 &&
          fills_lanes<E>(problem.classes);
 }
 
-// Tasks that share the heads of a bag's frames.
-template <class E>
-int64_t tasks_of_heads(const StatisticsProblem& problem) {
+// Tasks that share the heads of a bag's frames, which may take them by vectors.
+template <class T>
+int64_t tasks_of_heads(const StatisticsProblem& problem, bool by_vectors) {
   if (!problem.frames_contiguous) return 1;
-  return has_narrow_rows<E>(problem) ? tasks_of(problem.heads, kLanes<Arithmetic<E>>)
-                                     : problem.heads;
+  return by_vectors ? tasks_of(problem.heads, kLanes<T>) : problem.heads;
 }
 
 // A row's scores.
@@ -151,7 +150,7 @@ void gather_narrow_rows(const StatisticsProblem& problem, const Segment& segment
   }
 }
 
-// What the slopes of a vector of channels are made of.
+// What the gradients of a vector of channels are made of.
 template <class T>
 struct NarrowSlopes {
   Vector<T> mean, lost, direct, curve, variance, peak, total;
@@ -166,9 +165,18 @@ struct NarrowSlopes {
         peak(load_lanes(normaliser_row<T>(problem, kPeak, bag) + channel, count)),
         total(load_lanes(normaliser_row<T>(problem, kTotal, bag) + channel, count)) {}
 
+  // One channel's in every lane.
+  NarrowSlopes of_lane(int64_t lane) const {
+    NarrowSlopes result = *this;
+    for (Vector<T>* row : {&result.mean, &result.lost, &result.direct, &result.curve,
+                           &result.variance, &result.peak, &result.total})
+      *row = broadcast((*row)[lane]);
+    return result;
+  }
+
   MILKERNELS_INLINE Vector<T> residual(Vector<T> x) const { return (x - mean) - lost; }
 
-  // The gradients over the weights of frames x(k), then those, and their scores as weights.
+  // Scores of frames x(k) become weights, and to_score their gradients.
   template <class Value>
   MILKERNELS_INLINE void differentiate_all(Vector<T>* score, Vector<T>* to_score,
                                            const Integer<T>* real, int64_t count,
@@ -215,53 +223,61 @@ void scatter_narrow_heads(const StatisticsProblem& problem, const Part& part) {
   }
 }
 
-// Contiguous frames.
+// A row of contiguous frames, and what it adds to its query's gradient.
+template <class E, bool kQuery, bool kMasked>
+Arithmetic<E> scatter_narrow_row(const StatisticsProblem& problem, const Part& part,
+                                 int64_t channel, const NarrowSlopes<Arithmetic<E>>& slopes) {
+  using T = Arithmetic<E>;
+  const uint8_t* mask = mask_row(problem, part.bag);
+  const auto row_of = [&](const FrameTensor& tensor) {
+    return tensor.data == nullptr ? nullptr : at_mutable<E>(tensor, part.bag, channel, 0);
+  };
+  const E* h = row_of(problem.h);
+  const E* scores = row_of(problem.scores);
+  E* h_gradient = row_of(problem.h_gradient);
+  E* scores_gradient = row_of(problem.scores_gradient);
+  const Vector<T> query = kQuery ? broadcast(*query_of<T>(problem, channel)) : Vector<T>{};
+  Vector<T> to_query{};
+  for (int64_t frame = part.first, next; frame < part.last; frame = next) {
+    const FrameBlock<E> block(problem, mask, frame, part.last);
+    next = block.next();
+    const auto x = [&](int64_t k) { return block.template load<kMasked>(h, static_cast<int>(k)); };
+    Vector<T> weight[kBlockVectors];
+    Vector<T> to_score[kBlockVectors];
+    for (int k = 0; k < block.vectors; ++k)
+      weight[k] = kQuery ? query * x(k) : block.template load<kMasked>(scores, k);
+    slopes.differentiate_all(weight, to_score, block.real, block.vectors, x);
+    for (int k = 0; k < block.vectors; ++k) {
+      const Vector<T> residual = slopes.residual(x(k));
+      if (h_gradient != nullptr) {
+        Vector<T> gradient = weight[k] * multiply_add(slopes.curve, residual, slopes.direct);
+        if constexpr (kQuery) gradient = multiply_add(to_score[k], query, gradient);
+        if constexpr (kMasked) gradient = block.real[k] ? gradient : Vector<T>{};
+        block.store(h_gradient, k, gradient);
+      }
+      if (scores_gradient != nullptr) block.store(scores_gradient, k, to_score[k]);
+      if constexpr (kQuery) to_query = multiply_add(to_score[k], residual, to_query);
+    }
+  }
+  return sum_of_lanes<T>(to_query);
+}
+
+// A vector of channels, each such a row.
 template <class E, bool kQuery>
 void scatter_narrow_rows(const StatisticsProblem& problem, const Part& part, int64_t channel) {
   using T = Arithmetic<E>;
-  if constexpr (kTransposes<E>) {
-    constexpr int64_t kStep = kLanes<T>;
-    const int64_t rest = problem.classes - channel;
-    const int64_t channels = rest < kStep ? rest : kStep;
-    const SlopesOf<E> all(problem, part.bag, channel, channels);
-    const NarrowSlopes<T> slopes(problem, part.bag, channel, channels, all.slopes);
-    const uint8_t* mask = mask_row(problem, part.bag);
-    const Vector<T> zero{};
-    Vector<T> query{};
-    if constexpr (kQuery) query = load_lanes(query_of<T>(problem, channel), channels);
-    LongSum<T> to_query;
-    for (int64_t first = part.first; first < part.last; first += kBlockRows) {
-      NarrowBlock<E> block(problem, part.bag, channel, first, part.last,
-                           std::bool_constant<kQuery>());
-      Vector<T> x[kBlockRows];
-      Vector<T> weight[kBlockRows];
-      Vector<T> to_score[kBlockRows];
-      Integer<T> real[kBlockRows];
-      for (int64_t row = 0; row < block.count(); ++row) {
-        const bool counts = mask == nullptr || mask[(first + row) * problem.mask_stride_frame] != 0;
-        real[row] = first_lanes<T>(counts ? channels : 0);
-        x[row] = real[row] ? load(block.h + row * kStep) : zero;
-        weight[row] = kQuery ? query * x[row] : load(block.scores + row * kStep);
-      }
-      slopes.differentiate_all(weight, to_score, real, block.count(),
-                               [&](int64_t row) { return x[row]; });
-      Vector<T> sum{};
-      for (int64_t row = 0; row < block.count(); ++row) {
-        const Vector<T> residual = slopes.residual(x[row]);
-        Vector<T> gradient = weight[row] * multiply_add(slopes.curve, residual, slopes.direct);
-        if constexpr (kQuery) gradient = multiply_add(to_score[row], query, gradient);
-        sum = multiply_add(to_score[row], residual, sum);
-        store(block.h + row * kStep, real[row] ? gradient : zero);
-        store(block.scores + row * kStep, to_score[row]);
-      }
-      to_query.add(sum);
-      if (problem.h_gradient.data != nullptr)
-        transpose_back(block.h, block.frames, problem.h_gradient);
-      if (problem.scores_gradient.data != nullptr)
-        transpose_back(block.scores, block.frames, problem.scores_gradient);
-    }
-    if (problem.query_gradient != nullptr)
-      store_lanes(query_part<T>(problem, part, channel), to_query.value(), channels);
+  constexpr int64_t kStep = kLanes<T>;
+  const int64_t rest = problem.classes - channel;
+  const int64_t count = rest < kStep ? rest : kStep;
+  const SlopesOf<E> all(problem, part.bag, channel, count);
+  const NarrowSlopes<T> slopes(problem, part.bag, channel, count, all.slopes);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    const NarrowSlopes<T> own = slopes.of_lane(lane);
+    const T to_query =
+        problem.mask == nullptr
+            ? scatter_narrow_row<E, kQuery, false>(problem, part, channel + lane, own)
+            : scatter_narrow_row<E, kQuery, true>(problem, part, channel + lane, own);
+    if (problem.query_gradient != nullptr) *query_part<T>(problem, part, channel + lane) = to_query;
   }
 }
 

@@ -68,23 +68,6 @@ FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) 
   return transpose_rows<E>(from, task, kLanes<E> * from.stride_class, to);
 }
 
-// Classes that lie side by side, whole vectors of frames of them, to a task's rows.
-template <class E>
-void transpose_back(const E* from, const Stretch& task, const FrameTensor& to) {
-  constexpr int64_t kStep = kLanes<E>;
-  const int64_t frames = task.last - task.first;
-  for (int64_t frame = 0; frame < frames; frame += kStep) {
-    Vector<E> block[kStep];
-    MILKERNELS_UNROLL
-    for (int k = 0; k < kStep; ++k) block[k] = load(from + (frame + k) * kStep);
-    transpose<E>(block);
-    E* rows = at_mutable<E>(to, task.bag, task.class_start, task.first + frame);
-    const int64_t count = frames - frame < kStep ? frames - frame : kStep;
-    for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane)
-      store_lanes(rows + lane * to.stride_class, block[lane], count);
-  }
-}
-
 // Moves a task's real frames together, each a vector. Returns how many there are.
 template <class E>
 int64_t keep_real(const Problem& problem, const Stretch& task, E* frames) {
