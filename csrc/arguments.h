@@ -91,6 +91,9 @@ struct MaximumProblem : Problem {
   int64_t* index = nullptr;
   // (bags, classes): real frames of each bag, if the mean is added.
   int64_t* count = nullptr;
+  // (bags, classes), in the arithmetic type: each maximum's derivative by its logit, which the
+  // forward pass leaves there; null if the backward pass computes it again.
+  void* slopes = nullptr;
   const void* gradient = nullptr;
   FrameTensor x_gradient;
 };

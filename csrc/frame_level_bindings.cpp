@@ -8,28 +8,33 @@ namespace milkernels {
 namespace {
 
 // Each maximum's frame and, with the mean, how many frames are real: one or two rows (bags,
-// classes).
+// classes). Then, with kSlopes, the slopes of logits.
+template <bool kSlopes>
 void set_places(MaximumProblem& problem, const Tensor& places) {
+  const int64_t cells = problem.bags * problem.classes;
   problem.index = static_cast<int64_t*>(places.data);
-  problem.count = problem.index + (problem.plus_mean ? problem.bags * problem.classes : 0);
+  problem.count = problem.index + (problem.plus_mean ? cells : 0);
+  if (kSlopes && problem.from_logits) problem.slopes = problem.count + cells;
 }
 
+template <bool kSlopes = false>
 void maximum_forward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
                      const Tensor& mask, const Tensor& y, const Tensor& places) {
   auto problem = problem_of<MaximumProblem>(walk, from_logits, x, mask);
   problem.plus_mean = plus_mean;
   problem.y = y.data;
-  set_places(problem, places);
+  set_places<kSlopes>(problem, places);
   kernels(x).maximum_forward(problem);
 }
 
+template <bool kSlopes = false>
 void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const Tensor& x,
                       const Tensor& mask, const Tensor& gradient, const Tensor& places,
                       const Tensor& x_gradient) {
   auto problem = problem_of<MaximumProblem>(walk, from_logits, x, mask);
   problem.plus_mean = plus_mean;
   problem.gradient = gradient.data;
-  set_places(problem, places);
+  set_places<kSlopes>(problem, places);
   problem.x_gradient = frames_to_fill(x_gradient);
   kernels(x).maximum_backward(problem);
 }
@@ -40,11 +45,12 @@ py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, 
   const auto frames = frames_of(x_object, mask_object, dim);
   if (!frames) return py::none();
   const Tensor& x = frames->x;
-  const int64_t rows = plus_mean ? 2 : 1, bytes = sizeof(int64_t);
-  const py::object places = left_bytes(rows * x.sizes[0] * x.sizes[1] * bytes);
-  return pooled(*frames, x_object, places, threads,
+  // Places and slopes.
+  const int64_t rows = 1 + plus_mean + from_logits, bytes = sizeof(int64_t);
+  const py::object memory = left_bytes(rows * x.sizes[0] * x.sizes[1] * bytes);
+  return pooled(*frames, x_object, memory, threads,
                 [&](const Walk& walk, const Tensor& mask, const Tensor& y, const Tensor& left) {
-                  maximum_forward(from_logits, plus_mean, walk, x, mask, y, left);
+                  maximum_forward<true>(from_logits, plus_mean, walk, x, mask, y, left);
                 });
 }
 
@@ -52,11 +58,11 @@ py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, 
 py::tuple maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
                             py::handle left) {
-  const Tensor places = left_tensor(left);
+  const Tensor memory = left_tensor(left);
   const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
       [&](const Walk& walk, const Tensor& x, const Tensor& gradient, const Tensor& x_gradient) {
-        maximum_backward(from_logits, plus_mean, walk, x, mask, gradient, places, x_gradient);
+        maximum_backward<true>(from_logits, plus_mean, walk, x, mask, gradient, memory, x_gradient);
       });
   return gradients_of_call(filled, py::none());
 }
@@ -278,7 +284,7 @@ py::tuple rank_gradients(double decay, int dim, bool from_logits, bool, int thre
 }  // namespace
 
 void define_frame_level(py::module_& module) {
-  define_family(module, "maximum", &maximum_forward, &maximum_backward, &maximum_pass,
+  define_family(module, "maximum", &maximum_forward<>, &maximum_backward<>, &maximum_pass,
                 &maximum_gradients);
   define_family(module, "noisy_or", &noisy_or_forward, &noisy_or_backward, &noisy_or_pass,
                 &noisy_or_gradients);

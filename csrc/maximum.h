@@ -7,11 +7,21 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// What maxima of these logits get of their bag values' gradients.
-template <class T>
-inline Vector<T> slope_at(Vector<T> logits) {
-  const Sigmoid<T> peak = sigmoid<T>(logits);
-  return peak.value * peak.complement;
+// What up to a vector of maxima get of their bag values' gradients, from logits.
+template <class E>
+Vector<Arithmetic<E>> slopes_of(const MaximumProblem& problem, int64_t bag, int64_t first,
+                                int64_t count) {
+  using T = Arithmetic<E>;
+  const int64_t cell = bag * problem.classes + first;
+  if (problem.slopes != nullptr)
+    return load_lanes(static_cast<const T*>(problem.slopes) + cell, count);
+  T logits[kLanes<T>] = {};
+  for (int64_t lane = 0; lane < count; ++lane) {
+    const int64_t frame = problem.index[cell + lane];
+    if (frame >= 0) logits[lane] = load_one(at<E>(problem.x, bag, first + lane, frame));
+  }
+  const Sigmoid<T> at_peaks = sigmoid<T>(load(logits));
+  return at_peaks.value * at_peaks.complement;
 }
 
 // How a bag's gradient becomes 0: in parts of about as many elements.
@@ -56,7 +66,7 @@ class Clearing {
   bool without_gaps_;
 };
 
-// The maxima's gradients: x is read there alone.
+// The maxima's gradients.
 template <class E>
 void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
   using T = Arithmetic<E>;
@@ -66,13 +76,8 @@ void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
     const int64_t cell = bag * problem.classes + first;
     const int64_t* frames = problem.index + cell;
     Vector<T> gradient = bag_gradients<E>(problem, cell, count);
-    T values[kStep] = {};
-    if (problem.from_logits) {
-      for (int64_t lane = 0; lane < count; ++lane)
-        if (frames[lane] >= 0)
-          values[lane] = load_one(at<E>(problem.x, bag, first + lane, frames[lane]));
-      gradient *= slope_at<T>(load(values));
-    }
+    if (problem.from_logits) gradient *= slopes_of<E>(problem, bag, first, count);
+    T values[kStep];
     store(values, gradient);
     for (int64_t lane = 0; lane < count; ++lane)
       if (frames[lane] >= 0)
@@ -112,10 +117,7 @@ struct MaxMeanGradient {
     const int64_t bag = cell / problem.classes;
     const int64_t class_index = cell % problem.classes;
     Vector<T> gradient = bag_gradients<E>(problem, cell, 1) + constants(problem, cell, 1);
-    if constexpr (kFromLogits) {
-      const T logit = load_one(at<E>(problem.x, bag, class_index, frame));
-      gradient *= slope_at<T>(broadcast(logit));
-    }
+    if constexpr (kFromLogits) gradient *= slopes_of<E>(problem, bag, class_index, 1);
     store_one(at_mutable<E>(problem.x_gradient, bag, class_index, frame), gradient[0]);
   }
 };

@@ -103,7 +103,12 @@ void write_peaks(const MaximumProblem& problem, int64_t cell, int64_t count,
                  const Peaks<Arithmetic<E>>& peaks, int64_t frames) {
   using T = Arithmetic<E>;
   Vector<T> y = load(peaks.value);
-  if (problem.from_logits) y = sigmoid<T>(y).value;
+  if (problem.from_logits) {
+    const Sigmoid<T> at = sigmoid<T>(y);
+    y = at.value;
+    if (problem.slopes != nullptr)
+      store_lanes(static_cast<T*>(problem.slopes) + cell, at.value * at.complement, count);
+  }
   for (int64_t lane = 0; lane < count; ++lane) {
     problem.index[cell + lane] = peaks.frame[lane];
     if constexpr (kPlusMean) {
