@@ -75,24 +75,33 @@ void scatter_rows(const Problem& problem, const Stretch& task) {
   }
 }
 
-// Short rows, one behind the other, as a line of frames.
-template <class E, class G, class Problem>
-void scatter_line(const Problem& problem, const Stretch& task) {
+// A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
+template <class E, class G, class LanesAt>
+void scatter_line(const typename G::Constants& constants, const E* x, E* x_gradient, int64_t count,
+                  const LanesAt& lanes_at) {
   using T = Arithmetic<E>;
-  const int64_t count = task.class_end - task.class_start;
-  const auto constants =
-      G::constants(problem, task.bag * problem.classes + task.class_start, count);
-  const E* x = at<E>(problem.x, task.bag, task.class_start, 0);
-  E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, task.class_start, 0);
-  const RowsOfLanes rows_at(problem.frames);
   walk_classes<T, kLargeGroup<T, G::kLongChains>>(
-      count * problem.frames,
-      [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+      count, [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
-          return G::spread(constants, rows_at(index + k * kLanes<T>));
+          return G::spread(constants, lanes_at(index, k));
         };
         scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
       });
+}
+
+// A task that is one.
+template <class E, class G, class Problem>
+void scatter_line(const Problem& problem, const Stretch& task) {
+  const int64_t classes = task.class_end - task.class_start;
+  const auto constants =
+      G::constants(problem, task.bag * problem.classes + task.class_start, classes);
+  const E* x = at<E>(problem.x, task.bag, task.class_start, task.first);
+  E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, task.class_start, task.first);
+  const int64_t count = classes * (task.last - task.first);
+  if (problem.frames_contiguous)
+    scatter_line<E, G>(constants, x, x_gradient, count, RowsOfLanes(problem.frames));
+  else
+    scatter_line<E, G>(constants, x, x_gradient, count, ClassesOfLanes(classes));
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
@@ -143,11 +152,12 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
 
 template <class E, class G, class Problem>
 void scatter_task(const Problem& problem, const Stretch& task) {
+  if constexpr (kLines<E>)
+    if (are_lines(problem, kLongestInLine<G::kLongChains>, problem.x, problem.x_gradient) ||
+        are_lines_of_classes(problem, problem.x, problem.x_gradient))
+      return scatter_line<E, G>(problem, task);
   if constexpr (kTurns<E>)
     if (is_turned<E, false>(problem)) return scatter_turned<E, G>(problem, task);
-  if constexpr (kLines<E>)
-    if (are_lines(problem, kLongestInLine<G::kLongChains>, problem.x, problem.x_gradient))
-      return scatter_line<E, G>(problem, task);
   if (problem.frames_contiguous)
     scatter_rows<E, G>(problem, task);
   else

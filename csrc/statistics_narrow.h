@@ -1,6 +1,6 @@
-// Statistics pooling where each channel is a head: a lane is a head, whose frames follow one
-// another as vectors of channels. Contiguous frames are transposed for it, a block of them at a
-// time.
+// Statistics pooling where each channel is a head. Contiguous channels: a lane is a head.
+// Contiguous frames are transposed for that, forward, a block of them at a time; their gradients,
+// which nothing sums, are walked as they lie.
 #pragma once
 
 #include <vector>
@@ -236,7 +236,9 @@ Arithmetic<E> scatter_narrow_row(const StatisticsProblem& problem, const Part& p
   const E* scores = row_of(problem.scores);
   E* h_gradient = row_of(problem.h_gradient);
   E* scores_gradient = row_of(problem.scores_gradient);
-  const Vector<T> query = kQuery ? broadcast(*query_of<T>(problem, channel)) : Vector<T>{};
+  Vector<T> query{};
+  // Scores without an element have no address, either.
+  if (kQuery && part.first < part.last) query = broadcast(*query_of<T>(problem, channel));
   Vector<T> to_query{};
   for (int64_t frame = part.first, next; frame < part.last; frame = next) {
     const FrameBlock<E> block(problem, mask, frame, part.last);

@@ -195,35 +195,45 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   if constexpr (kLearn) write_sums<T>(problem, task, sums);
 }
 
-// Whether rows, and those of the gradients, are lines. Sums for learned parameters are a row's own.
-template <class F, bool kLearn>
+// Whether the frames, and their gradients, are lines.
+template <class F>
 bool is_line(const AverageProblem& problem) {
   constexpr bool kMuch = F::kDecays || !(F::kAlpha || F::kScores);
   const auto are = [&](const FrameTensor& frames, const FrameTensor& gradients) {
-    return are_lines(problem, kLongestInLine<kMuch>, frames, gradients);
+    return are_lines(problem, kLongestInLine<kMuch>, frames, gradients) ||
+           are_lines_of_classes(problem, frames, gradients);
   };
-  return !kLearn && are(problem.x, problem.x_gradient) &&
+  return are(problem.x, problem.x_gradient) &&
          (!F::kScores || are(problem.scores, problem.scores_gradient));
 }
 
-// Short rows, one behind the other, as a line of frames.
-template <class E, class F>
-void scatter_line(const AverageProblem& problem, const Stretch& task) {
+// A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
+template <class E, class F, class LanesAt>
+void scatter_line(const BagConstants<Arithmetic<E>>& constants, const Places<E>& line,
+                  int64_t count, const LanesAt& lanes_at) {
   using T = Arithmetic<E>;
-  const int64_t count = task.class_end - task.class_start;
-  const auto constants = bag_constants<E, false>(problem, task.bag, task.class_start, count);
-  const Places<E> line = places_of<E, F::kScores>(problem, task.bag, task.class_start, 0);
-  const RowsOfLanes rows_at(problem.frames);
   ParameterSums<T> none;
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return none; };
   walk_classes<T, kLargeGroup<T, F::kDecays>>(
-      count * problem.frames,
-      [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+      count, [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
-          return spread(constants, rows_at(index + k * kLanes<T>));
+          return spread(constants, lanes_at(index, k));
         };
         scatter_vectors<E, F, false, false, vectors>(bag_of, line.from(index), lanes_of, sums_of);
       });
+}
+
+// A task that is one.
+template <class E, class F>
+void scatter_line(const AverageProblem& problem, const Stretch& task) {
+  const int64_t classes = task.class_end - task.class_start;
+  const auto constants = bag_constants<E, false>(problem, task.bag, task.class_start, classes);
+  const Places<E> line = places_of<E, F::kScores>(problem, task.bag, task.class_start, task.first);
+  const int64_t count = classes * (task.last - task.first);
+  if (problem.frames_contiguous)
+    scatter_line<E, F>(constants, line, count, RowsOfLanes(problem.frames));
+  else
+    scatter_line<E, F>(constants, line, count, ClassesOfLanes(classes));
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
@@ -320,13 +330,13 @@ template <class E, class F, bool kLearn, bool kKept>
 void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const Stretches stretches(problem, parts_of(problem), kLanes<T>);
-  const bool line = is_line<F, kLearn>(problem);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
+    // Sums for learned parameters are a row's or a class's own.
+    if constexpr (kLines<E> && !kKept && !kLearn)
+      if (is_line<F>(problem)) return scatter_line<E, F>(problem, stretches.at(task));
     if constexpr (kTurns<E> && !kKept)
       if (is_turned<E, F::kScores>(problem))
         return scatter_turned<E, F, kLearn>(problem, stretches.at(task));
-    if constexpr (kLines<E> && !kKept && !kLearn)
-      if (line) return scatter_line<E, F>(problem, stretches.at(task));
     if (problem.frames_contiguous)
       scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
     else

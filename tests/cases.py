@@ -78,6 +78,13 @@ class Case:
         y = function(*tensors, **keywords)
         return [y.detach(), *torch.autograd.grad(y, tensors, self.bag_gradient())]
 
+    def run_for_x(self, module: object) -> list[Tensor]:
+        """Bag values, and x's gradient alone."""
+        x, *others = self.tensors
+        leaf = x.detach().requires_grad_()
+        y = self.function(module)(leaf, *others, **self.keywords)
+        return [y.detach(), *torch.autograd.grad(y, leaf, self.bag_gradient())]
+
 
 def make_case(
     name: str,
@@ -121,6 +128,15 @@ def make_case(
         mask[:, 0] = True
         keywords["mask"] = mask.to(device)
     return Case(name, [tensor.to(device, dtype) for tensor in (x, *extra)], keywords)
+
+
+def with_gaps(tensor: Tensor) -> Tensor:
+    """The same frames, no line of which follows the one before in memory."""
+    if tensor.dim() != 3:
+        return tensor
+    wider = torch.full((*tensor.shape[:2], tensor.shape[2] + 3), float("nan"))
+    wider[..., : tensor.shape[2]] = tensor
+    return wider[..., : tensor.shape[2]]
 
 
 def assert_close(ours: list[Tensor], truth: list[Tensor], relative: float) -> None:

@@ -1,8 +1,9 @@
-"""Frames of few contiguous classes: the C++ kernels turn blocks of them into rows."""
+"""Frames of few contiguous classes: the C++ kernels turn blocks of them into rows, and walk their
+gradients as one line where there is neither a mask nor a gap."""
 
 import pytest
 import torch
-from cases import POOLINGS, assert_close, make_case
+from cases import POOLINGS, assert_close, make_case, with_gaps
 from loss_cases import labels_of
 from loss_cases import run as run_with_loss
 
@@ -27,6 +28,18 @@ def test_they_give_the_oracles_numbers(name, classes, from_logits):
         case = make_case(name, 3, classes, frames, dim=1, from_logits=from_logits, masked=masked)
         truth = case.to(torch.float64).run(reference)
         assert_close(case.run(functional), truth, relative=4e-6)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 5, 8, 10, 12, 13])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_they_give_the_bits_of_frames_with_gaps(name, classes, from_logits):
+    for frames in (*FRAMES, 5000):
+        case = make_case(name, 3, classes, frames, dim=1, from_logits=from_logits)
+        given = case.run_for_x(functional)
+        case.tensors = [with_gaps(tensor) for tensor in case.tensors]
+        for one, other in zip(given, case.run_for_x(functional), strict=True):
+            assert torch.equal(one, other), frames
 
 
 @pytest.mark.parametrize("name", ["exp_softmax", "power_exp", "noisy_or", "attention"])

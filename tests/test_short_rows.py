@@ -3,7 +3,7 @@ gradients as one line."""
 
 import pytest
 import torch
-from cases import POOLINGS, make_case
+from cases import POOLINGS, make_case, with_gaps
 
 from milkernels import backends, functional
 
@@ -15,32 +15,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def with_gaps(tensor):
-    """The same frames in rows that do not follow one another."""
-    if tensor.dim() != 3:
-        return tensor
-    wider = torch.full((*tensor.shape[:2], tensor.shape[2] + 3), float("nan"))
-    wider[..., : tensor.shape[2]] = tensor
-    return wider[..., : tensor.shape[2]]
-
-
-def value_and_gradient(case):
-    """Bag values, and x's gradient alone."""
-    x, *others = case.tensors
-    leaf = x.detach().requires_grad_()
-    y = case.function(functional)(leaf, *others, **case.keywords)
-    return y.detach(), torch.autograd.grad(y, leaf, case.bag_gradient())[0]
-
-
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("classes", [1, 3, 16, 37])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_they_give_the_bits_of_rows_with_gaps(name, classes, from_logits):
     for frames in FRAMES:
         case = make_case(name, 3, classes, frames, from_logits=from_logits)
-        given = *case.run(functional), *value_and_gradient(case)
+        given = *case.run(functional), *case.run_for_x(functional)
         case.tensors = [with_gaps(tensor) for tensor in case.tensors]
-        expected = *case.run(functional), *value_and_gradient(case)
+        expected = *case.run(functional), *case.run_for_x(functional)
         for one, other in zip(given, expected, strict=True):
             assert torch.equal(one, other), frames
 
@@ -50,8 +33,8 @@ def test_nan_stays_in_its_row(name):
     others = [0, 1, 2, 4, *range(5, 21)]
     for frames in FRAMES:
         case = make_case(name, 2, 21, frames, from_logits=True)
-        expected = value_and_gradient(case)
+        expected = case.run_for_x(functional)
         case.tensors[0][:, 3] = float("nan")
-        for one, other in zip(value_and_gradient(case), expected, strict=True):
+        for one, other in zip(case.run_for_x(functional), expected, strict=True):
             assert one[:, 3].isnan().all()
             assert torch.equal(one[:, others], other[:, others])

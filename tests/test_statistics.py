@@ -277,11 +277,12 @@ def test_scores_of_minus_infinity_take_frames_out(any_backend, device):
 
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize(("bags", "channels", "frames"), [(0, 4, 5), (2, 0, 5), (2, 4, 0)])
 def test_empty_tensors_are_pooled_and_differentiated(
-    any_backend, device, name, dim, bags, channels, frames
+    any_backend, device, name, dim, bags, channels, frames, heads
 ):
-    case = stats_case(name, bags, channels, frames, heads=2, dim=dim, device=device)
+    case = stats_case(name, bags, channels, frames, heads=heads, dim=dim, device=device)
     if name == "weighted_stats" and channels == 0:
         case = stats_case(name, bags, channels, frames, heads=1, dim=dim, device=device)
     y, to_h, to_other = case.run(functional)
