@@ -36,7 +36,9 @@ def pool_bce_in_one(
     axis = frame_axis(dim, from_logits)
     if axis is None or reduction not in ("mean", "sum"):
         return None
-    if score_activation not in SCORE_ACTIVATIONS or type(target) is not Tensor:
+    inputs = (x, scores, alpha, power)
+    there = (x, target, *(one for one in inputs[1:] if one is not None))
+    if score_activation not in SCORE_ACTIVATIONS or not all(isinstance(i, Tensor) for i in there):
         return None
     given = (scores is not None, alpha is not None, power is not None)
     whole = _whole(name, score_activation, axis, from_logits, given)
@@ -45,9 +47,8 @@ def pool_bce_in_one(
     run, numbers = whole
     if target.dtype is not x.dtype and not target.is_complex():
         target = target.to(x.dtype)
-    wanted = differentiates(x, scores, alpha, power)
-    inputs, labels = (x, scores, alpha, power), (target, label_mask, mask)
-    threads = torch.get_num_threads()
+    wanted = differentiates(*inputs)
+    labels, threads = (target, label_mask, mask), torch.get_num_threads()
     result = run(*numbers, threads, reduction == "mean", wanted, *inputs, *labels)
     if result is None or not wanted:
         return None if result is None else result[0]
