@@ -1,6 +1,7 @@
 // The Python functions that pool, compute the loss and its gradient in one pass.
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "pool_bce.h"
 #include "whole_pass.h"
@@ -117,12 +118,11 @@ std::optional<WholeLoss> whole_loss_of(py::handle x, py::handle mask, py::handle
 template <class T>
 void sum_bags(const double* values, int64_t bags, const Tensor& to) {
   const T* from = reinterpret_cast<const T*>(values);
-  for (int64_t index = 0; index < to.sizes[0]; ++index) {
-    double sum = 0;
-    for (int64_t bag = 0; bag < bags; ++bag)
-      sum += static_cast<double>(from[bag * to.sizes[0] + index]);
-    static_cast<T*>(to.data)[index] = static_cast<T>(sum);
-  }
+  std::vector<double> sums(size(to.sizes[0]));
+  for (int64_t bag = 0; bag < bags; ++bag)
+    for (double& sum : sums) sum += static_cast<double>(*from++);
+  std::transform(sums.begin(), sums.end(), static_cast<T*>(to.data),
+                 [](double sum) { return static_cast<T>(sum); });
 }
 
 // A learned parameter's gradient and, while the bags' shares of it are not yet summed, those.

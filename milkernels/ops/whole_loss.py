@@ -16,6 +16,9 @@ from milkernels.ops.library import differentiates, kernels
 from milkernels.ops.pool_bce import DIFFERENTIABLE, computed_again, loss_gradients
 from milkernels.ops.whole_pass import frame_axis
 
+#: Of frames whose loss has their dtype.
+_DTYPES = (torch.float32, torch.float64)
+
 
 def pool_bce_in_one(
     name: str,
@@ -45,7 +48,7 @@ def pool_bce_in_one(
     if whole is None:
         return None
     run, numbers = whole
-    if target.dtype is not x.dtype and not target.is_complex():
+    if target.dtype is not x.dtype and x.dtype in _DTYPES and not target.is_complex():
         target = target.to(x.dtype)
     wanted = differentiates(*inputs)
     labels, threads = (target, label_mask, mask), torch.get_num_threads()
