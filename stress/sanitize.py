@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 KERNEL_TESTS = (
     *("kernels", "layouts", "edge_cases", "long_bags", "packed", "pool_bce", "statistics"),
-    *("linear_attention", "gated_fusion", "rank", "log_mean_exp", "noisy_or", "max_mean"),
+    *("statistics_shapes", "linear_attention", "gated_fusion", "rank", "log_mean_exp"),
+    *("noisy_or", "max_mean"),
     *("class_attention", "large_offsets", "pool_bce_gradients", "saturated_loss"),
     *("dominant_frames", "whole_pass", "whole_loss", "few_classes", "short_rows"),
 )
@@ -61,7 +62,7 @@ SANITIZERS = {
             "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1",
             "OMP_NUM_THREADS": "1",
         },
-        tuple(f"tests/test_{name}.py" for name in ("long_bags", "packed", "statistics")),
+        tuple(f"tests/test_{name}.py" for name in ("long_bags", "packed", "statistics_shapes")),
         f"({LEFT_OUT}) and thread",
         "avx2-float avx2-double",
     ),
