@@ -57,8 +57,9 @@ def kernel_backend(request):
 
 @pytest.fixture
 def short_segments(monkeypatch):
-    """Small tiles, and few of them in a segment: Triton cuts and joins bags of some hundreds."""
+    """Small tiles and blocks, and few in a segment: Triton cuts and joins bags of some hundreds."""
     monkeypatch.setattr("milkernels.kernels.tiles.TILE_ELEMENTS", 128)
+    monkeypatch.setattr("milkernels.kernels.lanes._THREADS", 16)
     monkeypatch.setattr("milkernels.kernels.tiles.SEGMENT_TILES", 1)
 
 

@@ -24,11 +24,20 @@ if TYPE_CHECKING:
 Access = Callable[[Any, Any], None]
 
 
+def _fused(_: Any, x: Any, y: Any, z: Any) -> Any:
+    """Product and sum of float32, rounded once as on a GPU, where the interpreter rounds twice."""
+    exact = x.data.astype(np.float64) * y.data + z.data
+    return type(x)(exact.astype(z.data.dtype), z.dtype.scalar)
+
+
 @cache
-def patch_the_language_once_a_launch() -> None:
-    """Triton's interpreter looks through its whole language at every call of a device function, a
-    third of the tests' time: let it do so once a launch for each set of modules to patch."""
+def patch_the_interpreter() -> None:
+    """Let it multiply and add as a GPU does. And it looks through its whole language at every call
+    of a device function, a third of the tests' time: let it do so once a launch for each set of
+    modules to patch."""
     from triton.runtime import interpreter  # noqa: PLC0415
+
+    from milkernels.kernels import noisy_or_frames  # noqa: PLC0415
 
     patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
     language = (interpreter.tl, interpreter.tl.core)
@@ -50,6 +59,8 @@ def patch_the_language_once_a_launch() -> None:
         patched.clear()
         return launch(executor, *args, **keywords)
 
+    interpreter.InterpreterBuilder.create_fma = _fused
+    noisy_or_frames.FUSES = interpreter.tl.constexpr(True)
     interpreter._patch_lang = patch_once
     interpreter.GridExecutor.__call__ = launch_afresh
 
@@ -62,7 +73,7 @@ def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
 
     from milkernels.kernels.launch import Launch  # noqa: PLC0415
 
-    patch_the_language_once_a_launch()
+    patch_the_interpreter()
     load, store, run = (
         InterpreterBuilder.create_masked_load,
         InterpreterBuilder.create_masked_store,

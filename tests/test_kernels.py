@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from budget import assert_within_budget, cases_of, naive_form, truth_of
+import triton.language as tl
+from budget import assert_within_budget, cases_of, naive_form, together, truth_of
 from cases import ACTIVATIONS, HALF_AND_SINGLE, POOLINGS, SCORED, assert_close, make_case
 from combinations import every_pair
+from interpreted import checked_backend
 
 from milkernels import functional, reference
+from milkernels.kernels import lanes
 
 
 @pytest.mark.parametrize(
@@ -62,8 +65,10 @@ def test_float64_equals_the_oracle(kernel_backend, device, name, dim, from_logit
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_masked_frames_count_for_nothing(kernel_backend, device, name, dim, dtype):
-    case = make_case(name, dim=dim, masked=True, dtype=dtype, device=device)
-    assert_close(case.run(functional), truth_of(case), relative=4 * torch.finfo(dtype).eps)
+    options = {"dim": dim, "masked": True, "dtype": dtype, "device": device}
+    cases = [make_case(name, **options) for _ in range(3)]
+    ours = together(case.run(functional) for case in cases)
+    assert_close(ours, together(map(truth_of, cases)), relative=4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +106,16 @@ def test_parameters_may_have_their_own_dtype(kernel_backend, device):
     assert [tensor.dtype for tensor in ours[2:]] == [torch.float64, torch.float64]
     assert_close(ours, truth_of(case), relative=1e-2)
     assert_close(ours[2:], truth_of(case)[2:], relative=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of a GPU's compiler there is one")
+@pytest.mark.parametrize("dim", [-1, 1])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_the_order_of_a_blocks_axes_changes_nothing(monkeypatch, name, dim):
+    """It follows Triton's release, and so does where a thread's chunks are."""
+    case = make_case(name, 2, 5, 50, dim=dim, masked=True)
+    with checked_backend("triton"):
+        expected = case.run(functional)
+        monkeypatch.setattr(lanes, "CHUNKS_FIRST", tl.constexpr(not lanes.CHUNKS_FIRST.value))
+        found = case.run(functional)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

@@ -6,7 +6,7 @@ from cases import POOLINGS, Case, assert_close, make_case
 
 import milkernels
 from milkernels import functional, reference
-from milkernels.kernels import rank, tiles
+from milkernels.kernels import lanes, rank, tiles
 
 
 @pytest.fixture
@@ -64,24 +64,49 @@ def classes_last(bags, classes, frames):
 @pytest.mark.parametrize("layout", [frames_last, classes_last])
 @pytest.mark.parametrize("shape", [(1, 2, 15_000), (8, 64, 16_000), (32, 17, 16_000)], ids=str)
 def test_a_gpu_takes_few_steps_one_after_the_other_through_few_long_bags(shape, layout):
-    """Forward the tiles of a segment, then as many parts as there are segments."""
-    tiling = tiles.tile(layout(*shape))
-    assert tiling.segment_frames / tiling.block_frames + tiling.segments <= 64
-    assert tiling.walk_frames / tiling.block_frames <= 32
+    """Forward the blocks of a segment, then as many parts as there are segments."""
+    for tiling in (tiles.tile(layout(*shape)), lanes.of(layout(*shape))):
+        assert tiling.segment_frames / tiling.step + tiling.segments <= 64
+        assert tiling.walk_frames / tiling.step <= 32
 
 
-@pytest.mark.parametrize(("layout", "block"), [(frames_last, (2, 512)), (classes_last, (64, 16))])
+@pytest.mark.parametrize("layout", [frames_last, classes_last])
+def test_short_segments_are_several(short_segments, layout):
+    """Or the tests above would join nothing in Triton's interpreter."""
+    x = layout(1, 2, 3 * 256 + 13)
+    assert lanes.of(x, thread_bytes=lanes.JOINED_BYTES).segments > 1
+    assert tiles.tile(x).segments > 1
+
+
+@pytest.mark.parametrize(("layout", "block"), [(frames_last, (16, 32)), (classes_last, (32, 4))])
 def test_a_large_batch_of_clips_is_not_cut(layout, block):
-    tiling = tiles.tile(layout(64, 527, 400))
-    assert tiling == tiles.Tiling(64, 527, 400, *block)
+    tiling = lanes.of(layout(64, 527, 400))
+    assert (tiling.block_classes, tiling.block_frames) == block
     assert (tiling.segments, tiling.walks) == (1, 1)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 5, 8, 17, 64, 527])
-def test_a_tile_has_no_more_classes_than_there_are(classes):
-    tiling = tiles.tile(classes_last(4, classes, 20_000))
+def test_a_block_has_no_more_classes_than_there_are(classes):
+    tiling = lanes.of(classes_last(4, classes, 20_000))
     assert tiling.block_classes < 2 * classes
-    assert tiling.block_classes * tiling.block_frames == tiles.TILE_ELEMENTS
+    assert tiling.block_classes * tiling.block_frames == 32 * tiles.NUM_WARPS * tiling.width
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "width"),
+    [
+        ((8, 527, 400), torch.float32, 4),
+        ((8, 527, 100), torch.float32, 4),
+        ((8, 527, 100), torch.bfloat16, 4),
+        ((8, 527, 101), torch.float32, 1),
+        ((8, 527, 96), torch.bfloat16, 8),
+        ((8, 527, 400), torch.float64, 2),
+    ],
+    ids=str,
+)
+def test_a_thread_reads_as_much_at_once_as_rows_allow(shape, dtype, width):
+    """Triton by itself tells only multiples of 16 apart."""
+    assert lanes.of(torch.empty(shape, device="meta", dtype=dtype)).width == width
 
 
 @pytest.mark.parametrize("dim", [-1, 1])

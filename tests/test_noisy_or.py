@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+import triton.language as tl
 from budget import assert_within_budget, naive_form, truth_of
 from cases import Case, assert_close
+from interpreted import checked_backend
 
-from milkernels import functional
+from milkernels import functional, reference
+from milkernels.kernels import noisy_or_frames
 
 
 def gradient_of(x: torch.Tensor, **keywords) -> torch.Tensor:
@@ -96,3 +99,12 @@ def test_second_derivatives_exist_where_frames_are_certain(any_backend, device, 
     fast = any_backend == "triton"
     assert torch.autograd.gradcheck(functional.noisy_or_pool, x, fast_mode=fast)
     assert torch.autograd.gradgradcheck(functional.noisy_or_pool, x, fast_mode=fast)
+
+
+def test_products_lose_nothing_where_sums_are_rounded_apart(monkeypatch):
+    """As Triton's interpreter does by itself, where a GPU rounds a product and a sum at once."""
+    monkeypatch.setattr(noisy_or_frames, "FUSES", tl.constexpr(False))
+    x = torch.rand(2, 3, 200) * 1e-3
+    with checked_backend("triton"):
+        y = functional.noisy_or_pool(x)
+    torch.testing.assert_close(y, reference.noisy_or_pool(x.double()).float(), rtol=3e-7, atol=0)

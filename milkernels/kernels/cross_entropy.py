@@ -100,15 +100,6 @@ def of_cells(
     return gradient
 
 
-@triton.jit
-def saturated(value, pointer):
-    """A gradient that the type behind the pointer holds: its largest number for a larger one."""
-    if pointer.dtype.element_ty == tl.float16:
-        value = tl.where(value > 65504.0, 65504.0, value)
-        value = tl.where(value < -65504.0, -65504.0, value)
-    return value
-
-
 @jit.kernel
 def _cross_entropy_loss_kernel(
     y_ptr,

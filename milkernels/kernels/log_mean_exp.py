@@ -8,12 +8,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import jit, sums, tiles
+from milkernels.kernels import jit, lanes, sums, tiles
 from milkernels.kernels import log_mean_exp_frames as walks
 from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels.launch import Launch, of_classes, or_else
 
 _MERGE_CELLS = 128
+
+#: Of a block, for each thread: its series need the registers.
+THREAD_BYTES = lanes.JOINED_BYTES // 2
 
 
 @jit.kernel
@@ -34,38 +37,27 @@ def _log_mean_exp_forward_kernel(
     MASKED: tl.constexpr,
     LEARN: tl.constexpr,
     SEGMENTED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes."""
     bag, segment, class_start, first, last = tiles.forward_walk(
-        bags, classes, frames, segment_frames, BLOCK_CLASSES
+        bags, classes, frames, segment_frames, BLOCK.classes
     )
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
-    size, sign, inverse = walks.sharpness_of(sharpness_ptr, class_index, has_class, COMPUTE)
+    sharpness = walks.sharpness_of(sharpness_ptr, class_index, has_class, BLOCK.compute)
+    size, sign, inverse = sharpness
     state = walks.sums_of_frames(
-        x_ptr,
-        mask_ptr,
-        bag,
-        class_start,
-        has_class,
+        (x_ptr, x_strides),
+        (mask_ptr, mask_strides),
+        (bag, class_start, classes),
         first,
         last,
-        size,
-        sign,
-        inverse,
-        x_strides,
-        mask_strides,
+        sharpness,
         FROM_LOGITS,
         MASKED,
         LEARN,
-        WIDE,
-        COMPUTE,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
+        BLOCK,
     )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
@@ -133,10 +125,7 @@ def _log_mean_exp_backward_kernel(
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     LEARN: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """dx_i = g exp(r x_i) / Σ exp(r x_j). The first programs of the grid sum the sharpness'
     gradient."""
@@ -153,36 +142,27 @@ def _log_mean_exp_backward_kernel(
                 bags,
                 classes,
                 gradient_strides,
-                COMPUTE,
+                BLOCK.compute,
             )
     else:
         bag, class_start, first, last = tiles.backward_walk(
-            program - first_walk, classes, frames, walk_frames, BLOCK_CLASSES
+            program - first_walk, classes, frames, walk_frames, BLOCK.classes
         )
         walks.gradients_of_frames(
-            gradient_ptr,
-            x_ptr,
+            (gradient_ptr, gradient_strides),
+            (x_ptr, x_strides),
             sharpness_ptr,
-            mask_ptr,
+            (mask_ptr, mask_strides),
             statistics_ptr,
-            x_gradient_ptr,
+            (x_gradient_ptr, x_gradient_strides),
             bags,
             bag,
-            bag,
-            classes,
-            class_start,
+            (bag, class_start, classes),
             first,
             last,
-            gradient_strides,
-            x_strides,
-            mask_strides,
-            x_gradient_strides,
             FROM_LOGITS,
             MASKED,
-            WIDE,
-            COMPUTE,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
+            BLOCK,
         )
 
 
@@ -192,7 +172,7 @@ def forward(
     """Launches of a forward pass over x (bags, classes, frames), and their outputs: y (bags,
     classes) and the statistics. `learn` asks for dy/dr among them."""
     bags, classes, _ = x.shape
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, thread_bytes=THREAD_BYTES)
     segments = tiling.segments
     compute = tiles.arithmetic_dtype(x)
     y = x.new_empty((bags, classes))
@@ -201,7 +181,6 @@ def forward(
     if segments > 1:
         partial = x.new_empty((segments, states.ROWS.value, bags, classes), dtype=compute)
     outputs = {"y_ptr": y, "statistics_ptr": statistics, "partial_ptr": partial}
-    constants = tiling.constants(x)
     walk = Launch(
         _log_mean_exp_forward_kernel,
         bags * tiling.class_blocks * segments,
@@ -213,9 +192,9 @@ def forward(
             "FROM_LOGITS": from_logits,
             "LEARN": learn,
             "SEGMENTED": segments > 1,
-            **constants,
+            **tiling.constants(x),
         },
-        num_warps=tiles.NUM_WARPS * (2 if x.dtype == torch.float64 else 1),
+        registers=255,
     )
     if segments == 1:
         return [walk], (y, statistics)
@@ -230,7 +209,7 @@ def forward(
             "classes": classes,
             "segments": segments,
             "LEARN": learn,
-            "COMPUTE": constants["COMPUTE"],
+            "COMPUTE": tiles.compute_dtype(x),
             "BLOCK_CELLS": _MERGE_CELLS,
         },
     )
@@ -248,7 +227,7 @@ def backward(
     sharpness_gradient: Tensor | None,
 ) -> list[Launch]:
     """Launches of a backward pass, which fill the gradients that are given."""
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, x_gradient)
     learn = sharpness_gradient is not None
     walk = Launch(
         _log_mean_exp_backward_kernel,
@@ -267,5 +246,6 @@ def backward(
             "LEARN": learn,
             **tiling.constants(x, x_gradient),
         },
+        registers=255 if x.dtype == torch.float64 else None,
     )
     return [walk]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, lanes, moments
 from milkernels.kernels import log_mean_exp_sums as states
 
 
@@ -18,70 +18,133 @@ def sharpness_of(sharpness_ptr, class_index, inside, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def _state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS: tl.constexpr, LEARN: tl.constexpr):
-    """The state of a tile's real frames."""
+def _state_of_tile(
+    raw,
+    real,
+    size,
+    sign,
+    inverse,
+    FROM_LOGITS: tl.constexpr,
+    LEARN: tl.constexpr,
+    AXIS: tl.constexpr,
+    ALL_REAL: tl.constexpr = False,
+):
+    """The state of a tile's real frames, which lie along AXIS; the sharpness' parts are those of
+    what is left without it."""
     x, _ = formula.probability(raw, FROM_LOGITS)
-    x *= sign[:, None]
-    count = tl.sum(tl.where(real, 1.0, 0.0).to(raw.dtype), 1)
-    high = tl.max(tl.where(real, x, -float("inf")), 1)
-    reference = tl.sum(tl.where(real, x, 0.0), 1) / tl.where(count == 0, 1.0, count)
+    x *= tl.expand_dims(sign, AXIS)
+    low, high = moments.bounds(x, real, AXIS, ALL_REAL)
+    count = tl.zeros_like(high) + raw.shape[AXIS]
+    if not ALL_REAL:
+        count = tl.sum(tl.where(real, tl.zeros_like(x) + 1, 0.0), AXIS)
+        x = tl.where(real, x, 0.0)
+    reference = tl.sum(x, AXIS) / tl.where(count == 0, 1.0, count)
     reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)
     reference = tl.where(count == 0, states.LOWEST, reference)
-    distance = tl.where(real, x - reference[:, None], 0.0)
+    distance = x - tl.expand_dims(reference, AXIS)
+    if not ALL_REAL:
+        distance = tl.where(real, distance, 0.0)
     _, power, step, slope, spread = states.of_frame(
-        distance, size[:, None], inverse[:, None], LEARN
+        distance, tl.expand_dims(size, AXIS), tl.expand_dims(inverse, AXIS), LEARN
     )
+    if not ALL_REAL:
+        power = tl.where(real, power, 0.0)
     return (
         reference,
         count,
-        tl.sum(tl.where(real, power, 0.0), 1),
-        tl.sum(step, 1),
-        tl.min(tl.where(real, x, float("inf")), 1),
+        tl.sum(power, AXIS),
+        tl.sum(step, AXIS),
+        low,
         high,
-        tl.sum(slope, 1),
-        tl.sum(spread, 1),
+        tl.sum(slope, AXIS),
+        tl.sum(spread, AXIS),
     )
 
 
 @triton.jit
-def sums_of_frames(
-    x_ptr,
-    mask_ptr,
-    bag,
-    class_start,
-    has_class,
+def with_block(
+    state,
+    raw,
+    real,
+    sharpness,
+    ALL_REAL: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    LEARN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The lanes' states with one more block."""
+    size, sign, inverse = sharpness
+    size, sign, inverse = size[:, None], sign[:, None], inverse[:, None]
+    raw = lanes.folded(raw, BLOCK)
+    real = lanes.folded(real, BLOCK)
+    here = _state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS, LEARN, 0, ALL_REAL)
+    return states.merge(state, here, size, inverse, LEARN)
+
+
+@triton.jit
+def _walk(
+    state,
+    x,
+    mask,
+    place,
     first,
     last,
-    size,
-    sign,
-    inverse,
-    x_strides,
-    mask_strides,
+    sharpness,
+    WHOLE: tl.constexpr,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     LEARN: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """State of some frames of a bag's block of classes."""
-    state = states.empty(BLOCK_CLASSES, COMPUTE)
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        here = _state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS, LEARN)
-        state = states.merge(state, here, size, inverse, LEARN)
+    """The lanes' states after some more frames."""
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+        raw = lanes.read(x, place, frame_start, inside, BLOCK)
+        all_real: tl.constexpr = WHOLE and not MASKED
+        state = with_block(state, raw, real, sharpness, all_real, FROM_LOGITS, LEARN, BLOCK)
     return state
 
 
 @triton.jit
-def _finished(state, size, sign, inverse, LEARN: tl.constexpr):
+def sums_of_frames(
+    x,
+    mask,
+    place,
+    first,
+    last,
+    sharpness,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    LEARN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """State of some frames of a bag's block of classes."""
+    state = states.empty(lanes.zeros(BLOCK))
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    state = _walk(
+        state, x, mask, place, first, middle, sharpness, True, FROM_LOGITS, MASKED, LEARN, BLOCK
+    )
+    state = _walk(
+        state,
+        x,
+        mask,
+        place,
+        middle,
+        last,
+        sharpness,
+        False,
+        FROM_LOGITS,
+        MASKED,
+        LEARN,
+        last_block,
+    )
+    size, _, inverse = sharpness
+    return states.joined(state, size, inverse, LEARN, 1)
+
+
+@triton.jit
+def finished(state, size, sign, inverse, LEARN: tl.constexpr):
     """The bag value, its reference and total, and dy/dr."""
     reference, count, total, step, low, high, slope, spread = state
     nothing = count == 0
@@ -126,7 +189,7 @@ def finish(
     LEARN: tl.constexpr,
 ):
     """Write the bag value and the statistics: reference, total, and dy/dr."""
-    y, reference, total, learned = _finished(state, size, sign, inverse, LEARN)
+    y, reference, total, learned = finished(state, size, sign, inverse, LEARN)
     tl.store(y_ptr + cell, y, mask=inside)
     row = statistics_ptr + cell
     tl.store(row, reference, mask=inside)
@@ -136,72 +199,108 @@ def finish(
 
 
 @triton.jit
-def _gradient_of_tile(raw, real, size, sign, reference, scale, FROM_LOGITS: tl.constexpr):
-    """A tile's gradient; `scale` is the bag value's over the total."""
+def gradient_of_tile(raw, real, known, FROM_LOGITS: tl.constexpr):
+    """A tile's gradient, from what is known of the bag."""
+    size, sign, reference, scale = known
     x, complement = formula.probability(raw, FROM_LOGITS)
-    distance = tl.where(real, x * sign[:, None] - reference[:, None], 0.0)
-    exponent = states.exponent(distance, size[:, None])
-    x_gradient = scale[:, None] * tl.exp2(exponent * states.LOG2_E)
+    distance = tl.where(real, x * sign - reference, 0.0)
+    exponent = states.exponent(distance, size)
+    x_gradient = scale * states.power_of(exponent)
     if FROM_LOGITS:
         x_gradient *= x * complement
     return x_gradient
 
 
 @triton.jit
-def gradients_of_frames(
-    gradient_ptr,
-    x_ptr,
-    sharpness_ptr,
-    mask_ptr,
-    statistics_ptr,
-    x_gradient_ptr,
-    bags,
-    bag,
-    row,
-    classes,
-    class_start,
+def known_of_bag(size, sign, reference, scale):
+    """What gradients need to know of a bag's block of classes, beside its elements: size and sign
+    of the sharpness, the reference, and the bag value's gradient over the total."""
+    return (
+        lanes.per_class(size),
+        lanes.per_class(sign),
+        lanes.per_class(reference),
+        lanes.per_class(scale),
+    )
+
+
+@triton.jit
+def _write_blocks(
+    known,
+    x,
+    mask,
+    x_gradient,
+    place,
     first,
     last,
-    gradient_strides,
-    x_strides,
-    mask_strides,
-    x_gradient_strides,
+    WHOLE: tl.constexpr,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Write the gradient of some frames of a bag's block of classes, which are in `row` of the
-    frame tensors: g exp(r x_i) / Σ exp(r x_j)."""
+    """Write the gradients of some frames, from what is known of the bag."""
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+        raw = lanes.read(x, place, frame_start, inside, BLOCK)
+        to_x = gradient_of_tile(raw, real, known, FROM_LOGITS)
+        if MASKED:
+            to_x = tl.where(real, to_x, 0.0)
+        lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
+
+
+@triton.jit
+def write_gradients(
+    known,
+    x,
+    mask,
+    x_gradient,
+    place,
+    first,
+    last,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the gradients of some frames, from what is known of the bag."""
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    _write_blocks(
+        known, x, mask, x_gradient, place, first, middle, True, FROM_LOGITS, MASKED, BLOCK
+    )
+    _write_blocks(
+        known, x, mask, x_gradient, place, middle, last, False, FROM_LOGITS, MASKED, last_block
+    )
+
+
+@triton.jit
+def gradients_of_frames(
+    gradient,
+    x,
+    sharpness_ptr,
+    mask,
+    statistics_ptr,
+    x_gradient,
+    bags,
+    bag,
+    place,
+    first,
+    last,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the gradient of some frames of a bag's block of classes; the place says where they are
+    in the frame tensors: g exp(r x_i) / Σ exp(r x_j)."""
+    _, class_start, classes = place
+    gradient_ptr, gradient_strides = gradient
     cells = tl.cast(bags, tl.int64) * classes
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
-    size, sign, _ = sharpness_of(sharpness_ptr, class_index, has_class, COMPUTE)
+    size, sign, _ = sharpness_of(sharpness_ptr, class_index, has_class, BLOCK.compute)
     cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
     stride_bag, stride_class = gradient_strides
     address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
+    scale = tl.load(address, mask=has_class, other=0).to(BLOCK.compute)
     reference = tl.load(cell, mask=has_class, other=0)
-    scale = gradient / tl.load(cell + cells, mask=has_class, other=1)
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, row, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, row, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        x_gradient = _gradient_of_tile(raw, real, size, sign, reference, scale, FROM_LOGITS)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            row,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+    scale /= tl.load(cell + cells, mask=has_class, other=1)
+    known = known_of_bag(size, sign, reference, scale)
+    write_gradients(known, x, mask, x_gradient, place, first, last, FROM_LOGITS, MASKED, BLOCK)

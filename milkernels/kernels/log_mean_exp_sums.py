@@ -10,13 +10,22 @@ and Σ u² / 2: the mean and the variance. The reference is about the mean, so t
 cancel, unless the largest frame is so far above it that its weight is all that counts.
 """
 
+import math
+
 import triton
 import triton.language as tl
+
+from milkernels.kernels import formula
 
 #: Values in a state.
 ROWS = tl.constexpr(8)
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+
+#: Terms of (exp(t) - 1) / t and of (t exp(t) - exp(t) + 1) / t², whose relative error they leave
+#: below 3e-8, or 1e-16 of float64, for |t| up to 1/2.
+_FIRST_QUOTIENT = tl.constexpr(tuple(1 / math.factorial(k + 1) for k in range(15)))
+_SECOND_QUOTIENT = tl.constexpr(tuple((k + 1) / math.factorial(k + 2) for k in range(15)))
 
 #: How far above the reference, in t, a frame of a tile may lie; twice as far, of several.
 ABOVE = tl.constexpr(4.0)
@@ -29,15 +38,13 @@ _LOWEST_EXPONENT = tl.constexpr(-2000.0)
 
 
 @triton.jit
-def _quotients(t):
-    """(exp(t) - 1) / t and (t exp(t) - exp(t) + 1) / t², the second by its series, whose relative
-    error is below 3e-8, or 1e-16 of float64, for |t| up to 1/2."""
-    terms: tl.constexpr = 13 if t.dtype == tl.float64 else 7
-    value = tl.full(t.shape, 1.0, t.dtype)
-    for done in tl.static_range(terms):
-        value = 1 + t * ((terms - done + 1.0) / ((terms - done) * (terms - done + 2.0))) * value
-    second = 0.5 * value
-    return (1 - t * second) / (1 - t), second
+def _series(t, TERMS: tl.constexpr):
+    """A power series in t, up to 1/2 in size: float32 needs no more than the first terms."""
+    terms: tl.constexpr = 15 if t.dtype == tl.float64 else 9
+    value = tl.full(t.shape, TERMS[terms - 1], t.dtype)
+    for done in tl.static_range(1, terms):
+        value = tl.fma(value, t, tl.full(t.shape, TERMS[terms - 1 - done], t.dtype))
+    return value
 
 
 @triton.jit
@@ -51,8 +58,7 @@ def arctangent(square):
 
 
 @triton.jit
-def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
-    zeros = tl.zeros((BLOCK,), COMPUTE)
+def empty(zeros):
     infinity = zeros + float("inf")
     return zeros + LOWEST, zeros, zeros, zeros, infinity, -infinity, zeros, zeros
 
@@ -65,21 +71,31 @@ def exponent(distance, size):
 
 
 @triton.jit
+def power_of(t):
+    """exp(t). What float32 rounds off t · log2 e would add up from a frame over its lane to the
+    bag."""
+    if t.dtype == tl.float64:
+        return tl.exp2(t * LOG2_E)
+    else:
+        return formula.exponential(t)
+
+
+@triton.jit
 def of_frame(distance, size, inverse, LEARN: tl.constexpr):
     """What a frame adds to total, step, slope and spread; and what a change of reference by this
     distance makes of them."""
     t = exponent(distance, size)
-    power = tl.exp2(t * LOG2_E)
+    power = power_of(t)
     near = tl.abs(t) < 0.5
     close = tl.where(near, t, 0.0)
-    first, second = _quotients(close)
-    step = tl.where(near, distance * first, (power - 1) * inverse)
+    step = tl.where(near, distance * _series(close, _FIRST_QUOTIENT), (power - 1) * inverse)
     slope = tl.zeros_like(power)
     spread = slope
     if LEARN:
         slope = t * power
         spread = (power * (t - 1) + 1) * inverse * inverse
-        spread = tl.where(near, distance * distance * second, spread)
+        near_spread = distance * distance * _series(close, _SECOND_QUOTIENT)
+        spread = tl.where(near, near_spread, spread)
     return t, power, step, slope, spread
 
 
@@ -118,6 +134,32 @@ def merge(here, there, size, inverse, LEARN: tl.constexpr):
         high,
         here[6] + there[6],
         here[7] + there[7],
+    )
+
+
+@triton.jit
+def joined(parts, size, inverse, LEARN: tl.constexpr, AXIS: tl.constexpr):
+    """State of all parts along AXIS together."""
+    count = tl.sum(parts[1], AXIS)
+    divisor = tl.where(count == 0, 1.0, count)
+    high = tl.max(parts[5], AXIS)
+    share = parts[1] / tl.expand_dims(divisor, AXIS)
+    reference = tl.sum(parts[0] * share, AXIS)
+    too_far = size * (high - reference) > 2 * ABOVE
+    reference = tl.where(too_far, tl.max(parts[0], AXIS), reference)
+    reference = tl.where(count == 0, LOWEST, reference)
+    wide = tl.expand_dims(size, AXIS)
+    wide_inverse = tl.expand_dims(inverse, AXIS)
+    moved = _moved(parts, tl.expand_dims(reference, AXIS), wide, wide_inverse, LEARN)
+    return (
+        reference,
+        count,
+        tl.sum(moved[2], AXIS),
+        tl.sum(moved[3], AXIS),
+        tl.min(moved[4], AXIS),
+        high,
+        tl.sum(moved[6], AXIS),
+        tl.sum(moved[7], AXIS),
     )
 
 

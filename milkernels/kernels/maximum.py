@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import jit, tiles
+from milkernels.kernels import jit, lanes, tiles
 from milkernels.kernels import maximum_frames as walks
 from milkernels.kernels.launch import Launch
 
@@ -32,34 +32,24 @@ def _maximum_forward_kernel(
     PLUS_MEAN: tl.constexpr,
     MASKED: tl.constexpr,
     SEGMENTED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes."""
     bag, segment, class_start, first, last = tiles.forward_walk(
-        bags, classes, frames, segment_frames, BLOCK_CLASSES
+        bags, classes, frames, segment_frames, BLOCK.classes
     )
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
     value, index, mean = walks.largest_of_frames(
-        x_ptr,
-        mask_ptr,
-        bag,
-        class_start,
-        has_class,
+        (x_ptr, x_strides),
+        (mask_ptr, mask_strides),
+        (bag, class_start, classes),
         first,
         last,
-        x_strides,
-        mask_strides,
         FROM_LOGITS,
         PLUS_MEAN,
         MASKED,
-        WIDE,
-        COMPUTE,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
+        BLOCK,
     )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
@@ -140,39 +130,27 @@ def _maximum_backward_kernel(
     FROM_LOGITS: tl.constexpr,
     PLUS_MEAN: tl.constexpr,
     MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program writes some frames of one bag's block of classes."""
     bag, class_start, first, last = tiles.backward_walk(
-        tl.program_id(0), classes, frames, walk_frames, BLOCK_CLASSES
+        tl.program_id(0), classes, frames, walk_frames, BLOCK.classes
     )
     walks.gradients_of_frames(
-        gradient_ptr,
-        x_ptr,
-        mask_ptr,
+        (gradient_ptr, gradient_strides),
+        (x_ptr, x_strides),
+        (mask_ptr, mask_strides),
         places_ptr,
-        x_gradient_ptr,
+        (x_gradient_ptr, x_gradient_strides),
         bags,
         bag,
-        bag,
-        classes,
-        class_start,
+        (bag, class_start, classes),
         first,
         last,
-        gradient_strides,
-        x_strides,
-        mask_strides,
-        x_gradient_strides,
         FROM_LOGITS,
         PLUS_MEAN,
         MASKED,
-        WIDE,
-        COMPUTE,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
+        BLOCK,
     )
 
 
@@ -183,7 +161,7 @@ def forward(
     classes) and the places (1 or 2, bags, classes): each maximum's frame, -1 for a bag without a
     real frame; then, with `plus_mean`, how many are real."""
     bags, classes, _ = x.shape
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, thread_bytes=lanes.JOINED_BYTES)
     segments = tiling.segments
     y = x.new_empty((bags, classes))
     places = x.new_empty((1 + plus_mean, bags, classes), dtype=torch.int64)
@@ -194,7 +172,6 @@ def forward(
         parts["partial_places_ptr"] = x.new_empty((segments, *places.shape), dtype=torch.int64)
     outputs = {"y_ptr": y, "places_ptr": places, **parts}
     flags = {"FROM_LOGITS": from_logits, "PLUS_MEAN": plus_mean}
-    constants = tiling.constants(x)
     walk = Launch(
         _maximum_forward_kernel,
         bags * tiling.class_blocks * segments,
@@ -204,7 +181,7 @@ def forward(
             **flags,
             "segment_frames": tiling.segment_frames,
             "SEGMENTED": segments > 1,
-            **constants,
+            **tiling.constants(x),
         },
     )
     if segments == 1:
@@ -218,7 +195,7 @@ def forward(
             **flags,
             "cells": cells,
             "segments": segments,
-            "COMPUTE": constants["COMPUTE"],
+            "COMPUTE": tiles.compute_dtype(x),
             "BLOCK_CELLS": _MERGE_CELLS,
         },
     )
@@ -237,7 +214,7 @@ def backward(
     """Launches of a backward pass, which fill the gradient of x."""
     # The maximum alone lies on no masked frame.
     mask = mask if plus_mean else None
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, x_gradient)
     walk = Launch(
         _maximum_backward_kernel,
         tiling.bags * tiling.class_blocks * tiling.walks,

@@ -9,13 +9,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, sums, tiles
+from milkernels.kernels import formula, lanes, moments, sums
 
 NOTHING = tl.constexpr(-1)
 
+#: More than any index of a frame.
+BEYOND = tl.constexpr(2**62)
+
 
 @triton.jit
-def _first_larger(value, index, value_b, index_b):
+def first_larger(value, index, value_b, index_b):
     """The larger of two maxima, the first of equals; NaN is larger than any number. An index of -1
     marks the maximum of nothing."""
     larger = (value_b > value) | ((value_b != value_b) & (value == value))
@@ -24,66 +27,105 @@ def _first_larger(value, index, value_b, index_b):
 
 
 @triton.jit
-def _of_tile(raw, real, frame_start, BLOCK_FRAMES: tl.constexpr):
-    """Maximum of a (classes, frames) tile and its frame."""
-    key = tl.where(raw != raw, float("inf"), raw)
-    key = tl.where(real, key, -float("inf"))
-    position = tl.arange(0, BLOCK_FRAMES)[None, :]
-    peak = tl.max(key, 1)
-    is_nan = real & (raw != raw)
-    any_nan = tl.max(is_nan.to(tl.int32), 1) != 0
-    candidate = tl.where(any_nan[:, None], is_nan, real & (key == peak[:, None]))
-    first = tl.min(tl.where(candidate, position, BLOCK_FRAMES), 1)
-    value = tl.where(any_nan, float("nan"), peak)
-    found = first < BLOCK_FRAMES
-    return value, tl.where(found, tl.cast(frame_start, tl.int64) + first, NOTHING)
+def largest(
+    values, index, real, AXIS: tl.constexpr, LIMIT: tl.constexpr, ALL_REAL: tl.constexpr = False
+):
+    """The largest of the real values along AXIS and its index, the smallest of equals' and below
+    LIMIT; NaN is larger than any number."""
+    is_nan = values != values
+    key = tl.where(is_nan, float("inf"), values)
+    if not ALL_REAL:
+        key = tl.where(real, key, -float("inf"))
+        is_nan = real & is_nan
+    peak = tl.max(key, AXIS)
+    any_nan = tl.max(is_nan.to(tl.int32), AXIS) != 0
+    candidate = key == tl.expand_dims(peak, AXIS)
+    if not ALL_REAL:
+        candidate = real & candidate
+    candidate = tl.where(tl.expand_dims(any_nan, AXIS), is_nan, candidate)
+    first = tl.min(tl.where(candidate, index, LIMIT), AXIS)
+    return tl.where(any_nan, float("nan"), peak), tl.where(first < LIMIT, first, NOTHING)
 
 
 @triton.jit
-def _sums_of_tile(mean, raw, real, FROM_LOGITS: tl.constexpr):
-    """The mean's state with a tile's frames added."""
-    total, lost, low, count = mean
-    x, _ = formula.probability(raw, FROM_LOGITS)
-    total, lost = sums.add(total, lost, tl.sum(tl.where(real, x, 0.0), 1))
-    low = tl.minimum(low, tl.min(tl.where(real, x, float("inf")), 1))
-    return total, lost, low, count + tl.sum(real.to(tl.int32), 1)
+def _with_block(
+    state,
+    raw,
+    real,
+    frame_start,
+    ALL_REAL: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Each lane's state with its frames of one more block."""
+    value, index, total, lost, low, count = state
+    position = lanes.folded_frames(BLOCK)
+    here, first = largest(raw, position, real, 0, BLOCK.step, ALL_REAL)
+    here_index = tl.where(first < 0, NOTHING, tl.cast(frame_start, tl.int64) + first)
+    value, index = first_larger(value, index, here, here_index)
+    if PLUS_MEAN:
+        x, _ = formula.probability(raw, FROM_LOGITS)
+        here_low, _ = moments.bounds(x, real, 0, ALL_REAL)
+        low = tl.minimum(low, here_low)
+        if ALL_REAL:
+            count += raw.shape[0]
+        else:
+            x = tl.where(real, x, 0.0)
+            count += tl.sum(tl.where(real, 1, 0), 0)
+        total, lost = sums.add(total, lost, tl.sum(x, 0))
+    return value, index, total, lost, low, count
+
+
+@triton.jit
+def _walk(
+    state,
+    x,
+    mask,
+    place,
+    first,
+    last,
+    WHOLE: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The lanes' states after some more frames."""
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+        raw = lanes.folded(lanes.read(x, place, frame_start, inside, BLOCK), BLOCK)
+        real = lanes.folded(real, BLOCK)
+        all_real: tl.constexpr = WHOLE and not MASKED
+        state = _with_block(state, raw, real, frame_start, all_real, FROM_LOGITS, PLUS_MEAN, BLOCK)
+    return state
 
 
 @triton.jit
 def largest_of_frames(
-    x_ptr,
-    mask_ptr,
-    bag,
-    class_start,
-    has_class,
+    x,
+    mask,
+    place,
     first,
     last,
-    x_strides,
-    mask_strides,
     FROM_LOGITS: tl.constexpr,
     PLUS_MEAN: tl.constexpr,
     MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Maximum, its frame and the mean's state of some frames of a bag's block of classes."""
-    value = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-    index = tl.full((BLOCK_CLASSES,), NOTHING, tl.int64)
-    mean = (value, value, value + float("inf"), tl.zeros((BLOCK_CLASSES,), tl.int32))
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        here, here_index = _of_tile(raw, real, frame_start, BLOCK_FRAMES)
-        value, index = _first_larger(value, index, here, here_index)
-        if PLUS_MEAN:
-            mean = _sums_of_tile(mean, raw, real, FROM_LOGITS)
+    zeros = lanes.zeros(BLOCK)
+    count = zeros.to(tl.int32)
+    state = (zeros, count.to(tl.int64) + NOTHING, zeros, zeros, zeros + float("inf"), count)
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    state = _walk(state, x, mask, place, first, middle, True, FROM_LOGITS, PLUS_MEAN, MASKED, BLOCK)
+    state = _walk(
+        state, x, mask, place, middle, last, False, FROM_LOGITS, PLUS_MEAN, MASKED, last_block
+    )
+    values, index, totals, losses, lows, counts = state
+    value, index = largest(values, index, index >= 0, 1, BEYOND)
+    mean = (tl.sum(totals, 1), tl.sum(losses, 1), tl.min(lows, 1), tl.sum(counts, 1))
     return value, index, mean
 
 
@@ -105,7 +147,7 @@ def join_part(value, index, mean, part, places, row_stride, inside, PLUS_MEAN: t
     total, lost, low, count = mean
     there = tl.load(part, mask=inside, other=0)
     there_index = tl.load(places, mask=inside, other=NOTHING)
-    value, index = _first_larger(value, index, there, there_index)
+    value, index = first_larger(value, index, there, there_index)
     if PLUS_MEAN:
         total, lost = sums.add(total, lost, tl.load(part + row_stride, mask=inside, other=0))
         lost += tl.load(part + 2 * row_stride, mask=inside, other=0)
@@ -139,88 +181,142 @@ def finish(
 
 
 @triton.jit
-def gradients_of_frames(
-    gradient_ptr,
-    x_ptr,
-    mask_ptr,
-    places_ptr,
-    x_gradient_ptr,
-    bags,
-    bag,
-    row,
-    classes,
-    class_start,
+def _write_blocks(
+    known,
+    x,
+    mask,
+    x_gradient,
+    place,
     first,
     last,
-    gradient_strides,
-    x_strides,
-    mask_strides,
-    x_gradient_strides,
+    WHOLE: tl.constexpr,
     FROM_LOGITS: tl.constexpr,
     PLUS_MEAN: tl.constexpr,
     MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Write each of some frames of a bag once; they are in `row` of the frame tensors. Of x it
-    reads, for the sigmoid's derivative, all frames if the mean is added, else the maxima."""
+    """Write the gradients of some frames, from what is known of the bag."""
+    peak, gradient, share = known
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+        # A peak beyond the block, however far, is at none of its frames.
+        ahead = tl.minimum(tl.maximum(peak - frame_start, NOTHING), BLOCK.step).to(tl.int32)
+        to_x = tl.where(lanes.in_frame(BLOCK) == ahead, gradient, 0.0)
+        if PLUS_MEAN:
+            to_x += share
+            if FROM_LOGITS:
+                raw = lanes.read(x, place, frame_start, inside, BLOCK)
+                probability, complement = formula.probability(raw, True)
+                to_x *= probability * complement
+            if MASKED:
+                to_x = tl.where(real, to_x, 0.0)
+        lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
+
+
+@triton.jit
+def write_gradients(
+    known,
+    x,
+    mask,
+    x_gradient,
+    place,
+    first,
+    last,
+    FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the gradients of some frames, from what is `known` of the bag: the maximum's frame, its
+    gradient, and what the mean gives every frame."""
+    index, gradient, share = known
+    known = (lanes.per_class(index), lanes.per_class(gradient), lanes.per_class(share))
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    _write_blocks(
+        known,
+        x,
+        mask,
+        x_gradient,
+        place,
+        first,
+        middle,
+        True,
+        FROM_LOGITS,
+        PLUS_MEAN,
+        MASKED,
+        BLOCK,
+    )
+    _write_blocks(
+        known,
+        x,
+        mask,
+        x_gradient,
+        place,
+        middle,
+        last,
+        False,
+        FROM_LOGITS,
+        PLUS_MEAN,
+        MASKED,
+        last_block,
+    )
+
+
+@triton.jit
+def gradients_of_frames(
+    gradient,
+    x,
+    mask,
+    places_ptr,
+    x_gradient,
+    bags,
+    bag,
+    place,
+    first,
+    last,
+    FROM_LOGITS: tl.constexpr,
+    PLUS_MEAN: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write each of some frames of a bag once; the place says where they are in the frame tensors.
+    Of x it reads, for the sigmoid's derivative, all frames if the mean is added, or the maxima."""
+    row, class_start, classes = place
+    gradient_ptr, gradient_strides = gradient
     bag = tl.cast(bag, tl.int64)
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
     places = places_ptr + bag * classes + class_index
     index = tl.load(places, mask=has_class, other=NOTHING)
     stride_bag, stride_class = gradient_strides
     gradient_cell = gradient_ptr + bag * stride_bag + class_index * stride_class
-    gradient = tl.load(gradient_cell, mask=has_class, other=0).to(COMPUTE)
-    share = tl.zeros((BLOCK_CLASSES,), COMPUTE)
+    of_peak = tl.load(gradient_cell, mask=has_class, other=0).to(BLOCK.compute)
+    share = tl.zeros_like(of_peak)
     if PLUS_MEAN:
         cells = tl.cast(bags, tl.int64) * classes
         count = tl.load(places + cells, mask=has_class, other=1)
-        share = gradient / tl.where(count == 0, 1, count).to(COMPUTE)
+        share = of_peak / tl.where(count == 0, 1, count).to(BLOCK.compute)
     elif FROM_LOGITS:
+        x_ptr, x_strides = x
         stride_bag, stride_class, stride_frame = x_strides
         peak_cell = (
             x_ptr + tl.cast(row, tl.int64) * stride_bag + class_index.to(tl.int64) * stride_class
         )
         here = has_class & (index >= first) & (index < last)
-        raw = tl.load(peak_cell + index * stride_frame, mask=here, other=0).to(COMPUTE)
-        x, complement = formula.probability(raw, True)
-        gradient *= x * complement
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        frame = frame_start + tl.arange(0, BLOCK_FRAMES)
-        is_peak = index[:, None] == frame[None, :]
-        inside = has_class[:, None] & (frame < last)[None, :]
-        x_gradient = tl.where(is_peak, gradient[:, None], 0.0)
-        if PLUS_MEAN:
-            inside, real = tiles.inside_and_real(
-                has_class, frame_start, last, mask_ptr, row, mask_strides, BLOCK_FRAMES, MASKED
-            )
-            x_gradient += share[:, None]
-            if FROM_LOGITS:
-                x_tile = tiles.pointers(
-                    x_ptr,
-                    row,
-                    class_start,
-                    frame_start,
-                    x_strides,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
-                    WIDE,
-                )
-                raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-                x, complement = formula.probability(raw, True)
-                x_gradient *= x * complement
-            x_gradient = tl.where(real, x_gradient, 0.0)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            row,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, x_gradient, mask=inside)
+        raw = tl.load(peak_cell + index * stride_frame, mask=here, other=0).to(BLOCK.compute)
+        probability, complement = formula.probability(raw, True)
+        of_peak *= probability * complement
+    write_gradients(
+        (index, of_peak, share),
+        x,
+        mask,
+        x_gradient,
+        place,
+        first,
+        last,
+        FROM_LOGITS,
+        PLUS_MEAN,
+        MASKED,
+        BLOCK,
+    )

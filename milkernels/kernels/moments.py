@@ -9,6 +9,8 @@ x's and covariance theirs, all normalised; low and high bound x.
 import triton
 import triton.language as tl
 
+from milkernels.kernels import formula
+
 #: Values in a state.
 ROWS = tl.constexpr(8)
 
@@ -17,8 +19,7 @@ LOWEST = tl.constexpr(-3.0e38)
 
 
 @triton.jit
-def empty(BLOCK: tl.constexpr, COMPUTE: tl.constexpr):
-    zeros = tl.zeros((BLOCK,), COMPUTE)
+def empty(zeros):
     infinity = zeros + float("inf")
     return zeros + LOWEST, zeros, zeros, zeros, zeros, zeros, infinity, -infinity
 
@@ -31,40 +32,111 @@ def held(mean, low, high):
 
 
 @triton.jit
-def of_tile(x, log2_x, weight, peak, leader, real, FORMULA: tl.constexpr):
-    """State of a (classes, frames) tile, of its real frames. `leader` is the value of one that
-    outweighs the rest: what its weight's product and quotient round off is put back."""
+def _settled(products, divisor, low, high, leader, FORMULA: tl.constexpr):
+    """The average from a sum of products, between its bounds. A frame that outweighs the rest is
+    the average: what its weight's product and quotient round off is put back. The heaviest frame is
+    the leader or, where weights grow or fall with x alone, one of the bounds."""
+    mean = held(formula.quotient(products, divisor), low, high)
+    if FORMULA.leads:
+        mean = tl.where(products == leader * divisor, leader, mean)
+    elif not FORMULA.direct:
+        mean = tl.where(products == low * divisor, low, mean)
+        mean = tl.where(products == high * divisor, high, mean)
+    return mean
+
+
+@triton.jit
+def bounds(x, real, AXIS: tl.constexpr, ALL_REAL: tl.constexpr):
+    """The smallest and the largest of the real frames along AXIS."""
+    if ALL_REAL:
+        return tl.min(x, AXIS), tl.max(x, AXIS)
+    else:
+        low = tl.min(tl.where(real, x, float("inf")), AXIS)
+        return low, tl.max(tl.where(real, x, -float("inf")), AXIS)
+
+
+@triton.jit
+def of_tile(x, log2_x, weight, peak, leader, real, FORMULA: tl.constexpr, AXIS: tl.constexpr):
+    """State of a tile's real frames, which lie along AXIS. `leader` is the value of one that
+    outweighs the rest, where the formula asks for it."""
+    low, high = bounds(x, real, AXIS, False)
     weight = tl.where(real, weight, 0.0)
     x = tl.where(real, x, 0.0)
-    total = tl.sum(weight, 1)
+    total = tl.sum(weight, AXIS)
     divisor = tl.where(total == 0, 1.0, total)
-    low = tl.min(tl.where(real, x, float("inf")), 1)
-    high = tl.max(tl.where(real, x, -float("inf")), 1)
-    products = tl.sum(weight * x, 1)
-    mean = tl.where(total == 0, 0.0, held(products / divisor, low, high))
-    mean = tl.where(products == leader * divisor, leader, mean)
+    mean = _settled(tl.sum(weight * x, AXIS), divisor, low, high, leader, FORMULA)
+    mean = tl.where(total == 0, 0.0, mean)
     variance = tl.zeros_like(total)
     mean_log = tl.zeros_like(total)
     covariance = tl.zeros_like(total)
-    residual = x - mean[:, None]
+    residual = x - tl.expand_dims(mean, AXIS)
     if FORMULA.variance:
-        variance = tl.sum(weight * residual * residual, 1) / divisor
+        variance = tl.sum(weight * residual * residual, AXIS) / divisor
     if FORMULA.covariance:
-        mean_log = tl.sum(weight * log2_x, 1) / divisor
-        covariance = tl.sum(weight * residual * (log2_x - mean_log[:, None]), 1) / divisor
+        mean_log = tl.sum(weight * log2_x, AXIS) / divisor
+        residual_log = log2_x - tl.expand_dims(mean_log, AXIS)
+        # What the mean of a few rounds off would not cancel where it meets others.
+        mean_log += tl.sum(weight * residual_log, AXIS) / divisor
+        covariance = tl.sum(weight * residual * residual_log, AXIS) / divisor
     return peak, total, mean, variance, mean_log, covariance, low, high
 
 
 @triton.jit
-def merge(here, there):
+def of_sums(sums, FORMULA: tl.constexpr, AXIS: tl.constexpr):
+    """State of all parts along AXIS, of which only sums are known: (peak, total, products, low,
+    high, leader, its log-weight)."""
+    peaks, totals, products, lows, highs, leaders, _ = sums
+    peak = tl.max(peaks, AXIS)
+    if not FORMULA.direct:
+        scale = tl.exp2(peaks - tl.expand_dims(peak, AXIS))
+        totals *= scale
+        products *= scale
+    total = tl.sum(totals, AXIS)
+    divisor = tl.where(total == 0, 1.0, total)
+    low, high = tl.min(lows, AXIS), tl.max(highs, AXIS)
+    leader = low
+    if FORMULA.leads:
+        heaviest = totals == tl.expand_dims(tl.max(totals, AXIS), AXIS)
+        leader = tl.max(tl.where(heaviest, leaders, -float("inf")), AXIS)
+    mean = _settled(tl.sum(products, AXIS), divisor, low, high, leader, FORMULA)
+    mean = tl.where(total == 0, 0.0, mean)
+    nothing = tl.zeros_like(total)
+    return peak, total, mean, nothing, nothing, nothing, low, high
+
+
+@triton.jit
+def joined(states, FORMULA: tl.constexpr, AXIS: tl.constexpr):
+    """State of all parts along AXIS together."""
+    peaks, totals, means, variances, means_log, covariances, lows, highs = states
+    sums = (peaks, totals, totals * means, lows, highs, means, peaks)
+    peak, total, mean, _, _, _, low, high = of_sums(sums, FORMULA, AXIS)
+    weight = totals * tl.exp2(peaks - tl.expand_dims(peak, AXIS))
+    divisor = tl.where(total == 0, 1.0, total)
+    variance = tl.zeros_like(total)
+    mean_log = tl.zeros_like(total)
+    covariance = tl.zeros_like(total)
+    step = means - tl.expand_dims(mean, AXIS)
+    if FORMULA.variance:
+        variance = tl.sum(weight * (variances + step * step), AXIS) / divisor
+    if FORMULA.covariance:
+        mean_log = tl.sum(weight * means_log, AXIS) / divisor
+        step_log = means_log - tl.expand_dims(mean_log, AXIS)
+        covariance = tl.sum(weight * (covariances + step * step_log), AXIS) / divisor
+    return peak, total, mean, variance, mean_log, covariance, low, high
+
+
+@triton.jit
+def merge(here, there, FORMULA: tl.constexpr):
     """State of two parts together."""
     peak, total, mean, variance, mean_log, covariance, low, high = here
     peak_b, total_b, mean_b, variance_b, mean_log_b, covariance_b, low_b, high_b = there
     joint_peak = tl.maximum(peak, peak_b)
-    weight = total * tl.exp2(peak - joint_peak)
-    weight_b = total_b * tl.exp2(peak_b - joint_peak)
+    weight, weight_b = total, total_b
+    if not FORMULA.direct:
+        weight *= tl.exp2(peak - joint_peak)
+        weight_b *= tl.exp2(peak_b - joint_peak)
     joint_total = weight + weight_b
-    share = weight_b / tl.where(joint_total == 0, 1.0, joint_total)
+    share = formula.quotient(weight_b, tl.where(joint_total == 0, 1.0, joint_total))
     step = mean_b - mean
     # From the nearer of the two, which stays what it is beside a part without weight.
     joint_mean = tl.where(share > 0.5, mean_b - (1 - share) * step, mean + share * step)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from milkernels.kernels import jit, tiles
+from milkernels.kernels import jit, lanes, tiles
 from milkernels.kernels import noisy_or_frames as walks
 from milkernels.kernels.launch import Launch
 
@@ -34,35 +33,23 @@ def _noisy_or_forward_kernel(
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     SEGMENTED: tl.constexpr,
-    LEVELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes."""
     bag, segment, class_start, first, last = tiles.forward_walk(
-        bags, classes, frames, segment_frames, BLOCK_CLASSES
+        bags, classes, frames, segment_frames, BLOCK.classes
     )
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
     high, low, exponent, ones = walks.product_of_frames(
-        x_ptr,
-        mask_ptr,
-        bag,
-        class_start,
-        has_class,
+        (x_ptr, x_strides),
+        (mask_ptr, mask_strides),
+        (bag, class_start, classes),
         first,
         last,
-        x_strides,
-        mask_strides,
         FROM_LOGITS,
         MASKED,
-        LEVELS,
-        WIDE,
-        COMPUTE,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
+        BLOCK,
     )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
@@ -107,38 +94,26 @@ def _noisy_or_backward_kernel(
     x_gradient_strides,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program writes some frames of one bag's block of classes."""
     bag, class_start, first, last = tiles.backward_walk(
-        tl.program_id(0), classes, frames, walk_frames, BLOCK_CLASSES
+        tl.program_id(0), classes, frames, walk_frames, BLOCK.classes
     )
     walks.gradients_of_frames(
-        gradient_ptr,
-        x_ptr,
-        mask_ptr,
+        (gradient_ptr, gradient_strides),
+        (x_ptr, x_strides),
+        (mask_ptr, mask_strides),
         statistics_ptr,
-        x_gradient_ptr,
+        (x_gradient_ptr, x_gradient_strides),
         bags,
         bag,
-        bag,
-        classes,
-        class_start,
+        (bag, class_start, classes),
         first,
         last,
-        gradient_strides,
-        x_strides,
-        mask_strides,
-        x_gradient_strides,
         FROM_LOGITS,
         MASKED,
-        WIDE,
-        COMPUTE,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
+        BLOCK,
     )
 
 
@@ -148,7 +123,7 @@ def forward(
     """Launches of a forward pass over x (bags, classes, frames), and their outputs: y (bags,
     classes) and the statistics."""
     bags, classes, _ = x.shape
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, thread_bytes=lanes.JOINED_BYTES)
     segments = tiling.segments
     compute = tiles.arithmetic_dtype(x)
     y = x.new_empty((bags, classes))
@@ -166,10 +141,8 @@ def forward(
             "segment_frames": tiling.segment_frames,
             "FROM_LOGITS": from_logits,
             "SEGMENTED": segments > 1,
-            "LEVELS": tiling.block_frames.bit_length() - 1,
             **tiling.constants(x),
         },
-        num_warps=tiles.NUM_WARPS * (2 if x.dtype == torch.float64 else 1),
     )
     if segments == 1:
         return [walk], (y, statistics)
@@ -191,7 +164,7 @@ def backward(
     x_gradient: Tensor,
 ) -> list[Launch]:
     """Launches of a backward pass, which fill the gradient of x."""
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, x_gradient)
     walk = Launch(
         _noisy_or_backward_kernel,
         tiling.bags * tiling.class_blocks * tiling.walks,

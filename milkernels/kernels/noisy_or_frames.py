@@ -10,7 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, tiles
+from milkernels.kernels import formula, lanes
+
+#: Whether a product and a sum are rounded once, which Triton's interpreter does not do.
+FUSES = tl.constexpr(not triton.knobs.runtime.interpret)
 
 #: Logits beyond this have 1 - σ = 0 in any type.
 _LARGEST_LOGIT = tl.constexpr(1.0e6)
@@ -43,15 +46,23 @@ def _normalised(high, low, exponent):
 
 
 @triton.jit
+def _lost(x, y, product):
+    """What a product rounds off."""
+    if FUSES:
+        return tl.fma(x, y, -product)
+    else:
+        upper, upper_b = _upper_half(x), _upper_half(y)
+        lower, lower_b = x - upper, y - upper_b
+        # In this order every sum is exact (Dekker).
+        return ((upper * upper_b - product) + upper * lower_b) + lower * upper_b + lower * lower_b
+
+
+@triton.jit
 def _multiply(high, low, exponent, high_b, low_b, exponent_b):
-    """The product of two products."""
+    """The product of two products, not normalised: a few of them neither overflow nor underflow."""
     product = high * high_b
-    upper, upper_b = _upper_half(high), _upper_half(high_b)
-    lower, lower_b = high - upper, high_b - upper_b
-    # In this order every sum is exact (Dekker).
-    lost = ((upper * upper_b - product) + upper * lower_b) + lower * upper_b + lower * lower_b
-    low = tl.fma(high, low_b, tl.fma(low, high_b, lost))
-    return _normalised(product, low, exponent + exponent_b)
+    low = tl.fma(high, low_b, tl.fma(low, high_b, _lost(high, high_b, product)))
+    return product, low, exponent + exponent_b
 
 
 @triton.jit
@@ -72,7 +83,7 @@ def _factor(raw, FROM_LOGITS: tl.constexpr):
         minus = tl.where(minus < -_LARGEST_LOGIT, -_LARGEST_LOGIT, minus)
         fraction, whole = formula.split_exponential(minus)
         decay = fraction * tl.exp2(whole)
-        larger = 1 / (1 + decay)
+        larger = formula.quotient(1 + zero, 1 + decay)
         high, low = _one_minus(decay * larger)
         large = raw > 0
         high = tl.where(large, fraction * larger, high)
@@ -85,69 +96,143 @@ def _factor(raw, FROM_LOGITS: tl.constexpr):
 
 @triton.jit
 def _halves(tile):
-    """A (classes, frames) tile's even and odd frames."""
-    return tl.split(tl.reshape(tile, (tile.shape[0], tile.shape[1] // 2, 2)))
+    """Even and odd places along the last axis."""
+    if len(tile.shape) == 3:
+        tile = tl.reshape(tile, (tile.shape[0], tile.shape[1], tile.shape[2] // 2, 2))
+    else:
+        tile = tl.reshape(tile, (tile.shape[0], tile.shape[1] // 2, 2))
+    return tl.split(tile)
 
 
 @triton.jit
-def _over_frames(high, low, exponent, BLOCK_CLASSES: tl.constexpr, LEVELS: tl.constexpr):
-    """The product over a tile's 2^LEVELS frames, pair by pair."""
-    for _ in tl.static_range(LEVELS):
+def _over_last(high, low, exponent, LEVELS: tl.constexpr):
+    """The product along the last axis, 2^LEVELS long, pair by pair."""
+    for level in tl.static_range(LEVELS):
         high, high_b = _halves(high)
         low, low_b = _halves(low)
         exponent, exponent_b = _halves(exponent)
         high, low, exponent = _multiply(high, low, exponent, high_b, low_b, exponent_b)
-    shape: tl.constexpr = (BLOCK_CLASSES,)
-    return tl.reshape(high, shape), tl.reshape(low, shape), tl.reshape(exponent, shape)
+        # Four factors of at least 2^-24, or 2^-53 of float64, do not underflow.
+        if level % 2 == 1 or level == LEVELS - 1:
+            high, low, exponent = _normalised(high, low, exponent)
+    return high, low, exponent
 
 
 @triton.jit
-def _times_tile(high, low, exponent, ones, raw, real, FROM_LOGITS: tl.constexpr):
-    """Each place's product with a tile's frame there, and how many frames are 1."""
-    factor, lost, apart, is_one = _factor(raw, FROM_LOGITS)
-    factor = tl.where(real, factor, 1.0)
-    lost = tl.where(real, lost, 0.0)
-    apart = tl.where(real, apart, 0.0)
+def _factors(raw, real, FROM_LOGITS: tl.constexpr, ALL_REAL: tl.constexpr):
+    """1 - x of real frames as products, and which are 0 and left out."""
+    high, low, exponent, is_one = _factor(raw, FROM_LOGITS)
+    if not ALL_REAL:
+        high = tl.where(real, high, 1.0)
+        low = tl.where(real, low, 0.0)
+        exponent = tl.where(real, exponent, 0.0)
+        is_one = real & is_one
+    return high, low, exponent, is_one
+
+
+@triton.jit
+def empty(BLOCK: tl.constexpr):
+    """The lanes' products before any frame."""
+    zeros = lanes.zeros(BLOCK)
+    return zeros + 1, zeros, zeros, zeros
+
+
+@triton.jit
+def with_block(
+    state, raw, real, ALL_REAL: tl.constexpr, FROM_LOGITS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The lanes' products with one more block, and how many frames are 1."""
+    high, low, exponent, ones = state
+    raw = lanes.folded(raw, BLOCK)
+    real = lanes.folded(real, BLOCK)
+    factor, lost, apart, is_one = _factors(raw, real, FROM_LOGITS, ALL_REAL)
+    # Frames of logits are never left out.
+    if not FROM_LOGITS:
+        ones += tl.sum(tl.where(is_one, 1.0, 0.0), 0).to(ones.dtype)
+    factor, lost, apart = _over_last(
+        tl.permute(factor, (1, 2, 0)),
+        tl.permute(lost, (1, 2, 0)),
+        tl.permute(apart, (1, 2, 0)),
+        BLOCK.folded_levels,
+    )
+    classes: tl.constexpr = BLOCK.classes
+    places: tl.constexpr = BLOCK.lanes
+    factor, lost = tl.reshape(factor, (classes, places)), tl.reshape(lost, (classes, places))
+    apart = tl.reshape(apart, (classes, places))
     high, low, exponent = _multiply(high, low, exponent, factor, lost, apart)
-    return high, low, exponent, ones + tl.where(real & is_one, 1.0, 0.0)
+    high, low, exponent = _normalised(high, low, exponent)
+    return high, low, exponent, ones
+
+
+@triton.jit
+def _fewer(high, low, exponent):
+    """The product of up to eight lanes of each class, and the next eight: threads share those."""
+    classes: tl.constexpr = high.shape[0]
+    lanes_of_class: tl.constexpr = high.shape[1]
+    levels: tl.constexpr = 3 if lanes_of_class >= 8 else lanes_of_class // 2
+    some: tl.constexpr = 2**levels
+    left: tl.constexpr = lanes_of_class // some
+    high = tl.reshape(high, (classes, left, some))
+    low = tl.reshape(low, (classes, left, some))
+    exponent = tl.reshape(exponent, (classes, left, some))
+    high, low, exponent = _over_last(high, low, exponent, levels)
+    high, low = tl.reshape(high, (classes, left)), tl.reshape(low, (classes, left))
+    return high, low, tl.reshape(exponent, (classes, left))
+
+
+@triton.jit
+def joined(state, BLOCK: tl.constexpr):
+    """The product of all lanes of each class."""
+    high, low, exponent, ones = state
+    joins: tl.constexpr = BLOCK.joins
+    for _ in tl.static_range(joins):
+        high, low, exponent = _fewer(high, low, exponent)
+    classes: tl.constexpr = BLOCK.classes
+    high, low = tl.reshape(high, (classes,)), tl.reshape(low, (classes,))
+    return high, low, tl.reshape(exponent, (classes,)), tl.sum(ones, 1)
+
+
+@triton.jit
+def _walk(
+    state,
+    x,
+    mask,
+    place,
+    first,
+    last,
+    WHOLE: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The lanes' products after some more frames."""
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+        raw = lanes.read(x, place, frame_start, inside, BLOCK)
+        all_real: tl.constexpr = WHOLE and not MASKED
+        state = with_block(state, raw, real, all_real, FROM_LOGITS, BLOCK)
+    return state
 
 
 @triton.jit
 def product_of_frames(
-    x_ptr,
-    mask_ptr,
-    bag,
-    class_start,
-    has_class,
+    x,
+    mask,
+    place,
     first,
     last,
-    x_strides,
-    mask_strides,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
-    LEVELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Product over some frames of a bag's block of classes: every place of a tile multiplies its
-    own frames, then the places multiply."""
-    high = tl.full((BLOCK_CLASSES, BLOCK_FRAMES), 1.0, COMPUTE)
-    low = tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-    exponent = low
-    ones = low
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.where(real, tl.load(x_tile, mask=inside, other=0).to(COMPUTE), 0.0)
-        high, low, exponent, ones = _times_tile(high, low, exponent, ones, raw, real, FROM_LOGITS)
-    high, low, exponent = _over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
-    return high, low, exponent, tl.sum(ones, 1)
+    """Product over some frames of a bag's block of classes: lanes multiply their own frames, then
+    the lanes multiply."""
+    state = empty(BLOCK)
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    state = _walk(state, x, mask, place, first, middle, True, FROM_LOGITS, MASKED, BLOCK)
+    state = _walk(state, x, mask, place, middle, last, False, FROM_LOGITS, MASKED, last_block)
+    return joined(state, BLOCK)
 
 
 @triton.jit
@@ -174,11 +259,12 @@ def merge(state, there):
     high, low, exponent, ones = state
     high_b, low_b, exponent_b, ones_b = there
     high, low, exponent = _multiply(high, low, exponent, high_b, low_b, exponent_b)
+    high, low, exponent = _normalised(high, low, exponent)
     return high, low, exponent, ones + ones_b
 
 
 @triton.jit
-def _bag_value(high, low, exponent, ones):
+def bag_value(high, low, exponent, ones):
     scale = tl.exp2(exponent)
     return tl.where(ones > 0, 1.0, (1 - high * scale) - low * scale)
 
@@ -195,7 +281,7 @@ def survival(factor, exponent, ones):
 @triton.jit
 def finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside):
     """Write the bag value and the statistics."""
-    tl.store(y_ptr + cell, _bag_value(high, low, exponent, ones), mask=inside)
+    tl.store(y_ptr + cell, bag_value(high, low, exponent, ones), mask=inside)
     row = statistics_ptr + cell
     tl.store(row, tl.where(ones > 1, 0.0, high + low), mask=inside)
     tl.store(row + cells, exponent, mask=inside)
@@ -203,76 +289,116 @@ def finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside
 
 
 @triton.jit
-def _gradient_of_tile(raw, scaled, exponent, single, FROM_LOGITS: tl.constexpr):
-    """A tile's gradient; `scaled` is the bag value's times the product's factor, and `single` says
-    that one frame is 1."""
-    # Two powers of two, where one might underflow before the division makes up for it.
+def _powers(exponent):
+    """2^exponent as two factors, where one might underflow before a division makes up for it."""
     half = tl.ceil(exponent * 0.5)
-    scale, scale_b = tl.exp2(half)[:, None], tl.exp2(exponent - half)[:, None]
+    return tl.exp2(half), tl.exp2(exponent - half)
+
+
+@triton.jit
+def gradient_of_tile(raw, known, FROM_LOGITS: tl.constexpr):
+    """A tile's gradient, from what is `known_of_bag`."""
+    scaled, scale, scale_b, single = known
     if FROM_LOGITS:
         x, _ = formula.probability(raw, True)
-        return scaled[:, None] * x * scale * scale_b
+        return scaled * x * scale * scale_b
     else:
         factor = 1 - raw
         is_one = factor == 0
-        others = scaled[:, None] / tl.where(is_one, 1.0, factor) * scale * scale_b
-        return tl.where(is_one == single[:, None], others, 0.0)
+        others = formula.quotient(scaled, tl.where(is_one, 1.0, factor)) * scale * scale_b
+        return tl.where(is_one == single, others, 0.0)
+
+
+@triton.jit
+def known_of_bag(scaled, exponent, single):
+    """What gradients need to know of a bag's block of classes, beside its elements: `scaled` is the
+    bag value's gradient times the product's factor, and `single` says that one frame is 1."""
+    scale, scale_b = _powers(exponent)
+    return (
+        lanes.per_class(scaled),
+        lanes.per_class(scale),
+        lanes.per_class(scale_b),
+        lanes.per_class(single),
+    )
+
+
+@triton.jit
+def _write_blocks(
+    known,
+    x,
+    mask,
+    x_gradient,
+    place,
+    first,
+    last,
+    WHOLE: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the gradients of some frames, from what is known of the bag."""
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+        raw = lanes.read(x, place, frame_start, inside, BLOCK)
+        to_x = gradient_of_tile(raw, known, FROM_LOGITS)
+        if MASKED:
+            to_x = tl.where(real, to_x, 0.0)
+        lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
+
+
+@triton.jit
+def write_gradients(
+    known,
+    x,
+    mask,
+    x_gradient,
+    place,
+    first,
+    last,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write the gradients of some frames, from what is known of the bag."""
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    _write_blocks(
+        known, x, mask, x_gradient, place, first, middle, True, FROM_LOGITS, MASKED, BLOCK
+    )
+    _write_blocks(
+        known, x, mask, x_gradient, place, middle, last, False, FROM_LOGITS, MASKED, last_block
+    )
 
 
 @triton.jit
 def gradients_of_frames(
-    gradient_ptr,
-    x_ptr,
-    mask_ptr,
+    gradient,
+    x,
+    mask,
     statistics_ptr,
-    x_gradient_ptr,
+    x_gradient,
     bags,
     bag,
-    row,
-    classes,
-    class_start,
+    place,
     first,
     last,
-    gradient_strides,
-    x_strides,
-    mask_strides,
-    x_gradient_strides,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Write the gradient of some frames of a bag's block of classes, which are in `row` of the
-    frame tensors: g times the product without its own factor; from logits g (1 - y) x_i."""
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    """Write the gradient of some frames of a bag's block of classes; the place says where they are
+    in the frame tensors: g times the product without its own factor; from logits g (1 - y) x_i."""
+    _, class_start, classes = place
+    gradient_ptr, gradient_strides = gradient
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
     cells = tl.cast(bags, tl.int64) * classes
     cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
     stride_bag, stride_class = gradient_strides
     address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-    gradient *= tl.load(cell, mask=has_class, other=0)
+    scaled = tl.load(address, mask=has_class, other=0).to(BLOCK.compute)
+    scaled *= tl.load(cell, mask=has_class, other=0)
     exponent = tl.load(cell + cells, mask=has_class, other=0)
     single = tl.load(cell + 2 * cells, mask=has_class, other=0) == 1
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, row, mask_strides, BLOCK_FRAMES, MASKED
-        )
-        x_tile = tiles.pointers(
-            x_ptr, row, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-        )
-        raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-        x_gradient = _gradient_of_tile(raw, gradient, exponent, single, FROM_LOGITS)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            row,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
+    known = known_of_bag(scaled, exponent, single)
+    write_gradients(known, x, mask, x_gradient, place, first, last, FROM_LOGITS, MASKED, BLOCK)

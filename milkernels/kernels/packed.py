@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from milkernels.family import WEIGHTED_AVERAGES, Average
+from milkernels.kernels import lanes, log_mean_exp, packed_weights, sums, tiles
 from milkernels.kernels import packed_backward_kernels as backward_kernels
 from milkernels.kernels import packed_kernels as kernels
-from milkernels.kernels import packed_weights, sums, tiles
 from milkernels.kernels.formula import Formula
 from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
@@ -26,6 +26,9 @@ LONGEST_CHUNK = 8192
 _PROGRAMS = 2048
 
 _MERGE_CELLS = 128
+
+#: Kernels that look for bags spill with as many as the assembler would give them.
+_REGISTERS = 255
 
 _FAMILIES = {"max": 1, "max_mean": 1, "noisy_or": 2, "log_mean_exp": 3}
 
@@ -59,7 +62,10 @@ def forward(
         scores = packed_weights.of_ranks(x, ranks, decay)
     elif name == "class_attention" and scores is not None:
         scores = packed_weights.of_classes(scores, score_activation)
-    pooling = _Pooling(x, name, score_activation, from_logits, learn)
+    thread_bytes = log_mean_exp.THREAD_BYTES if name == "log_mean_exp" else lanes.JOINED_BYTES
+    pooling = _Pooling(
+        x, name, score_activation, from_logits, learn, scores, thread_bytes=thread_bytes
+    )
     chunks = pooling.chunks
     compute = tiles.arithmetic_dtype(x)
     rows, place_rows = _PART_ROWS.get(name, 8), 2 if name == "max_mean" else 1
@@ -83,15 +89,20 @@ def forward(
             **inputs,
             **outputs,
             **pooling.constants(scores),
-            "LEVELS": tiling.block_frames.bit_length() - 1,
         },
-        num_warps=pooling.warps,
+        registers=_REGISTERS,
     )
     merged = triton.cdiv(y.shape[0], kernels.MERGED_BAGS.value)
     merge = Launch(
         kernels._packed_merge_kernel,
         merged * triton.cdiv(x.shape[1], _MERGE_CELLS),
-        {**inputs, **outputs, **pooling.constants(), "BLOCK_CELLS": _MERGE_CELLS},
+        {
+            **inputs,
+            **outputs,
+            **pooling.constants(),
+            "COMPUTE": tiles.compute_dtype(x),
+            "BLOCK_CELLS": _MERGE_CELLS,
+        },
     )
     return [pooling.only(walk), pooling.only(merge)], (y, statistics, places)
 
@@ -129,7 +140,8 @@ def backward(
     if sharpness is not None:
         power, power_gradient = sharpness, sharpness_gradient
     learn = power_gradient is not None or alpha_gradient is not None
-    pooling = _Pooling(x, name, score_activation, from_logits, learn)
+    others = (scores, x_gradient, scores_gradient)
+    pooling = _Pooling(x, name, score_activation, from_logits, learn, *others)
     to_x, to_scores_view = _view(x_gradient), _view(scores_gradient)
     walk = Launch(
         backward_kernels._packed_backward_kernel,
@@ -147,9 +159,9 @@ def backward(
             "x_gradient_strides": to_x.stride(),
             "scores_gradient_strides": strides_of(to_scores_view),
             "LEARN": learn,
-            **pooling.constants(scores, x_gradient, scores_gradient),
+            **pooling.constants(*others),
         },
-        num_warps=pooling.warps,
+        registers=_REGISTERS,
     )
     return [pooling.only(walk), *after]
 
@@ -158,19 +170,20 @@ class _Pooling:
     """One pooling of some instances: how they are cut, and what kernels are compiled for."""
 
     def __init__(
-        self, x: Tensor, name: str, score_activation: str | None, from_logits: bool, learn: bool
+        self,
+        x: Tensor,
+        name: str,
+        score_activation: str | None,
+        from_logits: bool,
+        learn: bool,
+        *others: Tensor | None,
+        thread_bytes: int = lanes.ELEMENTWISE_BYTES,
     ) -> None:
         self._x = _view(x)
         self._name = name
         self._from_logits = from_logits
         self._formula = _formula(name, score_activation, from_logits, learn)
-        self.tiling = tiles.tile(self._x)
-        if name in ("max", "max_mean") and x.dtype != torch.float32:
-            # Half a tile: a whole one spills registers in float64, and where a thread loads eight
-            # classes at once.
-            self.tiling = replace(self.tiling, block_frames=max(self.tiling.block_frames // 2, 1))
-        # Log-mean-exp's sums need the registers of more threads.
-        self.warps = tiles.NUM_WARPS * (2 if name == "log_mean_exp" else 1)
+        self.tiling = lanes.of(self._x, *map(_view, others), whole=False, thread_bytes=thread_bytes)
 
     @property
     def chunk_instances(self) -> int:

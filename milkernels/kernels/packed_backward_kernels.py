@@ -9,7 +9,7 @@ from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import maximum_frames as maximum
 from milkernels.kernels import noisy_or_frames as noisy_or
 from milkernels.kernels import packed_kernels as kernels
-from milkernels.kernels import weighted_average_frames as averages
+from milkernels.kernels import weighted_average_gradients as averages
 
 
 @jit.kernel
@@ -42,10 +42,7 @@ def _packed_backward_kernel(
     PLUS_MEAN: tl.constexpr,
     LEARN: tl.constexpr,
     INDEX: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Elementwise in the instances, piece by piece. The first programs of the grid sum the
     parameters' gradients; that of log-mean-exp's sharpness comes as power's."""
@@ -64,7 +61,7 @@ def _packed_backward_kernel(
                 classes,
                 gradient_strides,
                 FORMULA,
-                COMPUTE,
+                BLOCK.compute,
             )
         elif LEARN:
             sums.over_bags(
@@ -75,7 +72,7 @@ def _packed_backward_kernel(
                 bags,
                 classes,
                 gradient_strides,
-                COMPUTE,
+                BLOCK.compute,
             )
     else:
         _, begin, end, first_bag, last_bag, class_start = kernels.chunk_of(
@@ -87,9 +84,13 @@ def _packed_backward_kernel(
             chunk_instances,
             search_steps,
             INDEX,
-            BLOCK_CLASSES,
+            BLOCK.classes,
         )
-        unmasked = (0, 0)
+        # All instances are the frames of one bag, unmasked.
+        gradient = (gradient_ptr, gradient_strides)
+        x, mask = (x_ptr, x_strides), (x_ptr, (0, 0))
+        x_gradient = (x_gradient_ptr, x_gradient_strides)
+        place = (0, class_start, classes)
         for bag in range(first_bag, last_bag):
             bag_first, bag_last = kernels.limits_of(offsets_ptr, bag, instances, INDEX)
             first = tl.maximum(bag_first, begin)
@@ -97,108 +98,70 @@ def _packed_backward_kernel(
             if first < last:
                 if FAMILY == kernels.AVERAGE:
                     averages.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        scores_ptr,
+                        gradient,
+                        x,
+                        (scores_ptr, scores_strides),
                         power_ptr,
                         alpha_ptr,
-                        x_ptr,
+                        mask,
                         statistics_ptr,
-                        x_gradient_ptr,
-                        scores_gradient_ptr,
+                        x_gradient,
+                        (scores_gradient_ptr, scores_gradient_strides),
                         bags,
                         bag,
-                        0,
-                        classes,
-                        class_start,
+                        place,
                         first,
                         last,
-                        gradient_strides,
-                        x_strides,
-                        scores_strides,
-                        unmasked,
-                        x_gradient_strides,
-                        scores_gradient_strides,
                         FORMULA,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
+                        BLOCK,
                     )
                 elif FAMILY == kernels.MAXIMUM:
                     maximum.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        x_ptr,
+                        gradient,
+                        x,
+                        mask,
                         places_ptr,
-                        x_gradient_ptr,
+                        x_gradient,
                         bags,
                         bag,
-                        0,
-                        classes,
-                        class_start,
+                        place,
                         first,
                         last,
-                        gradient_strides,
-                        x_strides,
-                        unmasked,
-                        x_gradient_strides,
                         FROM_LOGITS,
                         PLUS_MEAN,
                         False,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
+                        BLOCK,
                     )
                 elif FAMILY == kernels.NOISY_OR:
                     noisy_or.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
-                        x_ptr,
+                        gradient,
+                        x,
+                        mask,
                         statistics_ptr,
-                        x_gradient_ptr,
+                        x_gradient,
                         bags,
                         bag,
-                        0,
-                        classes,
-                        class_start,
+                        place,
                         first,
                         last,
-                        gradient_strides,
-                        x_strides,
-                        unmasked,
-                        x_gradient_strides,
                         FROM_LOGITS,
                         False,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
+                        BLOCK,
                     )
                 else:
                     log_mean_exp.gradients_of_frames(
-                        gradient_ptr,
-                        x_ptr,
+                        gradient,
+                        x,
                         power_ptr,
-                        x_ptr,
+                        mask,
                         statistics_ptr,
-                        x_gradient_ptr,
+                        x_gradient,
                         bags,
                         bag,
-                        0,
-                        classes,
-                        class_start,
+                        place,
                         first,
                         last,
-                        gradient_strides,
-                        x_strides,
-                        unmasked,
-                        x_gradient_strides,
                         FROM_LOGITS,
                         False,
-                        WIDE,
-                        COMPUTE,
-                        BLOCK_CLASSES,
-                        BLOCK_FRAMES,
+                        BLOCK,
                     )

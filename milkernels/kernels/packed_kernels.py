@@ -141,14 +141,10 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
     FROM_LOGITS: tl.constexpr,
     PLUS_MEAN: tl.constexpr,
     LEARN: tl.constexpr,
-    LEVELS: tl.constexpr,
     ROWS: tl.constexpr,
     PLACES: tl.constexpr,
     INDEX: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program walks the pieces of bags in one chunk, for a block of classes. The sharpness of
     log-mean-exp comes as `power_ptr`."""
@@ -161,18 +157,24 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
         chunk_instances,
         search_steps,
         INDEX,
-        BLOCK_CLASSES,
+        BLOCK.classes,
     )
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
     cells = tl.cast(bags, tl.int64) * classes
-    unmasked = (0, 0)
+    # All instances are the frames of one bag, unmasked.
+    x, scores, mask = (x_ptr, x_strides), (scores_ptr, scores_strides), (x_ptr, (0, 0))
+    place = (0, class_start, classes)
     sharpness = (0, 0, 0)
     if FAMILY == AVERAGE:
-        power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-        alpha = averages.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
+        power = averages.coefficient(
+            power_ptr, class_index, has_class, FORMULA.power, BLOCK.compute
+        )
+        alpha = averages.coefficient(
+            alpha_ptr, class_index, has_class, FORMULA.alpha, BLOCK.compute
+        )
     if FAMILY == LOG_MEAN_EXP:
-        sharpness = log_mean_exp.sharpness_of(power_ptr, class_index, has_class, COMPUTE)
+        sharpness = log_mean_exp.sharpness_of(power_ptr, class_index, has_class, BLOCK.compute)
     for bag in range(first_bag, last_bag):
         bag_first, bag_last = limits_of(offsets_ptr, bag, instances, INDEX)
         first = tl.maximum(bag_first, begin)
@@ -180,85 +182,19 @@ def _packed_forward_kernel(  # noqa: PLR0912 - one branch a family
         if first < last:
             if FAMILY == AVERAGE:
                 state = averages.sums_of_frames(
-                    x_ptr,
-                    scores_ptr,
-                    x_ptr,
-                    0,
-                    class_start,
-                    has_class,
-                    first,
-                    last,
-                    alpha,
-                    power,
-                    x_strides,
-                    scores_strides,
-                    unmasked,
-                    FORMULA,
-                    WIDE,
-                    COMPUTE,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
+                    x, scores, mask, place, first, last, alpha, power, FORMULA, BLOCK
                 )
             elif FAMILY == MAXIMUM:
                 state = maximum.largest_of_frames(
-                    x_ptr,
-                    x_ptr,
-                    0,
-                    class_start,
-                    has_class,
-                    first,
-                    last,
-                    x_strides,
-                    unmasked,
-                    FROM_LOGITS,
-                    PLUS_MEAN,
-                    False,
-                    WIDE,
-                    COMPUTE,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
+                    x, mask, place, first, last, FROM_LOGITS, PLUS_MEAN, False, BLOCK
                 )
             elif FAMILY == NOISY_OR:
                 state = noisy_or.product_of_frames(
-                    x_ptr,
-                    x_ptr,
-                    0,
-                    class_start,
-                    has_class,
-                    first,
-                    last,
-                    x_strides,
-                    unmasked,
-                    FROM_LOGITS,
-                    False,
-                    LEVELS,
-                    WIDE,
-                    COMPUTE,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
+                    x, mask, place, first, last, FROM_LOGITS, False, BLOCK
                 )
             else:
-                size, sign, inverse = sharpness
                 state = log_mean_exp.sums_of_frames(
-                    x_ptr,
-                    x_ptr,
-                    0,
-                    class_start,
-                    has_class,
-                    first,
-                    last,
-                    size,
-                    sign,
-                    inverse,
-                    x_strides,
-                    unmasked,
-                    FROM_LOGITS,
-                    False,
-                    LEARN,
-                    WIDE,
-                    COMPUTE,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
+                    x, mask, place, first, last, sharpness, FROM_LOGITS, False, LEARN, BLOCK
                 )
             if (bag_first >= begin) & (bag_last <= end):
                 _finish_bag(
@@ -341,7 +277,7 @@ def _packed_merge_kernel(  # noqa: PLR0912 - one branch a family
             zeros = tl.zeros((BLOCK_CELLS,), COMPUTE)
             infinity = zeros + float("inf")
             if FAMILY == AVERAGE:
-                state = moments.empty(BLOCK_CELLS, COMPUTE)
+                state = moments.empty(zeros)
             elif FAMILY == MAXIMUM:
                 value = zeros
                 index = tl.full((BLOCK_CELLS,), -1, tl.int64)
@@ -349,13 +285,13 @@ def _packed_merge_kernel(  # noqa: PLR0912 - one branch a family
             elif FAMILY == NOISY_OR:
                 state = (zeros + 1, zeros, zeros, zeros)
             else:
-                state = states.empty(BLOCK_CELLS, COMPUTE)
+                state = states.empty(zeros)
             number = 2 * first.to(tl.int64) + 1
             for _ in range(0, chunks):
                 part = partial_ptr + number * ROWS * classes + class_index
                 if FAMILY == AVERAGE:
                     there = moments.load(part, classes, has_class)
-                    state = moments.merge(state, there)
+                    state = moments.merge(state, there, FORMULA)
                 elif FAMILY == MAXIMUM:
                     places = partial_places_ptr + number * PLACES * classes + class_index
                     value, index, mean = maximum.join_part(

@@ -15,6 +15,7 @@ from milkernels.family import SHORT_BAG, Average, PooledLoss
 from milkernels.kernels import (
     class_attention,
     cross_entropy,
+    lanes,
     log_mean_exp,
     maximum,
     noisy_or,
@@ -30,19 +31,9 @@ from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 _CELLS = 128
 _SCALED_ELEMENTS = 2048
 
-#: Bytes of a tile that holds a bag's frames, in the arithmetic dtype, and elements of float32 that
-#: one thread has of it: twice as many spill.
-_HELD_BYTES = 16384
-_THREAD_ELEMENTS = 8
-
-#: Warps that multiply contiguous frames in full precision, and warps whose threads have registers
-#: for two parameters and the sums of their gradients.
-_PRODUCT_WARPS = 8
-_PARAMETER_WARPS = 8
-
-#: Elements of such a tile of short bags, and classes that lie side by side in it at least.
-_ROW_ELEMENTS = 1024
-_SIDE_BY_SIDE = 8
+#: Of a multiprocessor, and of a thread at most.
+_REGISTERS = 65536
+_THREAD_REGISTERS = 255
 
 #: Targets, weights, which labels are known, and the scale of the gradients.
 Labels = tuple[Tensor, Tensor | None, Tensor | None, Tensor]
@@ -88,7 +79,7 @@ def forward(
         return [], None
     call = Call(x, scores, parameters, mask, pooling, x_gradient, scores_gradient, shares)
     kernel = _FUSED.get(pooling.name, _weighted_average_kernel)
-    tiling, held = _tiling(call)
+    tiling, held = _lanes(call)
     long = tiling.segments > 1 and not held
     alone = x_gradient is None or pooling.name in _APART or long
     return _one_by_one(call, labels, cells) if alone else [kernel(call, labels, cells)], None
@@ -166,16 +157,28 @@ def _one_by_one(call: Call, labels: Labels, cells: Tensor) -> list[Any]:
     return [*launches, loss, *backward(gradient), *saturations]
 
 
+def _lanes(call: Call) -> tuple[lanes.Lanes, bool]:
+    """A block that holds a bag's frames of some classes or, if there is none, a part of them; and
+    whether there is one."""
+    tensors = (call.x, call.scores, call.x_gradient, call.scores_gradient)
+    if call.pooling.name == "log_mean_exp" and call.x.stride(1) < call.x.stride(2):
+        # Its series spill beside all frames of a class.
+        return lanes.of(*tensors), False
+    crowded = _learns(call) or call.pooling.name in ("noisy_or", "log_mean_exp")
+    held = lanes.holding(*tensors, crowded=crowded)
+    return (lanes.of(*tensors), False) if held is None else (held, True)
+
+
 def _fused(
-    kernel: JITFunction, call: Call, labels: Labels, cells: Tensor, **arguments: Any
+    kernel: JITFunction,
+    call: Call,
+    labels: Labels,
+    cells: Tensor,
+    **arguments: Any,
 ) -> Launch:
     """One launch for all: each program has a block of one bag's classes."""
-    tiling, held = _tiling(call)
-    elements = tiling.block_classes * tiling.block_frames
-    gradients = (call.x_gradient, call.scores_gradient)
-    share = _THREAD_ELEMENTS
-    if call.x.dtype == torch.float64:
-        share //= 4 if held else 2
+    tiling, held = _lanes(call)
+    constants = tiling.constants(call.x, call.scores, call.x_gradient, call.scores_gradient)
     return Launch(
         kernel,
         tiling.bags * tiling.class_blocks,
@@ -186,29 +189,12 @@ def _fused(
             "x_gradient_ptr": call.x_gradient,
             "x_gradient_strides": call.to_x.stride(),
             "HELD": held,
-            **tiling.constants(call.x, call.scores, *gradients),
+            "BLOCK": replace(constants["BLOCK"], saturates=True),
             **arguments,
         },
-        num_warps=max(elements // (32 * share), tiles.NUM_WARPS),
+        num_warps=tiling.warps,
+        registers=min(_REGISTERS // (32 * tiling.warps), _THREAD_REGISTERS),
     )
-
-
-def _tiling(call: Call) -> tuple[tiles.Tiling, bool]:
-    """A tile that holds a bag's frames of some classes, and whether there is one."""
-    x = call.x
-    bags, classes, frames = x.shape
-    walked = tiles.tile(x, call.mask is not None)
-    block_frames = max(triton.next_power_of_2(frames), 16)
-    itemsize = tiles.arithmetic_dtype(x).itemsize
-    block_classes = max(_ROW_ELEMENTS // block_frames, 1)
-    if x.stride(1) < x.stride(2):
-        block_classes = max(block_classes, _SIDE_BY_SIDE)
-    block_classes = min(block_classes, triton.next_power_of_2(classes))
-    # Half precision is kept beside what it is converted to; float64 needs more beside it.
-    largest = _HELD_BYTES // itemsize // (1 if x.dtype == torch.float32 else 2)
-    if block_classes * block_frames > largest:
-        return walked, walked.block_frames >= frames
-    return tiles.Tiling(bags, classes, frames, block_classes, block_frames), True
 
 
 def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
@@ -230,9 +216,7 @@ def _weighted_average_kernel(call: Call, labels: Labels, cells: Tensor) -> Launc
         FORMULA=Formula.of(average, call.mask is not None),
     )
     del launch.arguments["MASKED"]
-    crowded = alpha is not None and power is not None and x.dtype == torch.float32
-    warps = min(launch.num_warps, _PARAMETER_WARPS) if crowded else launch.num_warps
-    return replace(launch, num_warps=warps)
+    return launch
 
 
 def _maximum_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
@@ -248,19 +232,13 @@ def _maximum_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
 
 
 def _noisy_or_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:
-    tiling, _ = _tiling(call)
-    launch = _fused(
+    return _fused(
         pool_bce_kernels._noisy_or_bce_kernel,
         call,
         labels,
         cells,
         FROM_LOGITS=call.pooling.from_logits,
-        LEVELS=tiling.block_frames.bit_length() - 1,
     )
-    # Along contiguous frames products, with what they lose, spill where a thread has more elements
-    # and where a block of more threads leaves each fewer registers.
-    crowded = call.x.dtype.itemsize > 2 and call.x.stride(2) < call.x.stride(1)
-    return replace(launch, num_warps=_PRODUCT_WARPS) if crowded else launch
 
 
 def _log_mean_exp_kernel(call: Call, labels: Labels, cells: Tensor) -> Launch:

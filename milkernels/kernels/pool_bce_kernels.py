@@ -1,17 +1,28 @@
 """Pooling, binary cross-entropy and their gradient in one kernel.
 
-A program owns a bag's block of classes. With HELD a tile holds all of its frames, which are read
+A program owns a bag's block of classes. With HELD a block holds all of its frames, which are read
 once; else it walks through them a second time, for the gradient, when they come from a cache.
 """
 
+import triton
 import triton.language as tl
 
-from milkernels.kernels import cross_entropy, formula, jit
+from milkernels.kernels import cross_entropy, formula, jit, lanes
 from milkernels.kernels import log_mean_exp_frames as log_mean_exp
 from milkernels.kernels import log_mean_exp_sums as states
 from milkernels.kernels import maximum_frames as maximum
 from milkernels.kernels import noisy_or_frames as noisy_or
-from milkernels.kernels import pool_bce_tiles as tile_of
+
+
+@triton.jit
+def place_of(classes, BLOCK: tl.constexpr):
+    """A program's place, its classes, which of them exist, and their cells."""
+    class_blocks = tl.cdiv(classes, BLOCK.classes)
+    bag = tl.program_id(0) // class_blocks
+    class_start = tl.program_id(0) % class_blocks * BLOCK.classes
+    class_index = class_start + tl.arange(0, BLOCK.classes)
+    cell = tl.cast(bag, tl.int64) * classes + class_index
+    return (bag, class_start, classes), class_index, class_index < classes, cell
 
 
 @jit.kernel
@@ -33,34 +44,14 @@ def _maximum_bce_kernel(
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     LABELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """The gradient is that of the largest frame, whose value is known: no frame is read again."""
-    bag, class_start, _, has_class, cell = tile_of.place(classes, BLOCK_CLASSES)
-    place = (bag, class_start)
-    x = (x_ptr, x_strides)
-    mask = (mask_ptr, mask_strides)
-    value = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-    index = tl.full((BLOCK_CLASSES,), -1, tl.int64)
-    for frame_start in range(0, frames, BLOCK_FRAMES):
-        raw, inside, real = tile_of.read(
-            x,
-            mask,
-            place,
-            frame_start,
-            frames,
-            has_class,
-            MASKED,
-            WIDE,
-            COMPUTE,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-        )
-        here, here_index = maximum._of_tile(raw, real, frame_start, BLOCK_FRAMES)
-        value, index = maximum._first_larger(value, index, here, here_index)
+    place, _, has_class, cell = place_of(classes, BLOCK)
+    x, mask = (x_ptr, x_strides), (mask_ptr, mask_strides)
+    value, index, _ = maximum.largest_of_frames(
+        x, mask, place, 0, frames, FROM_LOGITS, False, MASKED, BLOCK
+    )
     y, complement = formula.probability(value, FROM_LOGITS)
     gradient = cross_entropy.of_cells(
         tl.where(index < 0, 0.0, y),
@@ -76,15 +67,19 @@ def _maximum_bce_kernel(
         FROM_LOGITS,
         cross_entropy.LOGIT if FROM_LOGITS else cross_entropy.VALUE,
     )
-    for frame_start in range(0, frames, BLOCK_FRAMES):
-        frame = frame_start + tl.arange(0, BLOCK_FRAMES)
-        inside = has_class[:, None] & (frame < frames)[None, :]
-        is_peak = index[:, None] == frame[None, :]
-        to_x = tl.where(is_peak, gradient[:, None], 0.0)
-        x_gradient = (x_gradient_ptr, x_gradient_strides)
-        tile_of.write(
-            x_gradient, place, frame_start, to_x, inside, inside, WIDE, BLOCK_CLASSES, BLOCK_FRAMES
-        )
+    maximum.write_gradients(
+        (index, gradient, gradient),
+        x,
+        mask,
+        (x_gradient_ptr, x_gradient_strides),
+        place,
+        0,
+        frames,
+        FROM_LOGITS,
+        False,
+        False,
+        BLOCK,
+    )
 
 
 @jit.kernel
@@ -107,48 +102,22 @@ def _noisy_or_bce_kernel(
     MASKED: tl.constexpr,
     LABELS: tl.constexpr,
     HELD: tl.constexpr,
-    LEVELS: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    bag, class_start, _, has_class, cell = tile_of.place(classes, BLOCK_CLASSES)
-    place = (bag, class_start)
-    x = (x_ptr, x_strides)
-    mask = (mask_ptr, mask_strides)
+    place, _, has_class, cell = place_of(classes, BLOCK)
+    x, mask = (x_ptr, x_strides), (mask_ptr, mask_strides)
     x_gradient = (x_gradient_ptr, x_gradient_strides)
-    high = tl.full((BLOCK_CLASSES, BLOCK_FRAMES), 1.0, COMPUTE)
-    low = tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-    exponent = low
-    ones = low
-    raw, inside, real = tile_of.read(
-        x, mask, place, 0, frames, has_class, MASKED, WIDE, COMPUTE, BLOCK_CLASSES, BLOCK_FRAMES
-    )
-    high, low, exponent, ones = noisy_or._times_tile(
-        high, low, exponent, ones, raw, real, FROM_LOGITS
-    )
-    if not HELD:
-        for frame_start in range(BLOCK_FRAMES, frames, BLOCK_FRAMES):
-            raw, inside, real = tile_of.read(
-                x,
-                mask,
-                place,
-                frame_start,
-                frames,
-                has_class,
-                MASKED,
-                WIDE,
-                COMPUTE,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-            )
-            high, low, exponent, ones = noisy_or._times_tile(
-                high, low, exponent, ones, raw, real, FROM_LOGITS
-            )
-    high, low, exponent = noisy_or._over_frames(high, low, exponent, BLOCK_CLASSES, LEVELS)
-    ones = tl.sum(ones, 1)
-    y = noisy_or._bag_value(high, low, exponent, ones)
+    if HELD:
+        inside, real = lanes.inside_and_real(mask, place, 0, frames, BLOCK, False, MASKED)
+        raw = lanes.read(x, place, 0, inside, BLOCK)
+        state = noisy_or.empty(BLOCK)
+        state = noisy_or.with_block(state, raw, real, False, FROM_LOGITS, BLOCK)
+        high, low, exponent, ones = noisy_or.joined(state, BLOCK)
+    else:
+        high, low, exponent, ones = noisy_or.product_of_frames(
+            x, mask, place, 0, frames, FROM_LOGITS, MASKED, BLOCK
+        )
+    y = noisy_or.bag_value(high, low, exponent, ones)
     factor = tl.where(ones > 1, 0.0, high + low)
     complement, factor, exponent = noisy_or.survival(factor, exponent, ones)
     gradient = cross_entropy.of_cells(
@@ -165,37 +134,14 @@ def _noisy_or_bce_kernel(
         FROM_LOGITS,
         cross_entropy.SURVIVAL,
     )
-    scaled = gradient * factor
+    known = noisy_or.known_of_bag(gradient * factor, exponent, ones == 1)
     if HELD:
-        to_x = noisy_or._gradient_of_tile(raw, scaled, exponent, ones == 1, FROM_LOGITS)
-        tile_of.write(x_gradient, place, 0, to_x, inside, real, WIDE, BLOCK_CLASSES, BLOCK_FRAMES)
+        to_x = noisy_or.gradient_of_tile(raw, known, FROM_LOGITS)
+        lanes.write(x_gradient, place, 0, tl.where(real, to_x, 0.0), inside, BLOCK)
     else:
-        for frame_start in range(0, frames, BLOCK_FRAMES):
-            raw, inside, real = tile_of.read(
-                x,
-                mask,
-                place,
-                frame_start,
-                frames,
-                has_class,
-                MASKED,
-                WIDE,
-                COMPUTE,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-            )
-            to_x = noisy_or._gradient_of_tile(raw, scaled, exponent, ones == 1, FROM_LOGITS)
-            tile_of.write(
-                x_gradient,
-                place,
-                frame_start,
-                to_x,
-                inside,
-                real,
-                WIDE,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-            )
+        noisy_or.write_gradients(
+            known, x, mask, x_gradient, place, 0, frames, FROM_LOGITS, MASKED, BLOCK
+        )
 
 
 @jit.kernel
@@ -220,39 +166,26 @@ def _log_mean_exp_bce_kernel(
     MASKED: tl.constexpr,
     LABELS: tl.constexpr,
     HELD: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    bag, class_start, class_index, has_class, cell = tile_of.place(classes, BLOCK_CLASSES)
-    place = (bag, class_start)
-    x = (x_ptr, x_strides)
-    mask = (mask_ptr, mask_strides)
+    place, class_index, has_class, cell = place_of(classes, BLOCK)
+    x, mask = (x_ptr, x_strides), (mask_ptr, mask_strides)
     x_gradient = (x_gradient_ptr, x_gradient_strides)
-    size, sign, inverse = log_mean_exp.sharpness_of(sharpness_ptr, class_index, has_class, COMPUTE)
-    raw, inside, real = tile_of.read(
-        x, mask, place, 0, frames, has_class, MASKED, WIDE, COMPUTE, BLOCK_CLASSES, BLOCK_FRAMES
-    )
-    state = log_mean_exp._state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS, True)
-    if not HELD:
-        for frame_start in range(BLOCK_FRAMES, frames, BLOCK_FRAMES):
-            raw, inside, real = tile_of.read(
-                x,
-                mask,
-                place,
-                frame_start,
-                frames,
-                has_class,
-                MASKED,
-                WIDE,
-                COMPUTE,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-            )
-            here = log_mean_exp._state_of_tile(raw, real, size, sign, inverse, FROM_LOGITS, True)
-            state = states.merge(state, here, size, inverse, True)
-    y, reference, total, learned = log_mean_exp._finished(state, size, sign, inverse, True)
+    sharpness = log_mean_exp.sharpness_of(sharpness_ptr, class_index, has_class, BLOCK.compute)
+    size, sign, inverse = sharpness
+    if HELD:
+        inside, real = lanes.inside_and_real(mask, place, 0, frames, BLOCK, False, MASKED)
+        raw = lanes.read(x, place, 0, inside, BLOCK)
+        state = states.empty(lanes.zeros(BLOCK))
+        state = log_mean_exp.with_block(
+            state, raw, real, sharpness, False, FROM_LOGITS, True, BLOCK
+        )
+        state = states.joined(state, size, inverse, True, 1)
+    else:
+        state = log_mean_exp.sums_of_frames(
+            x, mask, place, 0, frames, sharpness, FROM_LOGITS, MASKED, True, BLOCK
+        )
+    y, reference, total, learned = log_mean_exp.finished(state, size, sign, inverse, True)
     gradient = cross_entropy.of_cells(
         y,
         1 - y,
@@ -268,36 +201,11 @@ def _log_mean_exp_bce_kernel(
         cross_entropy.VALUE,
     )
     tl.store(shares_ptr + cell, gradient * learned, mask=has_class)
-    scale = gradient / total
+    known = log_mean_exp.known_of_bag(size, sign, reference, gradient / total)
     if HELD:
-        to_x = log_mean_exp._gradient_of_tile(raw, real, size, sign, reference, scale, FROM_LOGITS)
-        tile_of.write(x_gradient, place, 0, to_x, inside, real, WIDE, BLOCK_CLASSES, BLOCK_FRAMES)
+        to_x = log_mean_exp.gradient_of_tile(raw, real, known, FROM_LOGITS)
+        lanes.write(x_gradient, place, 0, tl.where(real, to_x, 0.0), inside, BLOCK)
     else:
-        for frame_start in range(0, frames, BLOCK_FRAMES):
-            raw, inside, real = tile_of.read(
-                x,
-                mask,
-                place,
-                frame_start,
-                frames,
-                has_class,
-                MASKED,
-                WIDE,
-                COMPUTE,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-            )
-            to_x = log_mean_exp._gradient_of_tile(
-                raw, real, size, sign, reference, scale, FROM_LOGITS
-            )
-            tile_of.write(
-                x_gradient,
-                place,
-                frame_start,
-                to_x,
-                inside,
-                real,
-                WIDE,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-            )
+        log_mean_exp.write_gradients(
+            known, x, mask, x_gradient, place, 0, frames, FROM_LOGITS, MASKED, BLOCK
+        )

@@ -21,6 +21,9 @@ from milkernels.kernels import rank_kernels as kernels
 from milkernels.kernels import tiles
 from milkernels.kernels.launch import Launch
 
+#: Of a thread at most: left alone, the assembler spills two rather than give it some more.
+_REGISTERS = 128
+
 #: Bags of up to this many frames are sorted in registers.
 SORTED_FRAMES = 1024
 
@@ -118,7 +121,8 @@ def _sorted_in_registers(
         **ordering,
         "LOG2_FRAMES": block_frames.bit_length() - 1,
     }
-    return Launch(kernels._rank_forward_kernel, bags * tiling.class_blocks, arguments)
+    programs = bags * tiling.class_blocks
+    return Launch(kernels._rank_forward_kernel, programs, arguments, registers=_REGISTERS)
 
 
 def _sorted_by_pytorch(
@@ -160,6 +164,7 @@ def _sorted_by_pytorch(
             "ELEMENT": _ELEMENTS[x.dtype],
             "BLOCK_FRAMES": min(_WEIGHED_FRAMES, max(triton.next_power_of_2(frames), 16)),
         },
+        registers=2 * _REGISTERS - 1 if x.dtype == torch.float64 else _REGISTERS,
     )
     merge = Launch(
         kernels._rank_merge_kernel,

@@ -1,4 +1,4 @@
-"""How (bags, classes, frames) tensors of any strides are cut into tiles, for every frame kernel.
+"""How (bags, classes, frames) tensors of any strides are cut into tiles, which kernels see at once.
 
 Strides travel as tuples in the order (bag, class, frame).
 """
@@ -27,9 +27,6 @@ SEGMENT_TILES = 8
 #: Frames that one program of a backward pass walks through, where there are many: what it reads
 #: once for each bag and class is then little beside them.
 WALK_FRAMES = 1024
-
-#: Classes that share one reading of the mask where frames are contiguous.
-MASKED_CLASSES = 32
 
 _INT32_LIMIT = 2**31
 
@@ -140,11 +137,16 @@ class Tiling:
         return triton.cdiv(self.classes, self.block_classes)
 
     @property
+    def step(self) -> int:
+        """Frames of a tile."""
+        return self.block_frames
+
+    @property
     def walk_frames(self) -> int:
         """Frames that one program of a backward pass walks through."""
         programs = self.bags * self.class_blocks * triton.cdiv(self.frames, WALK_FRAMES)
         few = programs < FEW_PROGRAMS
-        return min(SEGMENT_TILES * self.block_frames, WALK_FRAMES) if few else WALK_FRAMES
+        return min(SEGMENT_TILES * self.step, WALK_FRAMES) if few else WALK_FRAMES
 
     @property
     def walks(self) -> int:
@@ -155,13 +157,13 @@ class Tiling:
     def segment_frames(self) -> int:
         """Frames that one program of a forward pass walks through, in whole tiles: no fewer tiles
         than segments, which one program joins."""
-        tiles = triton.cdiv(self.frames, self.block_frames)
+        tiles = triton.cdiv(self.frames, self.step)
         programs = self.bags * self.class_blocks
         segments = tiles // max(SEGMENT_TILES, math.isqrt(tiles))
         if segments < 2 or not 0 < programs < FEW_PROGRAMS:
             return max(self.frames, 1)
         segments = min(segments, triton.cdiv(_MANY_PROGRAMS, programs))
-        return triton.cdiv(tiles, segments) * self.block_frames
+        return triton.cdiv(tiles, segments) * self.step
 
     @property
     def segments(self) -> int:
@@ -172,7 +174,7 @@ class Tiling:
         touch."""
         return {
             "WIDE": any(self._wide(tensor) for tensor in (x, *others) if tensor is not None),
-            "COMPUTE": tl.float64 if x.dtype == torch.float64 else tl.float32,
+            "COMPUTE": compute_dtype(x),
             "BLOCK_CLASSES": self.block_classes,
             "BLOCK_FRAMES": self.block_frames,
         }
@@ -183,7 +185,7 @@ class Tiling:
         return reach >= _INT32_LIMIT
 
 
-def tile(x: Tensor, masked: bool = False) -> Tiling:
+def tile(x: Tensor) -> Tiling:
     """Tiling of a (bags, classes, frames) tensor: long along its contiguous axis."""
     bags, classes, frames = x.shape
     wide_classes = max(triton.next_power_of_2(classes), 1)
@@ -191,13 +193,14 @@ def tile(x: Tensor, masked: bool = False) -> Tiling:
     if x.stride(1) < x.stride(2):
         block_classes = min(wide_classes, 64)
         block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
-    elif masked:
-        block_classes = min(wide_classes, MASKED_CLASSES)
-        block_frames = min(TILE_ELEMENTS // block_classes, wide_frames)
     else:
         block_frames = min(wide_frames, TILE_ELEMENTS)
         block_classes = min(TILE_ELEMENTS // block_frames, wide_classes)
     return Tiling(bags, classes, frames, block_classes, block_frames)
+
+
+def compute_dtype(x: Tensor) -> tl.dtype:
+    return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
 def arithmetic_dtype(x: Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from milkernels.family import Average
-from milkernels.kernels import moments, sums, tiles
+from milkernels.kernels import lanes, moments, sums, tiles
 from milkernels.kernels import weighted_average_frames as averages
 from milkernels.kernels import weighted_average_kernels as kernels
 from milkernels.kernels.formula import Formula
@@ -18,7 +18,7 @@ from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 _MERGE_CELLS = 128
 
-#: Of a thread that loads eight classes at once, each with the sums of its parameters' gradients.
+#: Of a thread that keeps the sums of parameters' gradients, too.
 _CROWDED_REGISTERS = 255
 
 
@@ -36,7 +36,7 @@ def forward(
     learned parameters' gradients need, if those are wanted.
     """
     bags, classes, _ = x.shape
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, scores, thread_bytes=lanes.JOINED_BYTES)
     formula = Formula.of(average, mask is not None)
     compute = tiles.arithmetic_dtype(x)
     learns = formula.variance + formula.covariance
@@ -59,7 +59,7 @@ def forward(
             "SEGMENTED": segments > 1,
             **tiling.constants(x, scores),
         },
-        registers=_CROWDED_REGISTERS if learns and x.element_size() == 2 else None,
+        registers=_CROWDED_REGISTERS if learns else None,
     )
     if segments == 1:
         return [walk], (y, statistics)
@@ -93,7 +93,7 @@ def backward(
     alpha_gradient: Tensor | None,
 ) -> list[Launch]:
     """Launches of a backward pass, which fill the gradients that are given."""
-    tiling = tiles.tile(x, mask is not None)
+    tiling = lanes.of(x, scores, x_gradient, scores_gradient)
     learn = power_gradient is not None or alpha_gradient is not None
     formula = Formula.of(replace(average, learn=learn), mask is not None)
     walk = Launch(

@@ -1,11 +1,11 @@
-"""Weighted averages in Triton: what the kernels of padded and of packed bags share."""
+"""Weighted averages in Triton, forward: what the kernels of padded and of packed bags share."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, moments, sums, tiles
+from milkernels.kernels import formula, lanes, moments
 
 #: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
 #: The learned parameters' covariances with y follow: alpha's, then power's.
@@ -17,129 +17,183 @@ COVARIANCES = tl.constexpr(3)
 
 @triton.jit
 def coefficient(pointer, class_index, has_class, KIND: tl.constexpr, COMPUTE: tl.constexpr):
-    """A coefficient of the log-weight, as a column of classes."""
+    """A coefficient of the log-weight, of each class."""
     if KIND == formula.LEARNED:
-        value = tl.load(pointer + class_index, mask=has_class, other=0).to(COMPUTE)
-        return value[:, None]
+        return tl.load(pointer + class_index, mask=has_class, other=0).to(COMPUTE)
     else:
-        return tl.full(class_index.shape, 1.0, COMPUTE)[:, None]
+        return tl.full(class_index.shape, 1.0, COMPUTE)
 
 
 @triton.jit
-def _read_tile(
-    x_ptr,
-    scores_ptr,
-    bag,
-    class_start,
-    frame_start,
-    x_strides,
-    scores_strides,
-    inside,
-    real,
-    FORMULA: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
+def read_block(
+    x, scores, place, frame_start, inside, real, FORMULA: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """A tile's raw values and scores, masked frames 0; without scores, the raw values again."""
-    x_tile = tiles.pointers(
-        x_ptr, bag, class_start, frame_start, x_strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
-    )
-    raw = tl.load(x_tile, mask=inside, other=0).to(COMPUTE)
-    raw = tl.where(real, raw, 0.0)
+    """A block's raw values and scores, masked frames 0; without scores, the raw values again."""
+    raw = lanes.read(x, place, frame_start, inside, BLOCK)
+    if FORMULA.masked:
+        raw = tl.where(real, raw, 0.0)
     score = raw
     if FORMULA.scores:
-        scores_tile = tiles.pointers(
-            scores_ptr,
-            bag,
-            class_start,
-            frame_start,
-            scores_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        score = tl.load(scores_tile, mask=inside, other=0).to(COMPUTE)
-        score = tl.where(real, score, 0.0)
+        score = lanes.read(scores, place, frame_start, inside, BLOCK)
+        if FORMULA.masked:
+            score = tl.where(real, score, 0.0)
     return raw, score
 
 
 @triton.jit
-def _state_of_tile(
+def _leading(log2_weight, x, top, AXIS: tl.constexpr):
+    """The value of the heaviest frame."""
+    heaviest = log2_weight == tl.expand_dims(top, AXIS)
+    return tl.max(tl.where(heaviest, x, -float("inf")), AXIS)
+
+
+@triton.jit
+def _state_of_tile(raw, score, real, alpha, power, FORMULA: tl.constexpr, AXIS: tl.constexpr):
+    """The moments of a tile's real frames, which lie along AXIS."""
+    x, _ = formula.probability(raw, FORMULA.from_logits)
+    log2_x = formula.log2_x(raw, FORMULA)
+    if FORMULA.direct:
+        weight = formula.direct_weight(x, score, FORMULA)
+        peak = tl.max(tl.zeros_like(x), AXIS)
+        leader = peak
+    else:
+        log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
+        log2_weight = tl.where(real, log2_weight, -float("inf"))
+        top = tl.max(log2_weight, AXIS)
+        leader = top
+        if FORMULA.leads:
+            leader = _leading(log2_weight, x, top, AXIS)
+        peak = tl.ceil(tl.where(top < moments.LOWEST, moments.LOWEST, top))
+        start = -tl.expand_dims(peak, AXIS)
+        weight = tl.exp2(formula.log2_weight(start, x, log2_x, score, alpha, power, FORMULA))
+    return moments.of_tile(x, log2_x, weight, peak, leader, real, FORMULA, AXIS)
+
+
+@triton.jit
+def _with_tile(sums, raw, score, real, alpha, power, FORMULA: tl.constexpr, ALL_REAL: tl.constexpr):
+    """A lane's sums, (peak, total, products, low, high, leader, its log-weight), with its frames of
+    one more block."""
+    peak, total, products, low, high, leader, best = sums
+    x, _ = formula.probability(raw, FORMULA.from_logits)
+    log2_x = formula.log2_x(raw, FORMULA)
+    if FORMULA.direct:
+        weight = formula.direct_weight(x, score, FORMULA)
+    else:
+        log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
+        if not ALL_REAL:
+            log2_weight = tl.where(real, log2_weight, -float("inf"))
+        top = tl.max(log2_weight, 0)
+        if FORMULA.leads:
+            leader = tl.where(top > best, _leading(log2_weight, x, top, 0), leader)
+            best = tl.maximum(best, top)
+        peak_before = peak
+        peak = tl.maximum(peak, tl.ceil(top))
+        scale = tl.exp2(peak_before - peak)
+        total *= scale
+        products *= scale
+        start = -peak[None, :, :]
+        weight = tl.exp2(formula.log2_weight(start, x, log2_x, score, alpha, power, FORMULA))
+    here_low, here_high = moments.bounds(x, real, 0, ALL_REAL)
+    if not ALL_REAL:
+        weight = tl.where(real, weight, 0.0)
+        x = tl.where(real, x, 0.0)
+    total += tl.sum(weight, 0)
+    products += tl.sum(weight * x, 0)
+    low, high = tl.minimum(low, here_low), tl.maximum(high, here_high)
+    return peak, total, products, low, high, leader, best
+
+
+@triton.jit
+def empty(FORMULA: tl.constexpr, BLOCK: tl.constexpr):
+    """The lanes' states before any frame."""
+    state = moments.empty(lanes.zeros(BLOCK))
+    if not FORMULA.learns:
+        peak, zeros, _, _, _, _, low, high = state
+        state = (peak, zeros, zeros, low, high, zeros, peak)
+    return state
+
+
+@triton.jit
+def with_block(
+    state,
     raw,
     score,
     real,
     alpha,
     power,
+    ALL_REAL: tl.constexpr,
     FORMULA: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """The moments of a tile's real frames."""
-    x, _ = formula.probability(raw, FORMULA.from_logits)
-    log2_x = formula.log2_x(raw, FORMULA)
-    peak = tl.zeros((BLOCK_CLASSES,), COMPUTE)
-    leader = peak + float("nan")
-    if FORMULA.direct:
-        weight = formula.direct_weight(x, score, FORMULA)
+    """The lanes' states with one more block; its coefficients are those of a block's classes."""
+    alpha, power = alpha[None, :, None], power[None, :, None]
+    raw = lanes.folded(raw, BLOCK)
+    score = lanes.folded(score, BLOCK)
+    real = lanes.folded(real, BLOCK)
+    if FORMULA.learns:
+        here = _state_of_tile(raw, score, real, alpha, power, FORMULA, 0)
+        return moments.merge(state, here, FORMULA)
     else:
-        log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
-        log2_weight = tl.where(real, log2_weight, -float("inf"))
-        top = tl.max(log2_weight, 1)
-        leader = tl.max(tl.where(log2_weight == top[:, None], x, -float("inf")), 1)
-        peak = tl.ceil(tl.where(top < moments.LOWEST, moments.LOWEST, top))
-        log2_weight = formula.log2_weight(-peak[:, None], x, log2_x, score, alpha, power, FORMULA)
-        weight = tl.exp2(tl.where(real, log2_weight, -float("inf")))
-    return moments.of_tile(x, log2_x, weight, peak, leader, real, FORMULA)
+        return _with_tile(state, raw, score, real, alpha, power, FORMULA, ALL_REAL)
 
 
 @triton.jit
-def sums_of_frames(
-    x_ptr,
-    scores_ptr,
-    mask_ptr,
-    bag,
-    class_start,
-    has_class,
+def joined(state, FORMULA: tl.constexpr):
+    """State of all lanes of each class together."""
+    if FORMULA.learns:
+        return moments.joined(state, FORMULA, 1)
+    else:
+        return moments.of_sums(state, FORMULA, 1)
+
+
+@triton.jit
+def _walk(
+    state,
+    x,
+    scores,
+    mask,
+    place,
     first,
     last,
     alpha,
     power,
-    x_strides,
-    scores_strides,
-    mask_strides,
+    WHOLE: tl.constexpr,
     FORMULA: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The lanes' states after some more frames."""
+    for frame_start in range(first, last, BLOCK.step):
+        inside, real = lanes.inside_and_real(
+            mask, place, frame_start, last, BLOCK, WHOLE, FORMULA.masked
+        )
+        raw, score = read_block(x, scores, place, frame_start, inside, real, FORMULA, BLOCK)
+        all_real: tl.constexpr = WHOLE and not FORMULA.masked
+        state = with_block(state, raw, score, real, alpha, power, all_real, FORMULA, BLOCK)
+    return state
+
+
+@triton.jit
+def sums_of_frames(
+    x,
+    scores,
+    mask,
+    place,
+    first,
+    last,
+    alpha,
+    power,
+    FORMULA: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """State of some frames of a bag's block of classes."""
-    state = moments.empty(BLOCK_CLASSES, COMPUTE)
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, FORMULA.masked
-        )
-        raw, score = _read_tile(
-            x_ptr,
-            scores_ptr,
-            bag,
-            class_start,
-            frame_start,
-            x_strides,
-            scores_strides,
-            inside,
-            real,
-            FORMULA,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-            COMPUTE,
-        )
-        here = _state_of_tile(raw, score, real, alpha, power, FORMULA, BLOCK_CLASSES, COMPUTE)
-        state = moments.merge(state, here)
-    return state
+    state = empty(FORMULA, BLOCK)
+    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
+    last_block: tl.constexpr = BLOCK.last
+    state = _walk(state, x, scores, mask, place, first, middle, alpha, power, True, FORMULA, BLOCK)
+    state = _walk(
+        state, x, scores, mask, place, middle, last, alpha, power, False, FORMULA, last_block
+    )
+    return joined(state, FORMULA)
 
 
 @triton.jit
@@ -157,175 +211,3 @@ def finish(state, y_ptr, statistics_ptr, cell, cells, inside, FORMULA: tl.conste
     if FORMULA.covariance:
         covariance = state[5] * formula.LN_2
         tl.store(row + (COVARIANCES + FORMULA.variance) * cells, covariance, mask=inside)
-
-
-@triton.jit
-def _gradients_of_tile(raw, score, scale, y, peak, alpha, power, FORMULA: tl.constexpr):
-    """Gradients of a tile's raw values and of its scores, where there are any. `scale` is the bag
-    value's gradient over the total of the weights."""
-    x, complement = formula.probability(raw, FORMULA.from_logits)
-    if FORMULA.direct:
-        weight = formula.direct_weight(x, score, FORMULA)
-    else:
-        log2_x = formula.log2_x(raw, FORMULA)
-        log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
-        weight = tl.exp2(log2_weight)
-    weight *= scale
-    residual = x - y
-    x_gradient = weight * formula.frame_gradient(
-        raw, x, complement, residual, alpha, power, FORMULA
-    )
-    scores_gradient = x_gradient
-    if FORMULA.given:
-        scores_gradient = scale * residual
-    elif FORMULA.scores:
-        slope = formula.activation_derivative(score, FORMULA.activation)
-        scores_gradient = weight * residual * slope
-    return x_gradient, scores_gradient
-
-
-@triton.jit
-def gradients_of_frames(
-    gradient_ptr,
-    x_ptr,
-    scores_ptr,
-    power_ptr,
-    alpha_ptr,
-    mask_ptr,
-    statistics_ptr,
-    x_gradient_ptr,
-    scores_gradient_ptr,
-    bags,
-    bag,
-    row,
-    classes,
-    class_start,
-    first,
-    last,
-    gradient_strides,
-    x_strides,
-    scores_strides,
-    mask_strides,
-    x_gradient_strides,
-    scores_gradient_strides,
-    FORMULA: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
-):
-    """Write the gradients of some frames of a bag's block of classes; the frames are in `row` of
-    the frame tensors."""
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
-    has_class = class_index < classes
-    cells = tl.cast(bags, tl.int64) * classes
-    cell = statistics_ptr + tl.cast(bag, tl.int64) * classes + class_index
-    stride_bag, stride_class = gradient_strides
-    address = gradient_ptr + tl.cast(bag, tl.int64) * stride_bag + class_index * stride_class
-    gradient = tl.load(address, mask=has_class, other=0).to(COMPUTE)
-    total = tl.load(cell + TOTAL * cells, mask=has_class, other=1)
-    scale = (gradient / total)[:, None]
-    power = coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-    alpha = coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
-    y = scale
-    peak = scale
-    if FORMULA.reads_values:
-        y = tl.load(cell + AVERAGE * cells, mask=has_class, other=0)[:, None]
-        if not FORMULA.direct:
-            peak = tl.load(cell + PEAK * cells, mask=has_class, other=0)[:, None]
-    for frame_start in range(first, last, BLOCK_FRAMES):
-        inside, real = tiles.inside_and_real(
-            has_class,
-            frame_start,
-            last,
-            mask_ptr,
-            row,
-            mask_strides,
-            BLOCK_FRAMES,
-            FORMULA.masked,
-        )
-        x_gradient = scale + tl.zeros((BLOCK_CLASSES, BLOCK_FRAMES), COMPUTE)
-        if FORMULA.reads_values:
-            raw, score = _read_tile(
-                x_ptr,
-                scores_ptr,
-                row,
-                class_start,
-                frame_start,
-                x_strides,
-                scores_strides,
-                inside,
-                real,
-                FORMULA,
-                BLOCK_CLASSES,
-                BLOCK_FRAMES,
-                WIDE,
-                COMPUTE,
-            )
-            x_gradient, scores_gradient = _gradients_of_tile(
-                raw, score, scale, y, peak, alpha, power, FORMULA
-            )
-            if FORMULA.scores:
-                scores_gradient_tile = tiles.pointers(
-                    scores_gradient_ptr,
-                    row,
-                    class_start,
-                    frame_start,
-                    scores_gradient_strides,
-                    BLOCK_CLASSES,
-                    BLOCK_FRAMES,
-                    WIDE,
-                )
-                scores_gradient = tl.where(real, scores_gradient, 0.0)
-                tl.store(scores_gradient_tile, scores_gradient, mask=inside)
-        x_gradient_tile = tiles.pointers(
-            x_gradient_ptr,
-            row,
-            class_start,
-            frame_start,
-            x_gradient_strides,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
-            WIDE,
-        )
-        tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
-
-
-@triton.jit
-def sum_parameters(
-    gradient_ptr,
-    statistics_ptr,
-    power_gradient_ptr,
-    alpha_gradient_ptr,
-    block,
-    bags,
-    classes,
-    gradient_strides,
-    FORMULA: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """The learned parameters' gradients for one block of classes."""
-    cells = tl.cast(bags, tl.int64) * classes
-    covariance_ptr = statistics_ptr + COVARIANCES * cells
-    if FORMULA.variance:
-        sums.over_bags(
-            gradient_ptr,
-            covariance_ptr,
-            alpha_gradient_ptr,
-            block,
-            bags,
-            classes,
-            gradient_strides,
-            COMPUTE,
-        )
-    if FORMULA.covariance:
-        sums.over_bags(
-            gradient_ptr,
-            covariance_ptr + FORMULA.variance * cells,
-            power_gradient_ptr,
-            block,
-            bags,
-            classes,
-            gradient_strides,
-            COMPUTE,
-        )

@@ -6,6 +6,7 @@ import triton.language as tl
 
 from milkernels.kernels import jit, moments, sums, tiles
 from milkernels.kernels import weighted_average_frames as averages
+from milkernels.kernels import weighted_average_gradients as gradients
 
 
 @jit.kernel
@@ -27,39 +28,27 @@ def _weighted_average_forward_kernel(
     mask_strides,
     FORMULA: tl.constexpr,
     SEGMENTED: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """A program walks one segment of one bag's block of classes."""
     bag, segment, class_start, first, last = tiles.forward_walk(
-        bags, classes, frames, segment_frames, BLOCK_CLASSES
+        bags, classes, frames, segment_frames, BLOCK.classes
     )
-    class_index = class_start + tl.arange(0, BLOCK_CLASSES)
+    class_index = class_start + tl.arange(0, BLOCK.classes)
     has_class = class_index < classes
-    power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, COMPUTE)
-    alpha = averages.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, COMPUTE)
-
+    power = averages.coefficient(power_ptr, class_index, has_class, FORMULA.power, BLOCK.compute)
+    alpha = averages.coefficient(alpha_ptr, class_index, has_class, FORMULA.alpha, BLOCK.compute)
     state = averages.sums_of_frames(
-        x_ptr,
-        scores_ptr,
-        mask_ptr,
-        bag,
-        class_start,
-        has_class,
+        (x_ptr, x_strides),
+        (scores_ptr, scores_strides),
+        (mask_ptr, mask_strides),
+        (bag, class_start, classes),
         first,
         last,
         alpha,
         power,
-        x_strides,
-        scores_strides,
-        mask_strides,
         FORMULA,
-        WIDE,
-        COMPUTE,
-        BLOCK_CLASSES,
-        BLOCK_FRAMES,
+        BLOCK,
     )
     cell = tl.cast(bag, tl.int64) * classes + class_index
     cells = tl.cast(bags, tl.int64) * classes
@@ -87,7 +76,7 @@ def _weighted_average_merge_kernel(
     state = moments.load(partial_ptr + cell, row_stride, inside)
     for segment in range(1, segments):
         part = partial_ptr + segment * row_stride * moments.ROWS + cell
-        state = moments.merge(state, moments.load(part, row_stride, inside))
+        state = moments.merge(state, moments.load(part, row_stride, inside), FORMULA)
     averages.finish(state, y_ptr, statistics_ptr, cell, row_stride, inside, FORMULA)
 
 
@@ -115,17 +104,14 @@ def _weighted_average_backward_kernel(
     x_gradient_strides,
     scores_gradient_strides,
     FORMULA: tl.constexpr,
-    WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-    BLOCK_CLASSES: tl.constexpr,
-    BLOCK_FRAMES: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """Elementwise in the frames: a program walks some of those of one bag's block of classes. The
     first programs of the grid sum the parameters' gradients."""
     program = tl.program_id(0)
     first_walk = sums.first_walk(classes, FORMULA.learns)
     if program < first_walk:
-        averages.sum_parameters(
+        gradients.sum_parameters(
             gradient_ptr,
             statistics_ptr,
             power_gradient_ptr,
@@ -135,38 +121,27 @@ def _weighted_average_backward_kernel(
             classes,
             gradient_strides,
             FORMULA,
-            COMPUTE,
+            BLOCK.compute,
         )
     else:
         bag, class_start, first, last = tiles.backward_walk(
-            program - first_walk, classes, frames, walk_frames, BLOCK_CLASSES
+            program - first_walk, classes, frames, walk_frames, BLOCK.classes
         )
-        averages.gradients_of_frames(
-            gradient_ptr,
-            x_ptr,
-            scores_ptr,
+        gradients.gradients_of_frames(
+            (gradient_ptr, gradient_strides),
+            (x_ptr, x_strides),
+            (scores_ptr, scores_strides),
             power_ptr,
             alpha_ptr,
-            mask_ptr,
+            (mask_ptr, mask_strides),
             statistics_ptr,
-            x_gradient_ptr,
-            scores_gradient_ptr,
+            (x_gradient_ptr, x_gradient_strides),
+            (scores_gradient_ptr, scores_gradient_strides),
             bags,
             bag,
-            bag,
-            classes,
-            class_start,
+            (bag, class_start, classes),
             first,
             last,
-            gradient_strides,
-            x_strides,
-            scores_strides,
-            mask_strides,
-            x_gradient_strides,
-            scores_gradient_strides,
             FORMULA,
-            WIDE,
-            COMPUTE,
-            BLOCK_CLASSES,
-            BLOCK_FRAMES,
+            BLOCK,
         )
