@@ -23,6 +23,7 @@ from milkernels.kernels import (
     statistics,
     weighted_average,
 )
+from milkernels.kernels.lanes import Block
 from milkernels.kernels.launch import Launch
 
 LAYOUTS = ("classes_first", "frames_first")
@@ -104,6 +105,17 @@ class CompileCase:
     @property
     def writes_frames(self) -> bool:
         return self.layout in LAYOUTS and self.direction in ("backward", "keys", "bce")
+
+    @property
+    def elements_per_thread(self) -> float | None:
+        """Of a block, if the kernel walks through blocks and does little else."""
+        if self.direction not in ("forward", "backward") or self.member.startswith("packed"):
+            return None
+        launch = self.launch()
+        block = launch.arguments.get("BLOCK")
+        if not isinstance(block, Block):
+            return None
+        return block.step * block.classes / (32 * launch.num_warps)
 
     def launch(self) -> Launch:
         """The launch, on tensors without memory."""

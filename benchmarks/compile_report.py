@@ -46,6 +46,7 @@ class Outcome:
             "kernel": self.case.kernel,
             "reads_frames": self.case.reads_frames,
             "writes_frames": self.case.writes_frames,
+            "elements_per_thread": self.case.elements_per_thread,
             "error": self.error,
             **(asdict(self.machinery) if self.machinery is not None else {}),
         }
@@ -73,7 +74,7 @@ def report(cases: list[CompileCase], jobs: int) -> list[Outcome]:
 def lines(outcomes: list[Outcome]) -> list[str]:
     """The report, one line for each kernel."""
     titles = ("target", "kernel", "member", "layout", "dtype", "compiled for")
-    measured = ("registers", "spills", "stack", "shared", "load bits", "store bits")
+    measured = ("registers", "spills", "stack", "shared", "load bits", "store bits", "per element")
     table = [(*titles, *measured), *(_cells(outcome) for outcome in outcomes)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
@@ -84,7 +85,7 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     extent = "everything" if case.everything else "plain"
     setting = (case.target, case.kernel, case.member, case.layout, case.dtype, extent)
     if machinery is None:
-        return (*setting, *("-",) * 6)
+        return (*setting, *("-",) * 7)
     return (
         *setting,
         str(machinery.registers),
@@ -93,11 +94,21 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
         str(machinery.shared_bytes),
         _widths(machinery.loads),
         _widths(machinery.stores),
+        _per_element(outcome),
     )
 
 
 def _widths(counts: dict[int, int]) -> str:
     return " ".join(f"{count}x{width}" for width, count in counts.items()) or "-"
+
+
+def _per_element(outcome: Outcome) -> str:
+    """Instructions of the longest loop for one element of a block, and special ones."""
+    share = outcome.case.elements_per_thread
+    if share is None or outcome.machinery is None or not outcome.machinery.loops:
+        return "-"
+    walk = max(outcome.machinery.loops, key=lambda loop: loop.instructions)
+    return f"{walk.instructions / share:.1f} ({walk.special / share:.1f})"
 
 
 def main(arguments: list[str] | None = None) -> int:

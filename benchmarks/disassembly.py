@@ -22,6 +22,11 @@ _SASS_BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256
 #: With a rounding of its own, `add.rn.f32`, an operation is not joined with another.
 _PTX_OPEN = re.compile(r"\b(?:add|sub|mul)\.f(?:32|64)\b")
 
+#: An instruction, a label, and where a branch goes.
+_SASS_LINE = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*)$")
+_SASS_LABEL = re.compile(r"^(\.L_x_\d+):")
+_SASS_TARGET = re.compile(r"\.L_x_\d+")
+
 _GCN_ACCESS = re.compile(r"\b(?:global|buffer|flat)_(load|store)_(\w+)")
 _GCN_BITS = {
     **{"ubyte": 8, "sbyte": 8, "byte": 8, "ushort": 16, "sshort": 16, "short": 16},
@@ -30,11 +35,22 @@ _GCN_BITS = {
 
 
 @dataclass(frozen=True)
+class Loop:
+    """Of one round of a thread: instructions, those of them for exponentials and quotients, of
+    which an eighth as many can be begun in a cycle, and how often threads wait for one another."""
+
+    instructions: int
+    special: int
+    waits: int
+
+
+@dataclass(frozen=True)
 class Machinery:
     """Of one thread: its registers, how many of them are spilled to memory (on NVIDIA's GPUs the
     instructions that do it), and its stack's bytes; of one program: the bytes of shared memory.
     `loads` and `stores` count the instructions that access global memory, by their width in bits;
-    `open_roundings` the additions and multiplications that NVIDIA's assembler may join into one."""
+    `open_roundings` the additions and multiplications that NVIDIA's assembler may join into one;
+    `loops` are those of an NVIDIA GPU, in order."""
 
     registers: int
     spills: int
@@ -43,6 +59,7 @@ class Machinery:
     loads: dict[int, int]
     stores: dict[int, int]
     open_roundings: int = 0
+    loops: tuple[Loop, ...] = ()
 
 
 def inspect(kernel: CompiledKernel) -> Machinery:
@@ -84,7 +101,27 @@ def _of_cubin(cubin: bytes) -> Machinery:
         shared,
         _by_width(loads),
         _by_width(stores),
+        loops=_loops(code),
     )
+
+
+def _loops(code: str) -> tuple[Loop, ...]:
+    """What lies between a label and a branch back to it."""
+    names: list[str] = []
+    labels: dict[str, int] = {}
+    loops = []
+    for line in code.splitlines():
+        if label := _SASS_LABEL.match(line.strip()):
+            labels[label.group(1)] = len(names)
+        elif found := _SASS_LINE.match(line):
+            name, rest = found.groups()
+            names.append(name)
+            target = _SASS_TARGET.search(rest) if name.startswith("BRA") else None
+            if target and labels.get(target.group(), len(names)) < len(names) - 1:
+                body = names[labels[target.group()] :]
+                special = sum(one.startswith("MUFU") for one in body)
+                loops.append(Loop(len(body), special, sum(one.startswith("BAR") for one in body)))
+    return tuple(loops)
 
 
 def _of_amdgcn(code: str) -> Machinery:

@@ -108,6 +108,17 @@ def test_aligned_rows_move_128_bits_at_once(report, target, direction):
     assert widest == dict.fromkeys(widest, 128)
 
 
+def test_threads_wait_for_no_other_on_a_walk(report):
+    """Lanes are joined once, at its end."""
+    walks = [entry for entry in report[1] if entry["elements_per_thread"] and entry["loops"]]
+    assert {entry["layout"] for entry in walks} == {"classes_first", "frames_first"}
+    longest = {
+        named(entry): max(entry["loops"], key=lambda loop: loop["instructions"]) for entry in walks
+    }
+    waits = {name: loop["waits"] for name, loop in longest.items()}
+    assert waits == dict.fromkeys(waits, 0)
+
+
 def test_kernels_compile_where_every_size_is_1(tmp_path):
     result = run("--smallest", "--targets", "sm_90", TRITON_CACHE_DIR=str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
