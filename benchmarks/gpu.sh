@@ -38,7 +38,8 @@ PYTHON
 
 run 150 build env MILKERNELS_REQUIRE_CPP=1 "$python" setup.py -q build_ext --inplace
 run 150 tests "$python" -m pytest -q -n 8 --dist worksteal -k "triton or cuda" \
-  tests/test_kernels.py tests/test_gradients.py tests/test_edge_cases.py tests/test_layouts.py \
+  tests/test_triton_formula.py tests/test_kernels.py tests/test_gradients.py \
+  tests/test_edge_cases.py tests/test_layouts.py \
   tests/test_long_bags.py tests/test_statistics.py tests/test_linear_attention.py \
   tests/test_gated_fusion.py tests/test_class_attention.py tests/test_rank.py \
   tests/test_pool_bce.py tests/test_packed.py tests/test_cuda.py > "$out/tests.txt"

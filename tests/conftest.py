@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from interpreted import checked_backend
 
+from milkernels.kernels import lanes
+
 KERNEL_BACKENDS = ("cpp", "triton")
 
 # A shell's background job ignores it, and so would every program that a test starts and interrupts.
@@ -61,6 +63,9 @@ def short_segments(monkeypatch):
     monkeypatch.setattr("milkernels.kernels.tiles.TILE_ELEMENTS", 128)
     monkeypatch.setattr("milkernels.kernels.lanes._THREADS", 16)
     monkeypatch.setattr("milkernels.kernels.tiles.SEGMENT_TILES", 1)
+    lanes._of.cache_clear()
+    yield
+    lanes._of.cache_clear()
 
 
 @pytest.fixture

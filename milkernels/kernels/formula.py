@@ -25,14 +25,24 @@ _SCORE_CLAMP = tl.constexpr(family.SCORE_CLAMP)
 #: ln 2 in two parts, of which a whole number multiplies the first without rounding.
 _LN_2_HIGH = tl.constexpr(0.693359375)
 _LN_2_LOW = tl.constexpr(-2.1219444005469058e-4)
-#: log2(1 + x) / x from 0 to 1, constant term first: the smallest largest relative error.
-_LOG2_TERMS = tl.constexpr(
+#: log2(1 + x) / x from 0 to 1, and from the root of 1/2 to that of 2 less 1, the constant term
+#: first: the smallest largest relative errors.
+_LOG2_TO_TWO = tl.constexpr(
     (
         *(1.4426950216293335, -0.7213401794433594, 0.48069295287132263, -0.35840848088264465),
         *(0.27564141154289246, -0.19711896777153015, 0.1128561943769455, -0.04256706312298775),
         0.007549182046204805,
     )
 )
+_LOG2_ABOUT_ONE = tl.constexpr(
+    (
+        *(1.4426950216293335, -0.7213473320007324, 0.48091062903404236, -0.3607036769390106),
+        *(0.28791624307632446, -0.23894481360912323, 0.21571560204029083, -0.20726975798606873),
+        0.1258370578289032,
+    )
+)
+#: The bits of the root of 1/2.
+_ROOT_OF_HALF = tl.constexpr(0x3F3504F3)
 #: exp of minus this is 0 in any type.
 _LARGEST_EXPONENT = tl.constexpr(1.0e4)
 
@@ -146,15 +156,33 @@ def quotient(x, y):
 
 
 @triton.jit
+def polynomial(x, TERMS: tl.constexpr, COUNT: tl.constexpr):
+    """A polynomial of the first COUNT terms, the constant one first."""
+    value = tl.full(x.shape, TERMS[COUNT - 1], x.dtype)
+    for done in tl.static_range(1, COUNT):
+        value = tl.fma(value, x, tl.full(x.shape, TERMS[COUNT - 1 - done], x.dtype))
+    return value
+
+
+@triton.jit
 def log2_of_one_plus(x):
     """log2(1 + x) of x from 0 to 1; in float32 a polynomial within 2e-7 of it, relatively."""
     if x.dtype == tl.float64:
         return tl.log2(1 + x)
     else:
-        result = tl.full(x.shape, _LOG2_TERMS[8], x.dtype)
-        for term in tl.static_range(7, -1, -1):
-            result = tl.fma(result, x, tl.full(x.shape, _LOG2_TERMS[term], x.dtype))
-        return result * x
+        return polynomial(x, _LOG2_TO_TWO, 9) * x
+
+
+@triton.jit
+def log2(x):
+    """log2 of a positive x that is no smaller than the smallest normal number; of NaN a number."""
+    if x.dtype == tl.float64:
+        return tl.log2(x)
+    else:
+        bits = x.to(tl.int32, bitcast=True)
+        exponent = (bits - _ROOT_OF_HALF) >> 23
+        beyond = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1
+        return tl.fma(polynomial(beyond, _LOG2_ABOUT_ONE, 9), beyond, exponent.to(tl.float32))
 
 
 @triton.jit
@@ -184,7 +212,7 @@ def log2_x(raw, FORMULA: tl.constexpr):
         logarithm = log2_of_one_plus(decay(tl.abs(raw)))
         return tl.where(raw < 0, raw, 0.0) * _LOG2_E - logarithm
     else:
-        return tl.log2(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))
+        return log2(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))
 
 
 @triton.jit

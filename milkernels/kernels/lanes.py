@@ -11,13 +11,18 @@ a walk's place is (bag, first of its block of classes, number of classes).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from milkernels.kernels import tiles
+
+#: Shapes and strides of (bags, classes, frames) tensors.
+Layouts = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
 _THREADS = tiles.NUM_WARPS * 32
 
@@ -250,11 +255,11 @@ class Lanes(tiles.Tiling):
     width: int
     across: bool
 
-    @property
+    @cached_property
     def step(self) -> int:
         return self.block_frames * self.chunks
 
-    @property
+    @cached_property
     def warps(self) -> int:
         return max(self.block_classes * self.block_frames // (32 * self.width), tiles.NUM_WARPS)
 
@@ -280,11 +285,15 @@ def of(
 ) -> Lanes:
     """Lanes for (bags, classes, frames) tensors; `x` says which axis is contiguous. Walks that are
     not `whole` begin and end at any frame."""
-    bags, classes, frames = x.shape
-    tensors = [x, *(tensor for tensor in others if tensor is not None)]
-    across = x.stride(1) < x.stride(2)
-    widest = _WIDEST_ACCESS // x.element_size()
-    width = _common_width(tensors, widest, across) if across or whole else 1
+    return _of(_layouts(x, *others), x.dtype, whole, thread_bytes)
+
+
+@lru_cache(maxsize=1024)
+def _of(layouts: Layouts, dtype: torch.dtype, whole: bool, thread_bytes: int) -> Lanes:
+    (bags, classes, frames), strides = layouts[0]
+    across = strides[1] < strides[2]
+    width = _common_width(layouts, _WIDEST_ACCESS // dtype.itemsize, across)
+    width = width if across or whole else 1
     wide_classes = triton.next_power_of_2(max(classes, 1))
     wide_frames = triton.next_power_of_2(max(frames, width))
     places = _THREADS * width
@@ -295,7 +304,7 @@ def of(
         block_frames = min(_THREADS_OF_ROW * max(width, 2), wide_frames)
         block_classes = min(places // block_frames, wide_classes)
         block_frames = min(places // block_classes, wide_frames)
-    elements = thread_bytes // tiles.arithmetic_dtype(x).itemsize
+    elements = thread_bytes // max(dtype.itemsize, 4)
     chunks = _chunks(frames, block_frames, width, elements)
     return Lanes(bags, classes, frames, block_classes, block_frames, chunks, width, across)
 
@@ -303,15 +312,18 @@ def of(
 def holding(x: Tensor, *others: Tensor | None, crowded: bool) -> Lanes | None:
     """Lanes of one block that holds all frames of some classes, if it can. A thread of a `crowded`
     one is to have as many registers as there can be."""
-    bags, classes, frames = x.shape
-    tensors = [x, *(tensor for tensor in others if tensor is not None)]
-    across = x.stride(1) < x.stride(2)
-    width = _common_width(tensors, _WIDEST_ACCESS // x.element_size(), across)
-    if crowded and (x.element_size() == 8 or (across and width > _MOST_LANES)):
+    return _holding(_layouts(x, *others), x.dtype, crowded)
+
+
+@lru_cache(maxsize=1024)
+def _holding(layouts: Layouts, dtype: torch.dtype, crowded: bool) -> Lanes | None:
+    (bags, classes, frames), strides = layouts[0]
+    across = strides[1] < strides[2]
+    width = _common_width(layouts, _WIDEST_ACCESS // dtype.itemsize, across)
+    if crowded and (dtype.itemsize == 8 or (across and width > _MOST_LANES)):
         return None
     wide_classes = triton.next_power_of_2(max(classes, 1))
-    elements = JOINED_BYTES // tiles.arithmetic_dtype(x).itemsize
-    chunks = max(elements // width, 1)
+    chunks = max(JOINED_BYTES // max(dtype.itemsize, 4) // width, 1)
     most_warps = _MOST_WARPS // 2 if crowded else _MOST_WARPS
     block_frames = triton.next_power_of_2(triton.cdiv(max(frames, 1), chunks))
     if across:
@@ -326,14 +338,18 @@ def holding(x: Tensor, *others: Tensor | None, crowded: bool) -> Lanes | None:
     return None
 
 
-def _common_width(tensors: list[Tensor], widest: int, across: bool) -> int:
+def _layouts(*tensors: Tensor | None) -> Layouts:
+    return tuple((tensor.shape, tensor.stride()) for tensor in tensors if tensor is not None)
+
+
+def _common_width(layouts: Layouts, widest: int, across: bool) -> int:
     """Elements that one access can take of each tensor: a power of two up to `widest`."""
     contiguous, other = (1, 2) if across else (2, 1)
-    if any(tensor.stride(contiguous) != 1 for tensor in tensors):
+    if any(strides[contiguous] != 1 for _, strides in layouts):
         return 1
     width = widest
-    for tensor in tensors:
-        for number in (tensor.stride(0), tensor.stride(other), tensor.shape[contiguous]):
+    for shape, strides in layouts:
+        for number in (strides[0], strides[other], shape[contiguous]):
             while number % width:
                 width //= 2
     return width

@@ -41,10 +41,7 @@ _LOWEST_EXPONENT = tl.constexpr(-2000.0)
 def _series(t, TERMS: tl.constexpr):
     """A power series in t, up to 1/2 in size: float32 needs no more than the first terms."""
     terms: tl.constexpr = 15 if t.dtype == tl.float64 else 9
-    value = tl.full(t.shape, TERMS[terms - 1], t.dtype)
-    for done in tl.static_range(1, terms):
-        value = tl.fma(value, t, tl.full(t.shape, TERMS[terms - 1 - done], t.dtype))
-    return value
+    return formula.polynomial(t, TERMS, terms)
 
 
 @triton.jit

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -132,28 +133,28 @@ class Tiling:
     block_classes: int
     block_frames: int
 
-    @property
+    @cached_property
     def class_blocks(self) -> int:
         return triton.cdiv(self.classes, self.block_classes)
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Frames of a tile."""
         return self.block_frames
 
-    @property
+    @cached_property
     def walk_frames(self) -> int:
         """Frames that one program of a backward pass walks through."""
         programs = self.bags * self.class_blocks * triton.cdiv(self.frames, WALK_FRAMES)
         few = programs < FEW_PROGRAMS
         return min(SEGMENT_TILES * self.step, WALK_FRAMES) if few else WALK_FRAMES
 
-    @property
+    @cached_property
     def walks(self) -> int:
         """Programs of a backward pass for one bag and block of classes."""
         return triton.cdiv(self.frames, self.walk_frames)
 
-    @property
+    @cached_property
     def segment_frames(self) -> int:
         """Frames that one program of a forward pass walks through, in whole tiles: no fewer tiles
         than segments, which one program joins."""
@@ -165,7 +166,7 @@ class Tiling:
         segments = min(segments, triton.cdiv(_MANY_PROGRAMS, programs))
         return triton.cdiv(tiles, segments) * self.step
 
-    @property
+    @cached_property
     def segments(self) -> int:
         return max(triton.cdiv(self.frames, self.segment_frames), 1)
 
