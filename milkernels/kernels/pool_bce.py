@@ -161,6 +161,9 @@ def _lanes(call: Call) -> tuple[lanes.Lanes, bool]:
     """A block that holds a bag's frames of some classes or, if there is none, a part of them; and
     whether there is one."""
     tensors = (call.x, call.scores, call.x_gradient, call.scores_gradient)
+    if call.pooling.name == "max":
+        # Of x it needs no more than the largest frame for the gradient.
+        return lanes.of(*tensors, thread_bytes=lanes.JOINED_BYTES), False
     if call.pooling.name == "log_mean_exp" and call.x.stride(1) < call.x.stride(2):
         # Its series spill beside all frames of a class.
         return lanes.of(*tensors), False
@@ -170,11 +173,7 @@ def _lanes(call: Call) -> tuple[lanes.Lanes, bool]:
 
 
 def _fused(
-    kernel: JITFunction,
-    call: Call,
-    labels: Labels,
-    cells: Tensor,
-    **arguments: Any,
+    kernel: JITFunction, call: Call, labels: Labels, cells: Tensor, **arguments: Any
 ) -> Launch:
     """One launch for all: each program has a block of one bag's classes."""
     tiling, held = _lanes(call)
