@@ -309,25 +309,29 @@ def _of(layouts: Layouts, dtype: torch.dtype, whole: bool, thread_bytes: int) ->
     return Lanes(bags, classes, frames, block_classes, block_frames, chunks, width, across)
 
 
-def holding(x: Tensor, *others: Tensor | None, crowded: bool) -> Lanes | None:
+def holding(
+    x: Tensor, *others: Tensor | None, crowded: bool, thread_bytes: int = JOINED_BYTES
+) -> Lanes | None:
     """Lanes of one block that holds all frames of some classes, if it can. A thread of a `crowded`
     one is to have as many registers as there can be."""
-    return _holding(_layouts(x, *others), x.dtype, crowded)
+    return _holding(_layouts(x, *others), x.dtype, crowded, thread_bytes)
 
 
 @lru_cache(maxsize=1024)
-def _holding(layouts: Layouts, dtype: torch.dtype, crowded: bool) -> Lanes | None:
+def _holding(
+    layouts: Layouts, dtype: torch.dtype, crowded: bool, thread_bytes: int
+) -> Lanes | None:
     (bags, classes, frames), strides = layouts[0]
     across = strides[1] < strides[2]
     width = _common_width(layouts, _WIDEST_ACCESS // dtype.itemsize, across)
     if crowded and (dtype.itemsize == 8 or (across and width > _MOST_LANES)):
         return None
     wide_classes = triton.next_power_of_2(max(classes, 1))
-    chunks = max(JOINED_BYTES // max(dtype.itemsize, 4) // width, 1)
+    chunks = max(thread_bytes // max(dtype.itemsize, 4) // width, 1)
     most_warps = _MOST_WARPS // 2 if crowded else _MOST_WARPS
     block_frames = triton.next_power_of_2(triton.cdiv(max(frames, 1), chunks))
     if across:
-        choices = [min(_SIDE_BY_SIDE, wide_classes), min(_SIDE_BY_SIDE // 2, wide_classes)]
+        choices = [min(_SIDE_BY_SIDE // share, wide_classes) for share in (1, 2, 4)]
     else:
         block_frames = max(block_frames, width)
         choices = [min(max(_THREADS * width // block_frames, 1), wide_classes)]

@@ -164,11 +164,11 @@ def _lanes(call: Call) -> tuple[lanes.Lanes, bool]:
     if call.pooling.name == "max":
         # Of x it needs no more than the largest frame for the gradient.
         return lanes.of(*tensors, thread_bytes=lanes.JOINED_BYTES), False
-    if call.pooling.name == "log_mean_exp" and call.x.stride(1) < call.x.stride(2):
-        # Its series spill beside all frames of a class.
-        return lanes.of(*tensors), False
     crowded = _learns(call) or call.pooling.name in ("noisy_or", "log_mean_exp")
-    held = lanes.holding(*tensors, crowded=crowded)
+    # Log-mean-exp's series spill beside more frames of a class.
+    series = call.pooling.name == "log_mean_exp" and call.x.stride(1) < call.x.stride(2)
+    thread_bytes = lanes.ELEMENTWISE_BYTES if series else lanes.JOINED_BYTES
+    held = lanes.holding(*tensors, crowded=crowded, thread_bytes=thread_bytes)
     return (lanes.of(*tensors), False) if held is None else (held, True)
 
 
