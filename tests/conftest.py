@@ -63,9 +63,12 @@ def short_segments(monkeypatch):
     monkeypatch.setattr("milkernels.kernels.tiles.TILE_ELEMENTS", 128)
     monkeypatch.setattr("milkernels.kernels.lanes._THREADS", 16)
     monkeypatch.setattr("milkernels.kernels.tiles.SEGMENT_TILES", 1)
-    lanes._of.cache_clear()
+    choices = (lanes._of, lanes._holding)
+    for chosen in choices:
+        chosen.cache_clear()
     yield
-    lanes._of.cache_clear()
+    for chosen in choices:
+        chosen.cache_clear()
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def test_bags_longer_than_a_cache(name, dim, frames):
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", LONG)
 def test_few_long_bags_are_shared_among_programs(monkeypatch, short_segments, name, dim):
-    # No tile holds them.
-    monkeypatch.setattr("milkernels.kernels.pool_bce._HELD_BYTES", 1024)
+    # No block holds them.
+    monkeypatch.setattr("milkernels.kernels.lanes._MOST_WARPS", 0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with milkernels.backend("triton"):
         assert_right(make_case(name, 2, 3, 300, dim=dim, from_logits=True, device=device))

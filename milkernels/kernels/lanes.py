@@ -298,7 +298,8 @@ def _of(layouts: Layouts, dtype: torch.dtype, whole: bool, thread_bytes: int) ->
     wide_frames = triton.next_power_of_2(max(frames, width))
     places = _THREADS * width
     if across:
-        block_classes = min(max(_THREADS_OF_CLASSES, _THREADS_OF_ROW * width), wide_classes)
+        side_by_side = max(_THREADS_OF_CLASSES, _THREADS_OF_ROW * width)
+        block_classes = min(side_by_side, wide_classes, places)
         block_frames = min(places // block_classes, wide_frames)
     else:
         block_frames = min(_THREADS_OF_ROW * max(width, 2), wide_frames)

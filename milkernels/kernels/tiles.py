@@ -182,7 +182,7 @@ class Tiling:
 
     def _wide(self, tensor: Tensor) -> bool:
         """Whether an offset inside a tile of the tensor can leave 32 bits."""
-        reach = self.block_classes * tensor.stride(1) + self.block_frames * tensor.stride(2)
+        reach = self.block_classes * tensor.stride(1) + self.step * tensor.stride(2)
         return reach >= _INT32_LIMIT
 
 
