@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.compiler import CompiledKernel
@@ -50,7 +51,8 @@ class Machinery:
     instructions that do it), and its stack's bytes; of one program: the bytes of shared memory.
     `loads` and `stores` count the instructions that access global memory, by their width in bits;
     `open_roundings` the additions and multiplications that NVIDIA's assembler may join into one;
-    `loops` are those of an NVIDIA GPU, in order."""
+    of NVIDIA's code `instructions` and the `special` ones of them count each once, and `loops` are
+    in order."""
 
     registers: int
     spills: int
@@ -59,6 +61,8 @@ class Machinery:
     loads: dict[int, int]
     stores: dict[int, int]
     open_roundings: int = 0
+    instructions: int = 0
+    special: int = 0
     loops: tuple[Loop, ...] = ()
 
 
@@ -101,12 +105,13 @@ def _of_cubin(cubin: bytes) -> Machinery:
         shared,
         _by_width(loads),
         _by_width(stores),
-        loops=_loops(code),
+        **_executed(code),
     )
 
 
-def _loops(code: str) -> tuple[Loop, ...]:
-    """What lies between a label and a branch back to it."""
+def _executed(code: str) -> dict[str, Any]:
+    """What is counted of the code that is executed; a loop lies between a label and a branch back
+    to it."""
     names: list[str] = []
     labels: dict[str, int] = {}
     loops = []
@@ -119,9 +124,14 @@ def _loops(code: str) -> tuple[Loop, ...]:
             target = _SASS_TARGET.search(rest) if name.startswith("BRA") else None
             if target and labels.get(target.group(), len(names)) < len(names) - 1:
                 body = names[labels[target.group()] :]
-                special = sum(one.startswith("MUFU") for one in body)
-                loops.append(Loop(len(body), special, sum(one.startswith("BAR") for one in body)))
-    return tuple(loops)
+                waits = sum(one.startswith("BAR") for one in body)
+                loops.append(Loop(len(body), _special(body), waits))
+    instructions = len(names) - names.count("NOP")
+    return {"instructions": instructions, "special": _special(names), "loops": tuple(loops)}
+
+
+def _special(names: list[str]) -> int:
+    return sum(name.startswith("MUFU") for name in names)
 
 
 def _of_amdgcn(code: str) -> Machinery:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import triton
 
 from milkernels.kernels.compile import TARGETS as GPUS
 from milkernels.kernels.launch import Launch
@@ -35,10 +36,10 @@ KERNELS = (
 )
 
 
-def run(*arguments, **variables):
+def run(*arguments, program="benchmarks.compile_report", **variables):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks.compile_report", *arguments],
+        [sys.executable, "-m", program, *arguments],
         cwd=ROOT,
         env={**environment, **variables},
         capture_output=True,
@@ -146,3 +147,26 @@ def test_the_interpreter_is_refused():
     result = run(TRITON_INTERPRET="1")
     assert result.returncode == 2
     assert result.stderr.splitlines() == ["benchmarks.compile_report: unset TRITON_INTERPRET"]
+
+
+def rows_of(table):
+    return {line.split(" | ")[0]: line for line in table.splitlines()}
+
+
+def test_the_committed_counts_are_those_of_the_kernels(tmp_path):
+    """With the assembler of the Triton that is pinned."""
+    if not triton.__version__.startswith("3.7."):
+        pytest.skip("another assembler")
+    result = run("mean", program="benchmarks.instructions", TRITON_CACHE_DIR=str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
+    committed = rows_of((ROOT / "benchmarks" / "results" / "instructions.md").read_text())
+    counted = rows_of(result.stdout)
+    assert len(counted) == 6
+    assert {name: committed[name] for name in counted} == counted
+
+
+def test_a_pooling_that_is_not_counted_is_named():
+    result = run("max", program="benchmarks.instructions")
+    assert result.returncode == 2
+    assert "POOLING: expected one of mean, " in result.stderr
+    assert "got 'max'" in result.stderr
