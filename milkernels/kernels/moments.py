@@ -84,8 +84,8 @@ def of_tile(x, log2_x, weight, peak, leader, real, FORMULA: tl.constexpr, AXIS: 
 @triton.jit
 def of_sums(sums, FORMULA: tl.constexpr, AXIS: tl.constexpr):
     """State of all parts along AXIS, of which only sums are known: (peak, total, products, low,
-    high, leader, its log-weight)."""
-    peaks, totals, products, lows, highs, leaders, _ = sums
+    high, leader)."""
+    peaks, totals, products, lows, highs, leaders = sums
     peak = tl.max(peaks, AXIS)
     if not FORMULA.direct:
         scale = tl.exp2(peaks - tl.expand_dims(peak, AXIS))
@@ -108,7 +108,7 @@ def of_sums(sums, FORMULA: tl.constexpr, AXIS: tl.constexpr):
 def joined(states, FORMULA: tl.constexpr, AXIS: tl.constexpr):
     """State of all parts along AXIS together."""
     peaks, totals, means, variances, means_log, covariances, lows, highs = states
-    sums = (peaks, totals, totals * means, lows, highs, means, peaks)
+    sums = (peaks, totals, totals * means, lows, highs, means)
     peak, total, mean, _, _, _, low, high = of_sums(sums, FORMULA, AXIS)
     weight = totals * tl.exp2(peaks - tl.expand_dims(peak, AXIS))
     divisor = tl.where(total == 0, 1.0, total)

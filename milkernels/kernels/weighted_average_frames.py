@@ -143,7 +143,8 @@ def joined(state, FORMULA: tl.constexpr):
     if FORMULA.learns:
         return moments.joined(state, FORMULA, 1)
     else:
-        return moments.of_sums(state, FORMULA, 1)
+        peak, total, products, low, high, leader, _ = state
+        return moments.of_sums((peak, total, products, low, high, leader), FORMULA, 1)
 
 
 @triton.jit
