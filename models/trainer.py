@@ -139,6 +139,8 @@ def _trainer(options: TrainerOptions, run: RunFolder) -> Trainer:
             # windows may overlap; where they do not, each value gets one addition.
             deterministic="warn",
         )
+        # With determinism comes NaN written to all new memory, which every step would pay for.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     except (MisconfigurationException, ValueError) as error:
         raise UserError(
             f"--devices {options.devices}, --accelerator {options.accelerator}: {error}"

@@ -37,8 +37,11 @@ settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def fresh_state():
+    """Torch as it is when imported, whatever a training run before has left on."""
     torch.manual_seed(0)
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.fixture(params=("reference", *KERNEL_BACKENDS))

@@ -92,6 +92,12 @@ def test_a_seed_repeats_bit_for_bit(finished, data, corpus, tmp_path):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_determinism_does_not_cost_a_fill_of_all_new_memory(data, corpus, tmp_path):
+    train(options(data, tmp_path, epochs=1, epoch_batches=1), corpus)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
 def test_another_seed_gives_another_result(finished, data, corpus, tmp_path):
     _, metrics = finished
     assert train(options(data, tmp_path / "run", seed=1), corpus) != metrics
