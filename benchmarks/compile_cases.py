@@ -35,7 +35,7 @@ _CROWDED = (
 
 #: Kernels of linear attention, with all weights in one tile and without.
 _OF_ROWS = {
-    "linear_attention": ("forward", "backward", "merge"),
+    "linear_attention": ("forward", "input", "layer", "merge"),
     "linear_attention_wide": ("forward", "input", "layer"),
 }
 
@@ -47,7 +47,7 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
     if target != _QUICK_TARGET:
         for layout, direction in product(LAYOUTS, ("forward", "backward")):
             yield CompileCase(target, "power_exp", direction, layout, "float32", True)
-        yield from _cases_of_rows(target, "bfloat16")
+        yield from _cases_of_rows(target)
         for member, direction, dtype in _CROWDED:
             yield CompileCase(target, member, direction, "frames_first", dtype, True)
         return
@@ -65,7 +65,7 @@ def quick_cases(target: str) -> Iterator[CompileCase]:
     yield from _cases_with_loss(target, ("float32",))
     yield from _cases_of_packed(target, ("float32",))
     yield from _cases_of_embeddings(target, ("attention_stats",), "float32")
-    yield from _cases_of_rows(target, "bfloat16")
+    yield from _cases_of_rows(target)
 
 
 def smallest_cases(target: str) -> Iterator[CompileCase]:
@@ -104,10 +104,18 @@ def _cases_of_embeddings(
         yield CompileCase(target, "attention_stats", direction, "classes_first", dtype, True)
 
 
-def _cases_of_rows(target: str, dtype: str) -> Iterator[CompileCase]:
+def _cases_of_rows(target: str, everywhere: bool = False) -> Iterator[CompileCase]:
+    """In bfloat16, and float32 in full precision, which takes the most registers."""
     for member, directions in _OF_ROWS.items():
         for direction in directions:
-            yield CompileCase(target, member, direction, "rows", dtype, True)
+            yield CompileCase(target, member, direction, "rows", "bfloat16", True)
+            if direction in ("input", "layer") or everywhere:
+                yield CompileCase(target, member, direction, "rows", "float32", False)
+            if everywhere:
+                yield CompileCase(target, member, direction, "rows", "float32", True)
+    if everywhere:
+        for direction in _OF_ROWS["linear_attention_wide"]:
+            yield CompileCase(target, "linear_attention_wide", direction, "rows", "float64", False)
 
 
 def all_cases(target: str) -> Iterator[CompileCase]:
@@ -133,9 +141,6 @@ def all_cases(target: str) -> Iterator[CompileCase]:
     yield from _cases_of_packed(target, DTYPES)
     for dtype in ("float32", "bfloat16"):
         yield from _cases_of_embeddings(target, ("attention_stats", "weighted_stats"), dtype)
-        yield from _cases_of_rows(target, dtype)
     for direction in ("forward", "backward"):
         yield CompileCase(target, "attention_stats", direction, "classes_first", "float64", True)
-        if not target.startswith("gfx"):
-            # On AMD's the launches of full precision are others: the matrix units have it.
-            yield CompileCase(target, "linear_attention", direction, "rows", "float32", False)
+    yield from _cases_of_rows(target, everywhere=True)

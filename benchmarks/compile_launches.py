@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -281,14 +282,23 @@ def _linear_attention(case: CompileCase, member: str) -> list[Any]:
     (rows,), variant = case.sizes(_ROWS), ("code", "paper")[case.everything]
     statistics = case.empty(3 * rows, dtype=arithmetic)
     z, y = case.empty(rows, width), case.empty(rows)
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, ("ieee", "tf32")[case.everything]
-    try:
+    with _pytorch_for(case):
         launches, _ = linear_attention.forward(z, layers, variant, y, statistics)
         launches += linear_attention.backward(y, z, layers, statistics, variant, z, [*layers])
-    finally:
-        matmul.fp32_precision = before
     return launches
+
+
+@contextmanager
+def _pytorch_for(case: CompileCase) -> Iterator[None]:
+    """PyTorch as it is where the target is, told how to multiply matrices."""
+    matmul, version = torch.backends.cuda.matmul, torch.version
+    before = matmul.fp32_precision, version.hip
+    matmul.fp32_precision = ("ieee", "tf32")[case.everything]
+    version.hip = case.target if case.target.startswith("gfx") else None
+    try:
+        yield
+    finally:
+        matmul.fp32_precision, version.hip = before
 
 
 def _pool_bce(case: CompileCase, member: str) -> list[Any]:

@@ -30,8 +30,8 @@ KERNELS = (
         *(f"rank_{kernel}" for kernel in ("forward", "keys", "weigh", "merge", "backward")),
     }
     | {
-        *(f"linear_attention_{direction}" for direction in ("forward", "backward", "merge")),
-        *(f"linear_attention_wide_{direction}" for direction in ("forward", "input", "layer")),
+        *(f"linear_attention_{kernel}" for kernel in ("forward", "input", "layer", "merge")),
+        *(f"linear_attention_wide_{kernel}" for kernel in ("forward", "input", "layer")),
     }
 )
 

@@ -92,7 +92,8 @@ def test_expanded_rows_and_a_summed_result(kernel_backend, device):
     summed = torch.autograd.grad(y.sum(), leaves, retain_graph=True)
     ones = torch.autograd.grad(y, leaves, torch.ones_like(y))
     assert all(torch.equal(one, other) for one, other in zip(summed, ones, strict=True))
-    assert torch.equal(y[0], y[2])
+    # NumPy, which multiplies for the interpreter, rounds by where a row lies.
+    torch.testing.assert_close(y[0], y[2], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(0, 6), (2, 0, 6), (3, 0), (0, 0)])
@@ -307,8 +308,9 @@ def test_the_error_names_what_is_wrong(message):
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("setting", ["tf32", "ieee"])
-def test_triton_multiplies_as_pytorch_is_told_to(setting):
+@pytest.mark.skipif(torch.version.hip is not None, reason="AMD's matrix units know float32")
+@pytest.mark.parametrize(("setting", "products"), [("tf32", "tf32"), ("ieee", "tf32x3")])
+def test_triton_multiplies_as_pytorch_is_told_to(setting, products):
     from milkernels.kernels.linear_attention import forward  # noqa: PLC0415 - Triton
 
     matmul = torch.backends.cuda.matmul
@@ -316,7 +318,7 @@ def test_triton_multiplies_as_pytorch_is_told_to(setting):
     try:
         matmul.fp32_precision = setting
         z, *layers = make_inputs(16, 4)
-        launches, _ = forward(z, layers, "paper", z.new_empty(4), z.new_empty(0))
+        launches, _ = forward(z, layers, "paper", z.new_empty(4), z.new_empty(12))
     finally:
         matmul.fp32_precision = before
-    assert [launch.arguments["PRECISION"] for launch in launches] == [setting]
+    assert [launch.arguments["PRECISION"] for launch in launches] == [products]

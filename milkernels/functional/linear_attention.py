@@ -43,9 +43,10 @@ def linear_attention_pool(
 
     Returns:
         (...) in z's dtype, computed in float32 at least. Neither layer's output (..., L) is ever
-        written to memory, forward or backward. On a GPU float32 is multiplied as
-        `torch.backends.cuda.matmul.fp32_precision` says, in TensorFloat-32 or not, and rows of
-        more than 512 positions take plain PyTorch, which does write them.
+        written to memory, forward or backward. On a GPU float32 is multiplied in TensorFloat-32
+        where `torch.backends.cuda.matmul.fp32_precision` allows it; where not, by three such
+        products of parts that together have float32's digits (infinite values then give NaN). Rows
+        of more than 512 positions take plain PyTorch, which does write both outputs.
 
     Raises:
         ValueError, TypeError: naming the argument that is wrong.

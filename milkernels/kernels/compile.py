@@ -81,12 +81,14 @@ class Specialisation:
 
 def compile_launch(launch: Launch, target: str) -> CompiledKernel:
     """The kernel of `launch`, specialised for its arguments, for one of `TARGETS`."""
+    launch = launch.on(TARGETS[target])
     return _compile(ASTSource(*_source(launch)), launch, target)
 
 
 def lower_launch(launch: Launch, target: str) -> None:
     """Take the kernel of `launch` through the compiler's front end alone, which finds what is no
     Triton in a second; raises the compiler's error."""
+    launch = launch.on(TARGETS[target])
     with suppress(_Lowered):
         _compile(_FrontEnd(*_source(launch)), launch, target)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -43,7 +44,9 @@ class Launch:
     """One kernel launch. `arguments` are by name; strides are tuples. A warp has 32 threads here,
     whatever the GPU's have. NVIDIA's assembler would rather spill than give a thread many
     registers, unless `registers` says how many it may have. With `fuses` the compiler may round a
-    product and a sum at once, as matrix products want it; other kernels say where."""
+    product and a sum at once, as matrix products want it; other kernels say where. Matrix
+    units differ: `others` says what NVIDIA's generations launch, by the major number of their
+    compute capability, where it is not this."""
 
     kernel: JITFunction
     programs: int
@@ -51,6 +54,11 @@ class Launch:
     num_warps: int = tiles.NUM_WARPS
     registers: int | None = None
     fuses: bool = False
+    others: Mapping[int, Launch] = field(default_factory=dict)
+
+    def on(self, target: GPUTarget) -> Launch:
+        """What is launched on such a GPU."""
+        return self.others.get(target.arch // 10, self) if target.backend == "cuda" else self
 
     def options(self, target: GPUTarget) -> dict[str, Any]:
         """What the compiler is told beside the arguments."""
@@ -66,9 +74,11 @@ class Launch:
 
     def run(self) -> None:
         """On the current device, which is its tensors'."""
-        if self.programs:
-            options = self.options(_target_of(self.device))
-            self.kernel[(self.programs,)](**self.arguments, **options)
+        if not self.programs:
+            return
+        target = _target_of(self.device)
+        launch = self.on(target)
+        launch.kernel[(launch.programs,)](**launch.arguments, **launch.options(target))
 
 
 def run(launches: list[Launch]) -> None:
@@ -79,6 +89,15 @@ def run(launches: list[Launch]) -> None:
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         for launch in launches:
             launch.run()
+
+
+@cache
+def shared_memory(device: torch.device) -> int | None:
+    """Bytes that a program may have of an NVIDIA GPU's; None elsewhere."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
 @cache

@@ -6,13 +6,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import jit
+from milkernels.kernels import jit, moments
 from milkernels.kernels.linear_attention_formula import (
     addresses,
+    gradients_of_outputs,
+    load_bias,
+    load_rows,
     load_weight,
-    output_gradients,
+    operand,
     position,
     product,
+    store_statistics,
+    turned,
     weight,
 )
 
@@ -42,15 +47,14 @@ def _outputs(
         column = start + tl.arange(0, BLOCK_WIDTH)
         address, row = addresses(z_ptr, row_start, stride_row, column, BLOCK_ROWS)
         inside = (row < rows)[:, None] & (column < width)[None, :]
-        z = tl.load(address, mask=inside, other=0).to(OPERAND)
-        layer = load_weight(att_weight_ptr, output, column, width, OPERAND)
-        attention = product(z, tl.trans(layer), attention, PRECISION)
-        layer = load_weight(cla_weight_ptr, output, column, width, OPERAND)
-        value = product(z, tl.trans(layer), value, PRECISION)
-    has_output = output < width
-    att_bias = tl.load(att_bias_ptr + output, mask=has_output, other=0).to(COMPUTE)
-    cla_bias = tl.load(cla_bias_ptr + output, mask=has_output, other=0).to(COMPUTE)
-    return attention + att_bias[None, :], value + cla_bias[None, :]
+        z = load_rows(address, inside, OPERAND, PRECISION)
+        layer = load_weight(att_weight_ptr, output, column, width, OPERAND, PRECISION)
+        attention = product(z, turned(layer), attention, PRECISION)
+        layer = load_weight(cla_weight_ptr, output, column, width, OPERAND, PRECISION)
+        value = product(z, turned(layer), value, PRECISION)
+    attention += load_bias(att_bias_ptr, output, width, COMPUTE)
+    value += load_bias(cla_bias_ptr, output, width, COMPUTE)
+    return attention, value
 
 
 @jit.kernel
@@ -100,27 +104,22 @@ def _linear_attention_wide_forward_kernel(
         )
         inside = (output < width)[None, :]
         score, value, _ = position(attention, value, AS_IN_CODE)
-        here = tl.max(tl.where(inside, score, -float("inf")), 1)
-        higher = tl.maximum(peak, here)
-        rescale = tl.where(peak == higher, 1.0, weight(peak, higher))
-        peak = higher
-        weights = tl.where(inside, weight(score, peak[:, None]), 0.0)
-        total = total * rescale + tl.sum(weights, 1)
-        average = average * rescale + tl.sum(weights * value, 1)
+        if AS_IN_CODE:
+            higher = tl.maximum(peak, tl.max(tl.where(inside, score, -float("inf")), 1))
+            rescale = tl.where(peak == higher, 1.0, weight(peak - higher))
+            peak = higher
+            score -= peak[:, None]
+            total *= rescale
+            average *= rescale
+        weights = tl.where(inside, weight(score), 0.0)
+        total += tl.sum(weights, 1)
+        average += tl.sum(weights * value, 1)
         low = tl.minimum(low, tl.min(tl.where(inside, value, float("inf")), 1))
         high = tl.maximum(high, tl.max(tl.where(inside, value, -float("inf")), 1))
-    average /= total
-    average = tl.where(average < low, low, average)
-    average = tl.where(average > high, high, average)
+    average = moments.held(average / total, low, high)
     row = row_start + tl.arange(0, BLOCK_ROWS)
-    has_row = row < rows
-    tl.store(y_ptr + row, average, mask=has_row)
-    statistics = statistics_ptr + row
-    tl.store(statistics, peak, mask=has_row)
-    statistics += tl.cast(rows, tl.int64)
-    tl.store(statistics, total, mask=has_row)
-    statistics += tl.cast(rows, tl.int64)
-    tl.store(statistics, average, mask=has_row)
+    tl.store(y_ptr + row, average, mask=row < rows)
+    store_statistics(statistics_ptr, row, rows, peak, total, average, AS_IN_CODE)
 
 
 @triton.jit
@@ -162,20 +161,18 @@ def _output_gradients(
         BLOCK_ROWS,
         BLOCK_WIDTH,
     )
-    row = row_start + tl.arange(0, BLOCK_ROWS)
-    has_row = row < rows
-    statistics = statistics_ptr + row
-    peak = tl.load(statistics, mask=has_row, other=0)
-    statistics += tl.cast(rows, tl.int64)
-    total = tl.load(statistics, mask=has_row, other=1)
-    statistics += tl.cast(rows, tl.int64)
-    average = tl.load(statistics, mask=has_row, other=0)
-    gradient = tl.load(gradient_ptr + row, mask=has_row, other=0).to(COMPUTE)
-    score, value, slope = position(attention, value, AS_IN_CODE)
-    weights = weight(score, peak[:, None])
-    share = weights * (gradient / total)[:, None]
-    share = tl.where(has_row[:, None] & (output < width)[None, :], share, 0.0)
-    return output_gradients(share, value - average[:, None], slope, AS_IN_CODE)
+    return gradients_of_outputs(
+        attention,
+        value,
+        gradient_ptr,
+        statistics_ptr,
+        row_start + tl.arange(0, BLOCK_ROWS),
+        rows,
+        (output < width)[None, :],
+        AS_IN_CODE,
+        False,
+        COMPUTE,
+    )
 
 
 @jit.kernel
@@ -226,10 +223,12 @@ def _linear_attention_wide_input_kernel(
             BLOCK_ROWS,
             BLOCK_WIDTH,
         )
-        layer = load_weight(att_weight_ptr, output, column, width, OPERAND)
-        z_gradient = product(attention.to(OPERAND), layer, z_gradient, PRECISION)
-        layer = load_weight(cla_weight_ptr, output, column, width, OPERAND)
-        z_gradient = product(value.to(OPERAND), layer, z_gradient, PRECISION)
+        layer = load_weight(att_weight_ptr, output, column, width, OPERAND, PRECISION)
+        attention = operand(attention.to(OPERAND), PRECISION)
+        z_gradient = product(attention, layer, z_gradient, PRECISION)
+        layer = load_weight(cla_weight_ptr, output, column, width, OPERAND, PRECISION)
+        value = operand(value.to(OPERAND), PRECISION)
+        z_gradient = product(value, layer, z_gradient, PRECISION)
     address, row = addresses(z_gradient_ptr, row_start, width, column, BLOCK_ROWS)
     tl.store(address, z_gradient, mask=(row < rows)[:, None] & (column < width)[None, :])
 
@@ -290,18 +289,17 @@ def _linear_attention_wide_layer_kernel(
         att_bias_gradient += tl.sum(attention, 0)
         cla_bias_gradient += tl.sum(value, 0)
         address, row = addresses(z_ptr, row_start, stride_row, column, BLOCK_ROWS)
-        z = tl.load(address, mask=(row < rows)[:, None] & (column < width)[None, :], other=0).to(
-            OPERAND
-        )
-        attention = tl.trans(attention.to(OPERAND))
-        att_weight_gradient = product(attention, z, att_weight_gradient, PRECISION)
-        value = tl.trans(value.to(OPERAND))
-        cla_weight_gradient = product(value, z, cla_weight_gradient, PRECISION)
+        inside = (row < rows)[:, None] & (column < width)[None, :]
+        z = turned(load_rows(address, inside, OPERAND, PRECISION))
+        attention = operand(attention.to(OPERAND), PRECISION)
+        att_weight_gradient = product(z, attention, att_weight_gradient, PRECISION)
+        value = operand(value.to(OPERAND), PRECISION)
+        cla_weight_gradient = product(z, value, cla_weight_gradient, PRECISION)
     square = width * width
     here = partial_ptr + part.to(tl.int64) * (2 * square + 2 * width)
     has_output = output < width
-    cell = output[:, None] * width + column[None, :]
-    inside = has_output[:, None] & (column < width)[None, :]
+    cell = output[None, :] * width + column[:, None]
+    inside = (column < width)[:, None] & has_output[None, :]
     tl.store(here + cell, att_weight_gradient, mask=inside)
     tl.store(here + square + cell, cla_weight_gradient, mask=inside)
     is_first = has_output & (program % blocks == 0)
