@@ -110,17 +110,11 @@ def test_aligned_rows_move_128_bits_at_once(report, target, direction):
 
 
 def test_threads_wait_for_no_other_on_a_walk(report):
-    """Lanes are joined once, at its end; only a mask's flags are handed from thread to thread."""
-    walks = [
-        entry
-        for entry in report[1]
-        if entry["elements_per_thread"] and entry["loops"] and not entry["everything"]
-    ]
-    assert {entry["kernel"] for entry in walks} >= {"weighted_average_forward"}
-    waits = {
-        named(entry): max(entry["loops"], key=lambda loop: loop["instructions"])["waits"]
-        for entry in walks
-    }
+    """Lanes are joined once, at its end."""
+    walks = [entry for entry in report[1] if entry["elements_per_thread"] and entry["loops"]]
+    assert {entry["everything"] for entry in walks} == {False, True}
+    # Of whole blocks, then of the last ones; what comes before sums a parameter's gradient.
+    waits = {named(entry): sum(loop["waits"] for loop in entry["loops"][-2:]) for entry in walks}
     assert waits == dict.fromkeys(waits, 0)
 
 

@@ -56,6 +56,17 @@ def test_frames_far_apart(backend, name, dim):
     assert_same_far_apart(case, lambda case: case.run(functional))
 
 
+@pytest.mark.parametrize("name", ["mean", "exp_softmax", "max", "noisy_or", "log_mean_exp"])
+def test_a_masks_flags_far_apart(backend, name):
+    case = make_case(name, 2, 3, 600, masked=True)
+    expected = case.run(functional)
+    mask = case.keywords["mask"]
+    room = torch.empty(700 * NEAR // 128, dtype=torch.bool)
+    case.keywords["mask"] = room.as_strided(mask.shape, (1, NEAR // 128)).copy_(mask)
+    for ours, wanted in zip(case.run(functional), expected, strict=True):
+        assert torch.equal(ours, wanted)
+
+
 @pytest.mark.parametrize("name", PROBABILITIES)
 def test_frames_far_apart_with_their_loss(backend, name):
     case = make_case(name, 2, 5, 3, dim=1, from_logits=True, dtype=torch.bfloat16)

@@ -92,6 +92,12 @@ class Block:
         return 1 if self.across else self.width
 
     @property
+    def flags_each(self) -> bool:
+        """Whether a mask's flags are read for each element, and not once for all classes: where no
+        two threads side by side have the same frame."""
+        return not self.across or self.classes == self.width
+
+    @property
     def lanes(self) -> int:
         """Of a class, where a lane holds all frames of a thread."""
         return self.frames // self.side_by_side
@@ -151,8 +157,13 @@ def per_class(values):
 @triton.jit
 def in_frame(BLOCK: tl.constexpr):
     """Each element's frame in its block."""
+    return _in_chunks(tl.arange(0, BLOCK.frames), BLOCK)
+
+
+@triton.jit
+def _in_chunks(place, BLOCK: tl.constexpr):
+    """Frames of each chunk, from those of the first."""
     chunk = tl.arange(0, BLOCK.chunks) * BLOCK.frames
-    place = tl.arange(0, BLOCK.frames)
     if CHUNKS_FIRST:
         return place[None, None, :] + chunk[:, None, None]
     else:
@@ -187,23 +198,41 @@ def inside_and_real(
 ):
     """Which elements of a block exist, and which frames do and are not masked. Of a WHOLE block all
     frames exist."""
-    bag, class_start, classes = place
+    _, class_start, classes = place
     if BLOCK.across:
         classes = _multiple(classes, BLOCK.width)
     else:
         last_frame = _multiple(last_frame, BLOCK.width)
     inside = class_start + per_class(tl.arange(0, BLOCK.classes)) < classes
-    frame = frame_start + in_frame(BLOCK)
-    real = frame < last_frame
+    real = frame_start + in_frame(BLOCK) < last_frame
     if not WHOLE:
         inside = inside & real
     if MASKED:
-        mask_ptr, strides = mask
-        stride_bag, stride_frame = strides
-        address = mask_ptr + tl.cast(bag, tl.int64) * stride_bag
-        address += frame.to(tl.int64) * stride_frame
-        real = real & (tl.load(address, mask=real, other=0) != 0)
+        flags = _flags(mask, place, frame_start, BLOCK)
+        flag = tl.load(flags) if WHOLE else tl.load(flags, mask=real, other=0)
+        real = flag != 0
     return inside, real
+
+
+@triton.jit
+def _flags(mask, place, frame_start, BLOCK: tl.constexpr):
+    """Addresses of a mask's flags for a block."""
+    mask_ptr, strides = mask
+    stride_bag, stride_frame = strides
+    first = mask_ptr + tl.cast(place[0], tl.int64) * stride_bag
+    first += tl.cast(frame_start, tl.int64) * stride_frame
+    place = tl.arange(0, BLOCK.frames)
+    if BLOCK.flags_each:
+        # As many at once as of elements: so a thread reads the flags of its own.
+        width: tl.constexpr = BLOCK.side_by_side
+        classes: tl.constexpr = BLOCK.classes
+        place = tl.max_contiguous(place, width)
+        frame = _in_chunks(place, BLOCK) + per_class(tl.zeros((classes,), tl.int32))
+    else:
+        frame = _in_chunks(place, BLOCK)
+    if BLOCK.wide:
+        frame = frame.to(tl.int64)
+    return first + frame * stride_frame
 
 
 @triton.jit
@@ -265,7 +294,7 @@ class Lanes(tiles.Tiling):
 
     def constants(self, x: Tensor, *others: Tensor | None) -> dict[str, Any]:
         """The kernels' compile-time argument for the (bags, classes, frames) tensors that they
-        touch."""
+        touch, and masks (bags, frames)."""
         plain = super().constants(x, *others)
         block = Block(
             self.chunks,

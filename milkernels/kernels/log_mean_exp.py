@@ -192,7 +192,7 @@ def forward(
             "FROM_LOGITS": from_logits,
             "LEARN": learn,
             "SEGMENTED": segments > 1,
-            **tiling.constants(x),
+            **tiling.constants(x, mask),
         },
         registers=255,
     )
@@ -244,7 +244,7 @@ def backward(
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,
             "LEARN": learn,
-            **tiling.constants(x, x_gradient),
+            **tiling.constants(x, mask, x_gradient),
         },
         registers=255 if x.dtype == torch.float64 else None,
     )

@@ -181,7 +181,7 @@ def forward(
             **flags,
             "segment_frames": tiling.segment_frames,
             "SEGMENTED": segments > 1,
-            **tiling.constants(x),
+            **tiling.constants(x, mask),
         },
     )
     if segments == 1:
@@ -228,7 +228,7 @@ def backward(
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,
             "PLUS_MEAN": plus_mean,
-            **tiling.constants(x, x_gradient),
+            **tiling.constants(x, mask, x_gradient),
         },
     )
     return [walk]

@@ -141,7 +141,7 @@ def forward(
             "segment_frames": tiling.segment_frames,
             "FROM_LOGITS": from_logits,
             "SEGMENTED": segments > 1,
-            **tiling.constants(x),
+            **tiling.constants(x, mask),
         },
     )
     if segments == 1:
@@ -177,7 +177,7 @@ def backward(
             "gradient_strides": gradient.stride(),
             "x_gradient_strides": x_gradient.stride(),
             "FROM_LOGITS": from_logits,
-            **tiling.constants(x, x_gradient),
+            **tiling.constants(x, mask, x_gradient),
         },
     )
     return [walk]

@@ -177,7 +177,8 @@ def _fused(
 ) -> Launch:
     """One launch for all: each program has a block of one bag's classes."""
     tiling, held = _lanes(call)
-    constants = tiling.constants(call.x, call.scores, call.x_gradient, call.scores_gradient)
+    gradients = (call.x_gradient, call.scores_gradient)
+    constants = tiling.constants(call.x, call.scores, call.mask, *gradients)
     return Launch(
         kernel,
         tiling.bags * tiling.class_blocks,

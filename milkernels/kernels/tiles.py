@@ -172,7 +172,7 @@ class Tiling:
 
     def constants(self, x: Tensor, *others: Tensor | None) -> dict[str, Any]:
         """The kernels' compile-time arguments for the (bags, classes, frames) tensors that they
-        touch."""
+        touch, and masks (bags, frames)."""
         return {
             "WIDE": any(self._wide(tensor) for tensor in (x, *others) if tensor is not None),
             "COMPUTE": compute_dtype(x),
@@ -182,7 +182,9 @@ class Tiling:
 
     def _wide(self, tensor: Tensor) -> bool:
         """Whether an offset inside a tile of the tensor can leave 32 bits."""
-        reach = self.block_classes * tensor.stride(1) + self.step * tensor.stride(2)
+        reach = self.step * tensor.stride(-1)
+        if tensor.dim() == 3:
+            reach += self.block_classes * tensor.stride(1)
         return reach >= _INT32_LIMIT
 
 

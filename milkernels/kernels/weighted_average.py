@@ -57,7 +57,7 @@ def forward(
             "segment_frames": tiling.segment_frames,
             "FORMULA": formula,
             "SEGMENTED": segments > 1,
-            **tiling.constants(x, scores),
+            **tiling.constants(x, scores, mask),
         },
         registers=_CROWDED_REGISTERS if learns else None,
     )
@@ -112,7 +112,7 @@ def backward(
             "x_gradient_strides": x_gradient.stride(),
             "scores_gradient_strides": strides_of(scores_gradient),
             "FORMULA": formula,
-            **tiling.constants(x, scores, x_gradient, scores_gradient),
+            **tiling.constants(x, scores, mask, x_gradient, scores_gradient),
         },
     )
     return [walk]

@@ -95,8 +95,8 @@ def _with_tile(sums, raw, score, real, alpha, power, FORMULA: tl.constexpr, ALL_
         weight = tl.exp2(formula.log2_weight(start, x, log2_x, score, alpha, power, FORMULA))
     here_low, here_high = moments.bounds(x, real, 0, ALL_REAL)
     if not ALL_REAL:
+        # Of frames that are not real, x is finite.
         weight = tl.where(real, weight, 0.0)
-        x = tl.where(real, x, 0.0)
     total += tl.sum(weight, 0)
     products += tl.sum(weight * x, 0)
     low, high = tl.minimum(low, here_low), tl.maximum(high, here_high)
