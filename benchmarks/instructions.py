@@ -24,8 +24,11 @@ from milkernels.kernels.launch import Launch
 _BAGS, _CLASSES, _FRAMES = 64, 527, 400
 _LAYOUTS = {"contiguous frames": False, "contiguous classes": True}
 
+#: Whether values are logits, and whether frames are masked.
+_KINDS = {"probabilities": (False, False), "logits": (True, False), "masked logits": (True, True)}
 
-def launches(name: str, from_logits: bool, across: bool) -> dict[str, Launch]:
+
+def launches(name: str, from_logits: bool, masked: bool, across: bool) -> dict[str, Launch]:
     """A pooling's launches in both directions, on tensors without memory."""
     coefficients = WEIGHTED_AVERAGES[name]
     x = _frames(across)
@@ -35,7 +38,8 @@ def launches(name: str, from_logits: bool, across: bool) -> dict[str, Launch]:
         for kind in (coefficients.power, coefficients.alpha)
     )
     average = Average(name, None, from_logits, learn=False)
-    inputs = (x, scores, power, alpha, None)
+    mask = torch.empty(_BAGS, _FRAMES, dtype=torch.bool, device="meta") if masked else None
+    inputs = (x, scores, power, alpha, mask)
     (forward,), (y, statistics) = weighted_average.forward(*inputs, average)
     to_scores = None if scores is None else _frames(across)
     gradients = (_frames(across), to_scores, None, None)
@@ -77,12 +81,13 @@ def main(arguments: list[str] | None = None) -> int:
     print("|", *_LAYOUTS, sep=" | ", end=" |\n")
     print("|" + " --- |" * (1 + len(_LAYOUTS)))
     for name in names:
-        for from_logits in (False, True):
-            by_layout = [launches(name, from_logits, across) for across in _LAYOUTS.values()]
+        for kind, (from_logits, masked) in _KINDS.items():
+            by_layout = [
+                launches(name, from_logits, masked, across) for across in _LAYOUTS.values()
+            ]
             for direction in by_layout[0]:
                 counts = (counted(found[direction]) for found in by_layout)
                 cells = [f"{count:.1f} ({special:.1f})" for count, special in counts]
-                kind = "logits" if from_logits else "probabilities"
                 print("|", f"{name}, {kind}, {direction}", "|", " | ".join(cells), "|", flush=True)
     return 0
 

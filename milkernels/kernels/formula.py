@@ -101,6 +101,12 @@ class Formula:
         return not self.direct and (self.scores or (self.alpha != 0 and self.power != 0))
 
     @property
+    def peaks_at_zero(self) -> bool:
+        """Whether log-weights are known to lie between 0 and 2: those of exp(x) of a sigmoid."""
+        alone = self.power == 0 and not self.scores
+        return self.from_logits and self.alpha == _COEFFICIENTS["one"] and alone
+
+    @property
     def learns(self) -> bool:
         """Whether a parameter's gradient is wanted."""
         return self.variance or self.covariance

@@ -270,12 +270,6 @@ def zeros(BLOCK: tl.constexpr):
     return tl.zeros((classes, lanes), BLOCK.compute)
 
 
-@triton.jit
-def end_of_whole_blocks(first, last, BLOCK: tl.constexpr):
-    """Where less than a whole block is left of a walk."""
-    return first + (last - first) // BLOCK.step * BLOCK.step
-
-
 @dataclass(frozen=True)
 class Lanes(tiles.Tiling):
     """Blocks for one shape and layout, chosen from those alone so that results repeat."""

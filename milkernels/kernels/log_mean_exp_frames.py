@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, lanes, moments
+from milkernels.kernels import block_walk, formula, lanes, moments
 from milkernels.kernels import log_mean_exp_sums as states
 
 
@@ -82,27 +82,22 @@ def with_block(
 
 
 @triton.jit
-def _walk(
+def _with_frames(
     state,
-    x,
-    mask,
-    place,
-    first,
+    given,
+    frame_start,
     last,
-    sharpness,
     WHOLE: tl.constexpr,
+    LEARN: tl.constexpr,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
-    LEARN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The lanes' states after some more frames."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
-        raw = lanes.read(x, place, frame_start, inside, BLOCK)
-        all_real: tl.constexpr = WHOLE and not MASKED
-        state = with_block(state, raw, real, sharpness, all_real, FROM_LOGITS, LEARN, BLOCK)
-    return state
+    x, mask, place, sharpness = given
+    inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+    raw = lanes.read(x, place, frame_start, inside, BLOCK)
+    all_real: tl.constexpr = WHOLE and not MASKED
+    return with_block(state, raw, real, sharpness, all_real, FROM_LOGITS, LEARN, BLOCK)
 
 
 @triton.jit
@@ -120,24 +115,9 @@ def sums_of_frames(
 ):
     """State of some frames of a bag's block of classes."""
     state = states.empty(lanes.zeros(BLOCK))
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    state = _walk(
-        state, x, mask, place, first, middle, sharpness, True, FROM_LOGITS, MASKED, LEARN, BLOCK
-    )
-    state = _walk(
-        state,
-        x,
-        mask,
-        place,
-        middle,
-        last,
-        sharpness,
-        False,
-        FROM_LOGITS,
-        MASKED,
-        LEARN,
-        last_block,
+    given = (x, mask, place, sharpness)
+    state = block_walk.gather(
+        state, given, first, last, _with_frames, LEARN, FROM_LOGITS, MASKED, BLOCK
     )
     size, _, inverse = sharpness
     return states.joined(state, size, inverse, LEARN, 1)
@@ -199,12 +179,11 @@ def finish(
 
 
 @triton.jit
-def gradient_of_tile(raw, real, known, FROM_LOGITS: tl.constexpr):
+def gradient_of_tile(raw, known, FROM_LOGITS: tl.constexpr):
     """A tile's gradient, from what is known of the bag."""
     size, sign, reference, scale = known
     x, complement = formula.probability(raw, FROM_LOGITS)
-    distance = tl.where(real, x * sign - reference, 0.0)
-    exponent = states.exponent(distance, size)
+    exponent = states.exponent(x * sign - reference, size)
     x_gradient = scale * states.power_of(exponent)
     if FROM_LOGITS:
         x_gradient *= x * complement
@@ -224,30 +203,6 @@ def known_of_bag(size, sign, reference, scale):
 
 
 @triton.jit
-def _write_blocks(
-    known,
-    x,
-    mask,
-    x_gradient,
-    place,
-    first,
-    last,
-    WHOLE: tl.constexpr,
-    FROM_LOGITS: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Write the gradients of some frames, from what is known of the bag."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
-        raw = lanes.read(x, place, frame_start, inside, BLOCK)
-        to_x = gradient_of_tile(raw, real, known, FROM_LOGITS)
-        if MASKED:
-            to_x = tl.where(real, to_x, 0.0)
-        lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
-
-
-@triton.jit
 def write_gradients(
     known,
     x,
@@ -261,14 +216,9 @@ def write_gradients(
     BLOCK: tl.constexpr,
 ):
     """Write the gradients of some frames, from what is known of the bag."""
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    _write_blocks(
-        known, x, mask, x_gradient, place, first, middle, True, FROM_LOGITS, MASKED, BLOCK
-    )
-    _write_blocks(
-        known, x, mask, x_gradient, place, middle, last, False, FROM_LOGITS, MASKED, last_block
-    )
+    given = (known, x, mask, x_gradient, place)
+    step: tl.constexpr = block_walk.write_gradient
+    block_walk.write(given, first, last, step, gradient_of_tile, FROM_LOGITS, MASKED, BLOCK)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, lanes, moments, sums
+from milkernels.kernels import block_walk, formula, lanes, moments, sums
 
 NOTHING = tl.constexpr(-1)
 
@@ -78,27 +78,23 @@ def _with_block(
 
 
 @triton.jit
-def _walk(
+def _with_frames(
     state,
-    x,
-    mask,
-    place,
-    first,
+    given,
+    frame_start,
     last,
     WHOLE: tl.constexpr,
-    FROM_LOGITS: tl.constexpr,
     PLUS_MEAN: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The lanes' states after some more frames."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
-        raw = lanes.folded(lanes.read(x, place, frame_start, inside, BLOCK), BLOCK)
-        real = lanes.folded(real, BLOCK)
-        all_real: tl.constexpr = WHOLE and not MASKED
-        state = _with_block(state, raw, real, frame_start, all_real, FROM_LOGITS, PLUS_MEAN, BLOCK)
-    return state
+    x, mask, place = given
+    inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+    raw = lanes.folded(lanes.read(x, place, frame_start, inside, BLOCK), BLOCK)
+    real = lanes.folded(real, BLOCK)
+    all_real: tl.constexpr = WHOLE and not MASKED
+    return _with_block(state, raw, real, frame_start, all_real, FROM_LOGITS, PLUS_MEAN, BLOCK)
 
 
 @triton.jit
@@ -117,11 +113,9 @@ def largest_of_frames(
     zeros = lanes.zeros(BLOCK)
     count = zeros.to(tl.int32)
     state = (zeros, count.to(tl.int64) + NOTHING, zeros, zeros, zeros + float("inf"), count)
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    state = _walk(state, x, mask, place, first, middle, True, FROM_LOGITS, PLUS_MEAN, MASKED, BLOCK)
-    state = _walk(
-        state, x, mask, place, middle, last, False, FROM_LOGITS, PLUS_MEAN, MASKED, last_block
+    given = (x, mask, place)
+    state = block_walk.gather(
+        state, given, first, last, _with_frames, PLUS_MEAN, FROM_LOGITS, MASKED, BLOCK
     )
     values, index, totals, losses, lows, counts = state
     value, index = largest(values, index, index >= 0, 1, BEYOND)
@@ -181,36 +175,31 @@ def finish(
 
 
 @triton.jit
-def _write_blocks(
-    known,
-    x,
-    mask,
-    x_gradient,
-    place,
-    first,
+def _write_block(
+    given,
+    frame_start,
     last,
     WHOLE: tl.constexpr,
-    FROM_LOGITS: tl.constexpr,
     PLUS_MEAN: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the gradients of some frames, from what is known of the bag."""
+    known, x, mask, x_gradient, place = given
     peak, gradient, share = known
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
-        # A peak beyond the block, however far, is at none of its frames.
-        ahead = tl.minimum(tl.maximum(peak - frame_start, NOTHING), BLOCK.step).to(tl.int32)
-        to_x = tl.where(lanes.in_frame(BLOCK) == ahead, gradient, 0.0)
-        if PLUS_MEAN:
-            to_x += share
-            if FROM_LOGITS:
-                raw = lanes.read(x, place, frame_start, inside, BLOCK)
-                probability, complement = formula.probability(raw, True)
-                to_x *= probability * complement
-            if MASKED:
-                to_x = tl.where(real, to_x, 0.0)
-        lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
+    inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+    # A peak beyond the block, however far, is at none of its frames.
+    ahead = tl.minimum(tl.maximum(peak - frame_start, NOTHING), BLOCK.step).to(tl.int32)
+    to_x = tl.where(lanes.in_frame(BLOCK) == ahead, gradient, 0.0)
+    if PLUS_MEAN:
+        to_x += share
+        if FROM_LOGITS:
+            raw = lanes.read(x, place, frame_start, inside, BLOCK)
+            probability, complement = formula.probability(raw, True)
+            to_x *= probability * complement
+        if MASKED:
+            to_x = tl.where(real, to_x, 0.0)
+    lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
 
 
 @triton.jit
@@ -231,36 +220,8 @@ def write_gradients(
     gradient, and what the mean gives every frame."""
     index, gradient, share = known
     known = (lanes.per_class(index), lanes.per_class(gradient), lanes.per_class(share))
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    _write_blocks(
-        known,
-        x,
-        mask,
-        x_gradient,
-        place,
-        first,
-        middle,
-        True,
-        FROM_LOGITS,
-        PLUS_MEAN,
-        MASKED,
-        BLOCK,
-    )
-    _write_blocks(
-        known,
-        x,
-        mask,
-        x_gradient,
-        place,
-        middle,
-        last,
-        False,
-        FROM_LOGITS,
-        PLUS_MEAN,
-        MASKED,
-        last_block,
-    )
+    given = (known, x, mask, x_gradient, place)
+    block_walk.write(given, first, last, _write_block, PLUS_MEAN, FROM_LOGITS, MASKED, BLOCK)
 
 
 @triton.jit

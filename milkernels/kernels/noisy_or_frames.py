@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, lanes
+from milkernels.kernels import block_walk, formula, lanes
 
 #: Whether a product and a sum are rounded once, which Triton's interpreter does not do.
 FUSES = tl.constexpr(not triton.knobs.runtime.interpret)
@@ -193,25 +193,22 @@ def joined(state, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _walk(
+def _with_frames(
     state,
-    x,
-    mask,
-    place,
-    first,
+    given,
+    frame_start,
     last,
     WHOLE: tl.constexpr,
+    OPTION: tl.constexpr,
     FROM_LOGITS: tl.constexpr,
     MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The lanes' products after some more frames."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
-        raw = lanes.read(x, place, frame_start, inside, BLOCK)
-        all_real: tl.constexpr = WHOLE and not MASKED
-        state = with_block(state, raw, real, all_real, FROM_LOGITS, BLOCK)
-    return state
+    x, mask, place = given
+    inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+    raw = lanes.read(x, place, frame_start, inside, BLOCK)
+    all_real: tl.constexpr = WHOLE and not MASKED
+    return with_block(state, raw, real, all_real, FROM_LOGITS, BLOCK)
 
 
 @triton.jit
@@ -227,11 +224,10 @@ def product_of_frames(
 ):
     """Product over some frames of a bag's block of classes: lanes multiply their own frames, then
     the lanes multiply."""
-    state = empty(BLOCK)
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    state = _walk(state, x, mask, place, first, middle, True, FROM_LOGITS, MASKED, BLOCK)
-    state = _walk(state, x, mask, place, middle, last, False, FROM_LOGITS, MASKED, last_block)
+    given = (x, mask, place)
+    state = block_walk.gather(
+        empty(BLOCK), given, first, last, _with_frames, None, FROM_LOGITS, MASKED, BLOCK
+    )
     return joined(state, BLOCK)
 
 
@@ -323,30 +319,6 @@ def known_of_bag(scaled, exponent, single):
 
 
 @triton.jit
-def _write_blocks(
-    known,
-    x,
-    mask,
-    x_gradient,
-    place,
-    first,
-    last,
-    WHOLE: tl.constexpr,
-    FROM_LOGITS: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Write the gradients of some frames, from what is known of the bag."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
-        raw = lanes.read(x, place, frame_start, inside, BLOCK)
-        to_x = gradient_of_tile(raw, known, FROM_LOGITS)
-        if MASKED:
-            to_x = tl.where(real, to_x, 0.0)
-        lanes.write(x_gradient, place, frame_start, to_x, inside, BLOCK)
-
-
-@triton.jit
 def write_gradients(
     known,
     x,
@@ -360,14 +332,9 @@ def write_gradients(
     BLOCK: tl.constexpr,
 ):
     """Write the gradients of some frames, from what is known of the bag."""
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    _write_blocks(
-        known, x, mask, x_gradient, place, first, middle, True, FROM_LOGITS, MASKED, BLOCK
-    )
-    _write_blocks(
-        known, x, mask, x_gradient, place, middle, last, False, FROM_LOGITS, MASKED, last_block
-    )
+    given = (known, x, mask, x_gradient, place)
+    step: tl.constexpr = block_walk.write_gradient
+    block_walk.write(given, first, last, step, gradient_of_tile, FROM_LOGITS, MASKED, BLOCK)
 
 
 @triton.jit

@@ -203,7 +203,7 @@ def _log_mean_exp_bce_kernel(
     tl.store(shares_ptr + cell, gradient * learned, mask=has_class)
     known = log_mean_exp.known_of_bag(size, sign, reference, gradient / total)
     if HELD:
-        to_x = log_mean_exp.gradient_of_tile(raw, real, known, FROM_LOGITS)
+        to_x = log_mean_exp.gradient_of_tile(raw, known, FROM_LOGITS)
         lanes.write(x_gradient, place, 0, tl.where(real, to_x, 0.0), inside, BLOCK)
     else:
         log_mean_exp.write_gradients(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, lanes, moments
+from milkernels.kernels import block_walk, formula, lanes, moments
 
 #: Rows of the statistics (rows, bags, classes) that the forward pass leaves for the backward pass.
 #: The learned parameters' covariances with y follow: alpha's, then power's.
@@ -78,6 +78,9 @@ def _with_tile(sums, raw, score, real, alpha, power, FORMULA: tl.constexpr, ALL_
     log2_x = formula.log2_x(raw, FORMULA)
     if FORMULA.direct:
         weight = formula.direct_weight(x, score, FORMULA)
+    elif FORMULA.peaks_at_zero:
+        peak = tl.zeros_like(peak)
+        weight = tl.exp2(formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA))
     else:
         log2_weight = formula.log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
         if not ALL_REAL:
@@ -148,29 +151,22 @@ def joined(state, FORMULA: tl.constexpr):
 
 
 @triton.jit
-def _walk(
+def _with_frames(
     state,
-    x,
-    scores,
-    mask,
-    place,
-    first,
+    given,
+    frame_start,
     last,
-    alpha,
-    power,
     WHOLE: tl.constexpr,
     FORMULA: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The lanes' states after some more frames."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(
-            mask, place, frame_start, last, BLOCK, WHOLE, FORMULA.masked
-        )
-        raw, score = read_block(x, scores, place, frame_start, inside, real, FORMULA, BLOCK)
-        all_real: tl.constexpr = WHOLE and not FORMULA.masked
-        state = with_block(state, raw, score, real, alpha, power, all_real, FORMULA, BLOCK)
-    return state
+    x, scores, mask, place, alpha, power = given
+    inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+    raw, score = read_block(x, scores, place, frame_start, inside, real, FORMULA, BLOCK)
+    all_real: tl.constexpr = WHOLE and not MASKED
+    return with_block(state, raw, score, real, alpha, power, all_real, FORMULA, BLOCK)
 
 
 @triton.jit
@@ -187,12 +183,12 @@ def sums_of_frames(
     BLOCK: tl.constexpr,
 ):
     """State of some frames of a bag's block of classes."""
+    given = (x, scores, mask, place, alpha, power)
+    from_logits: tl.constexpr = FORMULA.from_logits
+    masked: tl.constexpr = FORMULA.masked
     state = empty(FORMULA, BLOCK)
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    state = _walk(state, x, scores, mask, place, first, middle, alpha, power, True, FORMULA, BLOCK)
-    state = _walk(
-        state, x, scores, mask, place, middle, last, alpha, power, False, FORMULA, last_block
+    state = block_walk.gather(
+        state, given, first, last, _with_frames, FORMULA, from_logits, masked, BLOCK
     )
     return joined(state, FORMULA)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import formula, lanes, sums
+from milkernels.kernels import block_walk, formula, lanes, sums
 from milkernels.kernels import weighted_average_frames as averages
 
 
@@ -58,44 +58,37 @@ def write_block(
 
 
 @triton.jit
-def _write_blocks(
-    known,
-    x,
-    scores,
-    mask,
-    x_gradient,
-    scores_gradient,
-    place,
-    first,
+def _write_frames(
+    given,
+    frame_start,
     last,
     WHOLE: tl.constexpr,
     FORMULA: tl.constexpr,
+    FROM_LOGITS: tl.constexpr,
+    MASKED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the gradients of some frames, from what is known of the bag."""
-    for frame_start in range(first, last, BLOCK.step):
-        inside, real = lanes.inside_and_real(
-            mask, place, frame_start, last, BLOCK, WHOLE, FORMULA.masked
+    known, x, scores, mask, x_gradient, scores_gradient, place = given
+    inside, real = lanes.inside_and_real(mask, place, frame_start, last, BLOCK, WHOLE, MASKED)
+    to_x = known[0] + tl.zeros_like(lanes.in_frame(BLOCK)).to(BLOCK.compute)
+    to_scores = to_x
+    if FORMULA.reads_values:
+        raw, score = averages.read_block(
+            x, scores, place, frame_start, inside, real, FORMULA, BLOCK
         )
-        to_x = known[0] + tl.zeros_like(lanes.in_frame(BLOCK)).to(BLOCK.compute)
-        to_scores = to_x
-        if FORMULA.reads_values:
-            raw, score = averages.read_block(
-                x, scores, place, frame_start, inside, real, FORMULA, BLOCK
-            )
-            to_x, to_scores = gradients_of_tile(raw, score, known, FORMULA)
-        write_block(
-            x_gradient,
-            scores_gradient,
-            place,
-            frame_start,
-            to_x,
-            to_scores,
-            inside,
-            real,
-            FORMULA,
-            BLOCK,
-        )
+        to_x, to_scores = gradients_of_tile(raw, score, known, FORMULA)
+    write_block(
+        x_gradient,
+        scores_gradient,
+        place,
+        frame_start,
+        to_x,
+        to_scores,
+        inside,
+        real,
+        FORMULA,
+        BLOCK,
+    )
 
 
 @triton.jit
@@ -126,36 +119,10 @@ def write_gradients(
     BLOCK: tl.constexpr,
 ):
     """Write the gradients of some frames, from what is known of the bag."""
-    middle = lanes.end_of_whole_blocks(first, last, BLOCK)
-    last_block: tl.constexpr = BLOCK.last
-    _write_blocks(
-        known,
-        x,
-        scores,
-        mask,
-        x_gradient,
-        scores_gradient,
-        place,
-        first,
-        middle,
-        True,
-        FORMULA,
-        BLOCK,
-    )
-    _write_blocks(
-        known,
-        x,
-        scores,
-        mask,
-        x_gradient,
-        scores_gradient,
-        place,
-        middle,
-        last,
-        False,
-        FORMULA,
-        last_block,
-    )
+    given = (known, x, scores, mask, x_gradient, scores_gradient, place)
+    from_logits: tl.constexpr = FORMULA.from_logits
+    masked: tl.constexpr = FORMULA.masked
+    block_walk.write(given, first, last, _write_frames, FORMULA, from_logits, masked, BLOCK)
 
 
 @triton.jit
