@@ -2,7 +2,8 @@
 
 Compiles the weighted averages' kernels for 64 x 527 x 400 in float32 and counts their machine code
 for sm_90: every loop as often as a thread goes round it, and all that surrounds the loops, over the
-frames that there are. Counts are no times; no GPU is needed.
+frames that there are. Of linear attention, for many rows of 64, it counts the loop over tiles, over
+the elements of one. Counts are no times; no GPU is needed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,21 @@ from torch import Tensor
 
 from benchmarks.disassembly import inspect
 from milkernels.family import WEIGHTED_AVERAGES, Average
-from milkernels.kernels import weighted_average
+from milkernels.kernels import linear_attention, weighted_average
 from milkernels.kernels.compile import compile_launch
 from milkernels.kernels.launch import Launch
 
 _BAGS, _CLASSES, _FRAMES = 64, 527, 400
 _LAYOUTS = {"contiguous frames": False, "contiguous classes": True}
+
+#: Rows of linear attention, and how they are multiplied.
+LINEAR_ATTENTION = "linear_attention"
+_ROWS, _ROW = 306_024, 64
+_PRODUCTS = {
+    "float32": (torch.float32, "ieee"),
+    "TensorFloat-32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+}
 
 #: Whether values are logits, and whether frames are masked.
 _KINDS = {"probabilities": (False, False), "logits": (True, False), "masked logits": (True, True)}
@@ -61,23 +71,34 @@ def counted(launch: Launch) -> tuple[float, float]:
     return instructions / share, special / share
 
 
-def _frames(across: bool) -> Tensor:
-    if across:
-        return torch.empty(_BAGS, _FRAMES, _CLASSES, device="meta").mT
-    return torch.empty(_BAGS, _CLASSES, _FRAMES, device="meta")
+def counted_of_rows(launch: Launch) -> float:
+    """Instructions for an element of a row, which each of a row's programs reads."""
+    machinery = inspect(compile_launch(launch, "sm_90"))
+    walk = max(machinery.loops, key=lambda loop: loop.instructions)
+    outputs = launch.arguments.get("BLOCK_OUTPUTS", _ROW)
+    share = launch.arguments["BLOCK_ROWS"] * outputs / (32 * launch.num_warps)
+    return walk.instructions / share
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print a table. Returns the process's exit code."""
-    parser = argparse.ArgumentParser(prog="benchmarks.instructions", description=__doc__)
-    parser.add_argument("poolings", nargs="*", metavar="POOLING", help=", ".join(WEIGHTED_AVERAGES))
-    names = parser.parse_args(arguments).poolings or list(WEIGHTED_AVERAGES)
-    if unknown := set(names) - set(WEIGHTED_AVERAGES):
-        expected = ", ".join(WEIGHTED_AVERAGES)
-        parser.error(f"POOLING: expected one of {expected}, got {min(unknown)!r}")
-    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
-        print("benchmarks.instructions: unset TRITON_INTERPRET", file=sys.stderr)
-        return 2
+def launches_of_rows(dtype: torch.dtype, precision: str) -> dict[str, Launch]:
+    """Launches of linear attention, told how PyTorch multiplies float32."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, precision
+    z = torch.empty(_ROWS, _ROW, dtype=dtype, device="meta")
+    y = torch.empty(_ROWS, dtype=dtype, device="meta")
+    layers = [torch.empty(size, dtype=dtype, device="meta") for size in ((_ROW, _ROW), (_ROW,)) * 2]
+    statistics = torch.empty(3 * _ROWS, device="meta")
+    try:
+        (forward,), _ = linear_attention.forward(z, layers, "paper", y, statistics)
+        of_z, of_layers, _ = linear_attention.backward(
+            y, z, layers, statistics, "paper", z, [*layers]
+        )
+    finally:
+        matmul.fp32_precision = before
+    return {"forward": forward, "gradient of z": of_z, "gradients of the layers": of_layers}
+
+
+def _print_averages(names: list[str]) -> None:
     print("|", *_LAYOUTS, sep=" | ", end=" |\n")
     print("|" + " --- |" * (1 + len(_LAYOUTS)))
     for name in names:
@@ -89,6 +110,42 @@ def main(arguments: list[str] | None = None) -> int:
                 counts = (counted(found[direction]) for found in by_layout)
                 cells = [f"{count:.1f} ({special:.1f})" for count, special in counts]
                 print("|", f"{name}, {kind}, {direction}", "|", " | ".join(cells), "|", flush=True)
+
+
+def _print_rows() -> None:
+    print("|", *_PRODUCTS, sep=" | ", end=" |\n")
+    print("|" + " --- |" * (1 + len(_PRODUCTS)))
+    of_each = [launches_of_rows(*product) for product in _PRODUCTS.values()]
+    for step in of_each[0]:
+        cells = [f"{counted_of_rows(launches[step]):.1f}" for launches in of_each]
+        print("|", f"{LINEAR_ATTENTION}, {step}", "|", " | ".join(cells), "|", flush=True)
+
+
+def _frames(across: bool) -> Tensor:
+    if across:
+        return torch.empty(_BAGS, _FRAMES, _CLASSES, device="meta").mT
+    return torch.empty(_BAGS, _CLASSES, _FRAMES, device="meta")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a table. Returns the process's exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks.instructions", description=__doc__)
+    known = [*WEIGHTED_AVERAGES, LINEAR_ATTENTION]
+    parser.add_argument("poolings", nargs="*", metavar="POOLING", help=", ".join(known))
+    names = parser.parse_args(arguments).poolings or known
+    if unknown := set(names) - set(known):
+        expected = ", ".join(known)
+        parser.error(f"POOLING: expected one of {expected}, got {min(unknown)!r}")
+    if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+        print("benchmarks.instructions: unset TRITON_INTERPRET", file=sys.stderr)
+        return 2
+    averages = [name for name in names if name != LINEAR_ATTENTION]
+    if averages:
+        _print_averages(averages)
+    if LINEAR_ATTENTION in names:
+        if averages:
+            print()
+        _print_rows()
     return 0
 
 

@@ -18,8 +18,9 @@ from milkernels.kernels.launch import Launch, of_classes, or_else, strides_of
 
 _MERGE_CELLS = 128
 
-#: Of a thread that keeps the sums of parameters' gradients, too.
+#: Of a thread that keeps the sums of parameters' gradients, too: of their own frames, and of bags.
 _CROWDED_REGISTERS = 255
+_SUMMING_REGISTERS = 80
 
 
 def forward(
@@ -114,6 +115,7 @@ def backward(
             "FORMULA": formula,
             **tiling.constants(x, scores, mask, x_gradient, scores_gradient),
         },
+        registers=_SUMMING_REGISTERS if formula.learns and x.dtype != torch.float64 else None,
     )
     return [walk]
 
