@@ -36,7 +36,7 @@ def _state_of_tile(
     low, high = moments.bounds(x, real, AXIS, ALL_REAL)
     count = tl.zeros_like(high) + raw.shape[AXIS]
     if not ALL_REAL:
-        count = tl.sum(tl.where(real, tl.zeros_like(x) + 1, 0.0), AXIS)
+        count = tl.sum(tl.where(real, 1, 0), AXIS).to(x.dtype)
         x = tl.where(real, x, 0.0)
     reference = tl.sum(x, AXIS) / tl.where(count == 0, 1.0, count)
     reference = tl.where(size * (high - reference) > states.ABOVE, high, reference)

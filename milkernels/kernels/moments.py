@@ -51,11 +51,8 @@ def bounds(x, real, AXIS: tl.constexpr, ALL_REAL: tl.constexpr):
     if ALL_REAL:
         return tl.min(x, AXIS), tl.max(x, AXIS)
     else:
-        # Both pass over NaN unless there is nothing else.
-        x = tl.where(real, x, float("nan"))
-        low, high = tl.min(x, AXIS), tl.max(x, AXIS)
-        low = tl.where(low == low, low, float("inf"))
-        return low, tl.where(high == high, high, -float("inf"))
+        low = tl.min(tl.where(real, x, float("inf")), AXIS)
+        return low, tl.max(tl.where(real, x, -float("inf")), AXIS)
 
 
 @triton.jit

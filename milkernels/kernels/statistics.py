@@ -19,8 +19,10 @@ from torch import Tensor
 from milkernels.kernels import statistics_backward_kernels, statistics_forward_kernels, tiles
 from milkernels.kernels.launch import Launch, or_else, strides_of
 
-#: Elements of a tile, 8 for each thread: four times as many spill registers. Wide heads get the
-#: larger tile, for as many frames side by side as fill a sector of memory.
+#: Elements of a tile, 8 for each thread. Where channels lie side by side a thread has twice as many
+#: frames, and what it does once for each of its channels is half as much; four times as many spill
+#: registers. Wide heads get the larger tile, for as many frames side by side as fill a sector of
+#: memory.
 _TILE_ELEMENTS = 2048
 _WIDE_TILE_ELEMENTS = 8192
 _WARP_ELEMENTS = 256
@@ -64,9 +66,12 @@ class _Tiling:
         wide_frames = max(triton.next_power_of_2(frames), _MIN_FRAMES)
         wide_heads = triton.next_power_of_2(heads)
         halves = 2 if h.dtype == torch.float64 else 1
-        elements = _TILE_ELEMENTS // halves
+        across = h.stride(1) < h.stride(2)
+        # float64 spills.
+        share = 2 if across and halves == 1 else 1
+        elements = _TILE_ELEMENTS * share // halves
         least_frames = min(_MIN_FRAMES, _WIDE_TILE_ELEMENTS // halves // block_width)
-        if h.stride(1) < h.stride(2):
+        if across:
             # Enough channels side by side for whole lines of the cache.
             block_heads = min(wide_heads, max(64 // block_width, 1))
             rest = elements // (block_heads * block_width)
@@ -76,7 +81,8 @@ class _Tiling:
             rest = elements // (block_width * block_frames)
             block_heads = min(wide_heads, max(rest, 1))
         tile = block_heads * block_width * block_frames
-        num_warps = min(max(tile * halves // _WARP_ELEMENTS, tiles.NUM_WARPS), _MAX_WARPS)
+        warps = tile * halves // (_WARP_ELEMENTS * share)
+        num_warps = min(max(warps, tiles.NUM_WARPS), _MAX_WARPS)
         blocks = (block_heads, block_width, block_frames)
         return _Tiling(bags, heads, width, frames, *blocks, num_warps)
 

@@ -20,7 +20,7 @@ _MERGE_CELLS = 128
 
 #: Of a thread that keeps the sums of parameters' gradients, too: of their own frames, and of bags.
 _CROWDED_REGISTERS = 255
-_SUMMING_REGISTERS = 80
+_SUMMING_REGISTERS = 96
 
 
 def forward(
