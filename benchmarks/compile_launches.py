@@ -43,8 +43,12 @@ DTYPES = {
 _SHAPE = (64, 528, 400)
 _LONG_SHAPE = (4, 64, 32768)
 
+#: Rows that are a multiple of 4 alone, and who has them.
+_SHORT_SHAPE = (64, 528, 100)
+_OF_SHORT_ROWS = ("class_attention", "max")
+
 #: More classes than a tile of them all holds.
-_MANY_CLASSES_SHAPE = (64, 2048, 400)
+_MANY_CLASSES_SHAPE = (64, 2048, 100)
 
 #: Shapes that a kernel needs to be launched at all.
 _SHAPES = {
@@ -65,7 +69,7 @@ _ROWS = 64 * 984
 _WIDTHS = {"linear_attention": 64, "linear_attention_wide": 311}
 
 #: (bags, channels, frames) and heads of embeddings: GMAP's, and one head too wide for a tile.
-_EMBEDDING_SHAPE, _HEADS = (64, 512, 400), 4
+_EMBEDDING_SHAPE, _HEADS = (64, 512, 100), 4
 _WIDE_SHAPE, _WIDE_HEADS = (4, 4096, 32768), 1
 
 
@@ -148,6 +152,8 @@ class CompileCase:
         shape = _SHAPES.get(self.direction, _SHAPE)
         if self.layout == FEW_CLASSES:
             shape = _FEW_CLASSES_SHAPE
+        elif shape == _SHAPE and self.member in _OF_SHORT_ROWS:
+            shape = _SHORT_SHAPE
         bags, classes, frames = self.sizes(*shape)
         if self.layout == "classes_first":
             return self.empty(bags, classes, frames)

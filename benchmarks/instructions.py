@@ -1,9 +1,9 @@
 """What a thread executes for each frame: `python -m benchmarks.instructions [POOLING ...]`.
 
-Compiles the weighted averages' kernels for 64 x 527 x 400 in float32 and counts their machine code
-for sm_90: every loop as often as a thread goes round it, and all that surrounds the loops, over the
-frames that there are. Of linear attention, for many rows of 64, it counts the loop over tiles, over
-the elements of one. Counts are no times; no GPU is needed.
+Compiles the weighted averages' kernels for 64 x 527 x 400 (or as many --frames) in float32 and
+counts their machine code for sm_90: every loop as often as a thread goes round it, and all that
+surrounds the loops, over the frames that there are. Of linear attention, for many rows of 64, it
+counts the loop over tiles, over the elements of one. Counts are no times; no GPU is needed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,23 @@ _PRODUCTS = {
 _KINDS = {"probabilities": (False, False), "logits": (True, False), "masked logits": (True, True)}
 
 
-def launches(name: str, from_logits: bool, masked: bool, across: bool) -> dict[str, Launch]:
+def launches(
+    name: str, from_logits: bool, masked: bool, across: bool, frames: int
+) -> dict[str, Launch]:
     """A pooling's launches in both directions, on tensors without memory."""
     coefficients = WEIGHTED_AVERAGES[name]
-    x = _frames(across)
-    scores = _frames(across) if coefficients.scores else None
+    x = _frames(across, frames)
+    scores = torch.empty_like(x) if coefficients.scores else None
     power, alpha = (
         torch.empty(_CLASSES, device="meta") if kind == "learned" else None
         for kind in (coefficients.power, coefficients.alpha)
     )
     average = Average(name, None, from_logits, learn=False)
-    mask = torch.empty(_BAGS, _FRAMES, dtype=torch.bool, device="meta") if masked else None
+    mask = torch.empty(_BAGS, frames, dtype=torch.bool, device="meta") if masked else None
     inputs = (x, scores, power, alpha, mask)
     (forward,), (y, statistics) = weighted_average.forward(*inputs, average)
-    to_scores = None if scores is None else _frames(across)
-    gradients = (_frames(across), to_scores, None, None)
+    to_scores = None if scores is None else torch.empty_like(scores)
+    gradients = (torch.empty_like(x), to_scores, None, None)
     (backward,) = weighted_average.backward(y, *inputs, statistics, average, *gradients)
     return {"forward": forward, "backward": backward}
 
@@ -61,13 +63,14 @@ def counted(launch: Launch) -> tuple[float, float]:
     """Instructions for a frame, and how many of them are special."""
     machinery = inspect(compile_launch(launch, "sm_90"))
     block = launch.arguments["BLOCK"]
-    whole, rest = divmod(_FRAMES, block.step)
+    frames = launch.arguments["frames"]
+    whole, rest = divmod(frames, block.step)
     rounds = (whole, triton.cdiv(rest, block.last.step))
     instructions, special = machinery.instructions, machinery.special
     for loop, times in zip(machinery.loops, rounds, strict=True):
         instructions += (times - 1) * loop.instructions
         special += (times - 1) * loop.special
-    share = _FRAMES * block.classes / (32 * launch.num_warps)
+    share = frames * block.classes / (32 * launch.num_warps)
     return instructions / share, special / share
 
 
@@ -98,13 +101,13 @@ def launches_of_rows(dtype: torch.dtype, precision: str) -> dict[str, Launch]:
     return {"forward": forward, "gradient of z": of_z, "gradients of the layers": of_layers}
 
 
-def _print_averages(names: list[str]) -> None:
+def _print_averages(names: list[str], frames: int) -> None:
     print("|", *_LAYOUTS, sep=" | ", end=" |\n")
     print("|" + " --- |" * (1 + len(_LAYOUTS)))
     for name in names:
         for kind, (from_logits, masked) in _KINDS.items():
             by_layout = [
-                launches(name, from_logits, masked, across) for across in _LAYOUTS.values()
+                launches(name, from_logits, masked, across, frames) for across in _LAYOUTS.values()
             ]
             for direction in by_layout[0]:
                 counts = (counted(found[direction]) for found in by_layout)
@@ -121,10 +124,10 @@ def _print_rows() -> None:
         print("|", f"{LINEAR_ATTENTION}, {step}", "|", " | ".join(cells), "|", flush=True)
 
 
-def _frames(across: bool) -> Tensor:
+def _frames(across: bool, frames: int) -> Tensor:
     if across:
-        return torch.empty(_BAGS, _FRAMES, _CLASSES, device="meta").mT
-    return torch.empty(_BAGS, _CLASSES, _FRAMES, device="meta")
+        return torch.empty(_BAGS, frames, _CLASSES, device="meta").mT
+    return torch.empty(_BAGS, _CLASSES, frames, device="meta")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,7 +135,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.instructions", description=__doc__)
     known = [*WEIGHTED_AVERAGES, LINEAR_ATTENTION]
     parser.add_argument("poolings", nargs="*", metavar="POOLING", help=", ".join(known))
-    names = parser.parse_args(arguments).poolings or known
+    parser.add_argument("--frames", type=int, default=_FRAMES, help="of a bag: %(default)s")
+    given = parser.parse_args(arguments)
+    if given.frames < 1:
+        parser.error(f"--frames: expected at least 1, got {given.frames}")
+    names = given.poolings or known
     if unknown := set(names) - set(known):
         expected = ", ".join(known)
         parser.error(f"POOLING: expected one of {expected}, got {min(unknown)!r}")
@@ -141,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     averages = [name for name in names if name != LINEAR_ATTENTION]
     if averages:
-        _print_averages(averages)
+        _print_averages(averages, given.frames)
     if LINEAR_ATTENTION in names:
         if averages:
             print()

@@ -32,9 +32,6 @@ _SEGMENT_FRAMES = 112
 #: then little beside them.
 _WALK_FRAMES = 64
 
-#: What divides a number that Triton counts as aligned.
-_ALIGNED_FRAMES = 16
-
 _MERGE_CELLS = 128
 
 
@@ -71,6 +68,7 @@ def forward(
             "WHOLE": classes <= WHOLE_CLASSES,
             "SEGMENTED": segments > 1,
             **tiling.constants(x, scores),
+            "ALIGNED": tiles.aligned(x, scores),
         },
         _warps(x, tiling),
     )
@@ -132,6 +130,7 @@ def backward(
             "TO_X": x_gradient is not None,
             "TO_SCORES": scores_gradient is not None,
             **tiling.constants(x, scores, x_gradient, scores_gradient),
+            "ALIGNED": tiles.aligned(x, scores, x_gradient, scores_gradient),
         },
         _warps(x, tiling),
     )
@@ -170,7 +169,7 @@ def _segment_frames(x: Tensor, tiling: tiles.Tiling) -> int:
     shortest = _SEGMENT_FRAMES * tiles.arithmetic_dtype(x).itemsize // x.element_size()
     segments = min(triton.cdiv(_PROGRAMS, programs), triton.cdiv(tiling.frames, shortest))
     length = triton.cdiv(tiling.frames, max(segments, 1))
-    whole = max(tiling.block_frames, _ALIGNED_FRAMES)
+    whole = max(tiling.block_frames, tiles.ALIGNED_FRAMES)
     return max(triton.cdiv(length, whole), 1) * whole
 
 
@@ -205,6 +204,7 @@ def _frames_launch(
             "frames_ptr": of_frames,
             "BACKWARD": gradient is not None,
             **tiling.constants(x, scores),
+            "ALIGNED": tiles.aligned(x, scores),
         },
     )
 

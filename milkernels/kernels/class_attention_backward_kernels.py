@@ -69,6 +69,7 @@ def _class_attention_backward_kernel(
     TO_X: tl.constexpr,
     TO_SCORES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
@@ -93,7 +94,7 @@ def _class_attention_backward_kernel(
     )
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED, ALIGNED
         )
         score = kernels.load_tile(
             scores_ptr,
@@ -104,6 +105,7 @@ def _class_attention_backward_kernel(
             inside,
             real,
             WIDE,
+            ALIGNED,
             COMPUTE,
             BLOCK_CLASSES,
             BLOCK_FRAMES,
@@ -117,6 +119,7 @@ def _class_attention_backward_kernel(
             inside,
             real,
             WIDE,
+            ALIGNED,
             COMPUTE,
             BLOCK_CLASSES,
             BLOCK_FRAMES,
@@ -139,6 +142,7 @@ def _class_attention_backward_kernel(
                 BLOCK_CLASSES,
                 BLOCK_FRAMES,
                 WIDE,
+                ALIGNED,
             )
             tl.store(x_gradient_tile, tl.where(real, x_gradient, 0.0), mask=inside)
         if TO_SCORES:
@@ -159,6 +163,7 @@ def _class_attention_backward_kernel(
                 BLOCK_CLASSES,
                 BLOCK_FRAMES,
                 WIDE,
+                ALIGNED,
             )
             tl.store(scores_gradient_tile, tl.where(real, scores_gradient, 0.0), mask=inside)
 
@@ -183,6 +188,7 @@ def _class_attention_frames_kernel(
     MASKED: tl.constexpr,
     BACKWARD: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
@@ -199,7 +205,15 @@ def _class_attention_frames_kernel(
     for class_start in range(0, classes, BLOCK_CLASSES):
         has_class = class_start + tl.arange(0, BLOCK_CLASSES) < classes
         inside, real = tiles.inside_and_real(
-            has_class, frame_start, frames, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            has_class,
+            frame_start,
+            frames,
+            mask_ptr,
+            bag,
+            mask_strides,
+            BLOCK_FRAMES,
+            MASKED,
+            ALIGNED,
         )
         score = kernels.load_tile(
             scores_ptr,
@@ -210,6 +224,7 @@ def _class_attention_frames_kernel(
             inside,
             real,
             WIDE,
+            ALIGNED,
             COMPUTE,
             BLOCK_CLASSES,
             BLOCK_FRAMES,
@@ -239,7 +254,15 @@ def _class_attention_frames_kernel(
                 COMPUTE,
             )
             inside, real = tiles.inside_and_real(
-                has_class, frame_start, frames, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+                has_class,
+                frame_start,
+                frames,
+                mask_ptr,
+                bag,
+                mask_strides,
+                BLOCK_FRAMES,
+                MASKED,
+                ALIGNED,
             )
             score = kernels.load_tile(
                 scores_ptr,
@@ -250,6 +273,7 @@ def _class_attention_frames_kernel(
                 inside,
                 real,
                 WIDE,
+                ALIGNED,
                 COMPUTE,
                 BLOCK_CLASSES,
                 BLOCK_FRAMES,
@@ -263,6 +287,7 @@ def _class_attention_frames_kernel(
                 inside,
                 real,
                 WIDE,
+                ALIGNED,
                 COMPUTE,
                 BLOCK_CLASSES,
                 BLOCK_FRAMES,

@@ -36,13 +36,14 @@ def load_tile(
     inside,
     real,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
 ):
     """A tile of a frame tensor, masked frames 0."""
     tile = tiles.pointers(
-        pointer, bag, class_start, frame_start, strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE
+        pointer, bag, class_start, frame_start, strides, BLOCK_CLASSES, BLOCK_FRAMES, WIDE, ALIGNED
     )
     return tl.where(real, tl.load(tile, mask=inside, other=0).to(COMPUTE), 0.0)
 
@@ -117,6 +118,7 @@ def _class_attention_forward_kernel(
     WHOLE: tl.constexpr,
     SEGMENTED: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
@@ -135,7 +137,7 @@ def _class_attention_forward_kernel(
     high = tl.full((BLOCK_CLASSES,), -float("inf"), COMPUTE)
     for frame_start in range(first, last, BLOCK_FRAMES):
         inside, real = tiles.inside_and_real(
-            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            has_class, frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED, ALIGNED
         )
         score = load_tile(
             scores_ptr,
@@ -146,6 +148,7 @@ def _class_attention_forward_kernel(
             inside,
             real,
             WIDE,
+            ALIGNED,
             COMPUTE,
             BLOCK_CLASSES,
             BLOCK_FRAMES,
@@ -164,6 +167,7 @@ def _class_attention_forward_kernel(
             inside,
             real,
             WIDE,
+            ALIGNED,
             COMPUTE,
             BLOCK_CLASSES,
             BLOCK_FRAMES,

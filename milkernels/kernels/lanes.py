@@ -21,17 +21,11 @@ from torch import Tensor
 
 from milkernels.kernels import tiles
 
-#: Shapes and strides of (bags, classes, frames) tensors.
-Layouts = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
-
 _THREADS = tiles.NUM_WARPS * 32
 
 #: A thread is to have all chunks of its lanes. Triton hands threads out along the contiguous axis
 #: first and then, as it breaks ties, along the last one of the others or, before 3.7, the first.
 CHUNKS_FIRST = tl.constexpr(tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7))
-
-#: Bytes that one instruction of a thread reads at most.
-_WIDEST_ACCESS = 16
 
 #: Bytes of a block for each thread, in the type that it is computed in. Where lanes are joined, a
 #: block costs each something; where they are not, registers are better left to more threads.
@@ -62,8 +56,8 @@ _LAST_SHARE = 4
 class Block:
     """What kernels are compiled for, as one compile-time constant: the sizes of a block, the type
     that it is computed in, and whether offsets inside it need 64 bits. `width` divides all strides
-    but 1, and the number of elements along the contiguous axis, which `across` says is the classes:
-    Triton itself tells only multiples of 16 apart, and would read rows of 100 frames one by one."""
+    but 1, and the number of elements along the contiguous axis, which `across` says is the
+    classes."""
 
     chunks: int
     classes: int
@@ -114,23 +108,17 @@ class Block:
 
 
 @triton.jit
-def _multiple(number, FACTOR: tl.constexpr):
-    """A number of which the compiler sees that it is a multiple of the factor."""
-    return number // FACTOR * FACTOR
-
-
-@triton.jit
 def _pointers(tensor, place, frame_start, BLOCK: tl.constexpr):
     """Addresses of a block: its first in 64 bits, the offsets from there in 64 bits only where it
     is wide."""
     pointer, strides = tensor
     bag, class_start, _ = place
     stride_bag, stride_class, stride_frame = strides
-    stride_bag = _multiple(stride_bag, BLOCK.width)
+    stride_bag = tiles.multiple(stride_bag, BLOCK.width)
     if BLOCK.across:
-        stride_frame = _multiple(stride_frame, BLOCK.width)
+        stride_frame = tiles.multiple(stride_frame, BLOCK.width)
     else:
-        stride_class = _multiple(stride_class, BLOCK.width)
+        stride_class = tiles.multiple(stride_class, BLOCK.width)
     first = (
         pointer
         + tl.cast(bag, tl.int64) * stride_bag
@@ -200,9 +188,9 @@ def inside_and_real(
     frames exist."""
     _, class_start, classes = place
     if BLOCK.across:
-        classes = _multiple(classes, BLOCK.width)
+        classes = tiles.multiple(classes, BLOCK.width)
     else:
-        last_frame = _multiple(last_frame, BLOCK.width)
+        last_frame = tiles.multiple(last_frame, BLOCK.width)
     inside = class_start + per_class(tl.arange(0, BLOCK.classes)) < classes
     real = frame_start + in_frame(BLOCK) < last_frame
     if not WHOLE:
@@ -308,14 +296,14 @@ def of(
 ) -> Lanes:
     """Lanes for (bags, classes, frames) tensors; `x` says which axis is contiguous. Walks that are
     not `whole` begin and end at any frame."""
-    return _of(_layouts(x, *others), x.dtype, whole, thread_bytes)
+    return _of(tiles.layouts(x, *others), x.dtype, whole, thread_bytes)
 
 
 @lru_cache(maxsize=1024)
-def _of(layouts: Layouts, dtype: torch.dtype, whole: bool, thread_bytes: int) -> Lanes:
+def _of(layouts: tiles.Layouts, dtype: torch.dtype, whole: bool, thread_bytes: int) -> Lanes:
     (bags, classes, frames), strides = layouts[0]
     across = strides[1] < strides[2]
-    width = _common_width(layouts, _WIDEST_ACCESS // dtype.itemsize, across)
+    width = tiles.common_width(layouts, dtype, across)
     width = width if across or whole else 1
     wide_classes = triton.next_power_of_2(max(classes, 1))
     wide_frames = triton.next_power_of_2(max(frames, width))
@@ -338,16 +326,16 @@ def holding(
 ) -> Lanes | None:
     """Lanes of one block that holds all frames of some classes, if it can. A thread of a `crowded`
     one is to have as many registers as there can be."""
-    return _holding(_layouts(x, *others), x.dtype, crowded, thread_bytes)
+    return _holding(tiles.layouts(x, *others), x.dtype, crowded, thread_bytes)
 
 
 @lru_cache(maxsize=1024)
 def _holding(
-    layouts: Layouts, dtype: torch.dtype, crowded: bool, thread_bytes: int
+    layouts: tiles.Layouts, dtype: torch.dtype, crowded: bool, thread_bytes: int
 ) -> Lanes | None:
     (bags, classes, frames), strides = layouts[0]
     across = strides[1] < strides[2]
-    width = _common_width(layouts, _WIDEST_ACCESS // dtype.itemsize, across)
+    width = tiles.common_width(layouts, dtype, across)
     if crowded and (dtype.itemsize == 8 or (across and width > _MOST_LANES)):
         return None
     wide_classes = triton.next_power_of_2(max(classes, 1))
@@ -364,23 +352,6 @@ def _holding(
         if found.warps <= most_warps:
             return found
     return None
-
-
-def _layouts(*tensors: Tensor | None) -> Layouts:
-    return tuple((tensor.shape, tensor.stride()) for tensor in tensors if tensor is not None)
-
-
-def _common_width(layouts: Layouts, widest: int, across: bool) -> int:
-    """Elements that one access can take of each tensor: a power of two up to `widest`."""
-    contiguous, other = (1, 2) if across else (2, 1)
-    if any(strides[contiguous] != 1 for _, strides in layouts):
-        return 1
-    width = widest
-    for shape, strides in layouts:
-        for number in (strides[0], strides[other], shape[contiguous]):
-            while number % width:
-                width //= 2
-    return width
 
 
 def _chunks(frames: int, block_frames: int, width: int, elements: int) -> int:

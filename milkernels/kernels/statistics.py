@@ -318,6 +318,7 @@ def _inputs(
         "GIVEN": scores is not None,
         "MASKED": mask is not None,
         "WIDE": any(_is_wide(tensor) for tensor in (h, *others) if tensor is not None),
+        "ALIGNED": tiles.aligned(h, *others),
         "COMPUTE": _compute(h),
         "BLOCK_WIDTH": tiling.block_width,
         "BLOCK_FRAMES": tiling.block_frames,

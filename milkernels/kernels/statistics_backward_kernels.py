@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import jit, sums
+from milkernels.kernels import jit, sums, tiles
 from milkernels.kernels import statistics_tiles as parts
 
 #: Rows and channels that one step of the sum of the query's gradient takes.
@@ -100,6 +100,7 @@ def _statistics_backward_kernel(
     WRITES_SCORES: tl.constexpr,
     WRITES_QUERY: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
@@ -130,14 +131,16 @@ def _statistics_backward_kernel(
     if QUERY:
         query = tl.load(query_ptr + channel, mask=inside, other=0).to(COMPUTE)
     query_sum = tl.zeros((BLOCK_HEADS, BLOCK_WIDTH, 1), COMPUTE)
-    first = walk * walk_frames
+    first = tiles.multiple(walk * walk_frames, ALIGNED)
     last = tl.minimum(first + walk_frames, frames)
     for frame_start in range(first, last, BLOCK_FRAMES):
         frame, exists, real = parts.frames_of(
-            frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED, ALIGNED
         )
         raw = tl.load(
-            parts.tile(h_ptr, bag, channel, frame, h_strides, WIDE), mask=inside & exists, other=0
+            parts.tile(h_ptr, bag, channel, frame, h_strides, WIDE, ALIGNED),
+            mask=inside & exists,
+            other=0,
         ).to(COMPUTE)
         x = tl.where(real, raw, 0.0)
         residual = (x - mean) - lost
@@ -159,7 +162,9 @@ def _statistics_backward_kernel(
             if QUERY:
                 gradient += to_score * query
             gradient = tl.where(real, gradient, 0.0)
-            tile = parts.tile(h_gradient_ptr, bag, channel, frame, h_gradient_strides, WIDE)
+            tile = parts.tile(
+                h_gradient_ptr, bag, channel, frame, h_gradient_strides, WIDE, ALIGNED
+            )
             tl.store(tile, gradient, mask=inside & exists)
         if WRITES_QUERY:
             query_sum += tl.sum(to_score * residual, 2, keep_dims=True)
@@ -194,6 +199,7 @@ def _statistics_scores_kernel(
     SLOPES: tl.constexpr,
     MASKED: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
@@ -207,7 +213,7 @@ def _statistics_scores_kernel(
     head = program // frame_blocks % heads + tl.zeros((1, 1, 1), tl.int32)
     bag = program // frame_blocks // heads
     frame, exists, real = parts.frames_of(
-        frame_start, frames, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+        frame_start, frames, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED, ALIGNED
     )
     score = tl.zeros((1, 1, BLOCK_FRAMES), COMPUTE)
     slope = tl.zeros((1, 1, BLOCK_FRAMES), COMPUTE)
@@ -216,7 +222,9 @@ def _statistics_scores_kernel(
         inside = in_head < width
         channel = head * width + in_head
         raw = tl.load(
-            parts.tile(h_ptr, bag, channel, frame, h_strides, WIDE), mask=inside & exists, other=0
+            parts.tile(h_ptr, bag, channel, frame, h_strides, WIDE, ALIGNED),
+            mask=inside & exists,
+            other=0,
         ).to(COMPUTE)
         x = tl.where(real, raw, 0.0)
         if not GIVEN:

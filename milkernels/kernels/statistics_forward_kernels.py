@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import jit, sums
+from milkernels.kernels import jit, sums, tiles
 from milkernels.kernels import statistics_tiles as parts
 
 
@@ -101,6 +101,7 @@ def _statistics_forward_kernel(
     MASKED: tl.constexpr,
     SEGMENTED: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
     COMPUTE: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_WIDTH: tl.constexpr,
@@ -123,14 +124,16 @@ def _statistics_forward_kernel(
     mean = tl.zeros((BLOCK_HEADS, BLOCK_WIDTH, 1), COMPUTE)
     lost = tl.zeros((BLOCK_HEADS, BLOCK_WIDTH, 1), COMPUTE)
     variance = tl.zeros((BLOCK_HEADS, BLOCK_WIDTH, 1), COMPUTE)
-    first = segment * segment_frames
+    first = tiles.multiple(segment * segment_frames, ALIGNED)
     last = tl.minimum(first + segment_frames, frames)
     for frame_start in range(first, last, BLOCK_FRAMES):
         frame, exists, real = parts.frames_of(
-            frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED
+            frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES, MASKED, ALIGNED
         )
         raw = tl.load(
-            parts.tile(h_ptr, bag, channel, frame, h_strides, WIDE), mask=inside & exists, other=0
+            parts.tile(h_ptr, bag, channel, frame, h_strides, WIDE, ALIGNED),
+            mask=inside & exists,
+            other=0,
         ).to(COMPUTE)
         x = tl.where(real, raw, 0.0)
         scores_tile = parts.tile(scores_ptr, bag, head, frame, scores_strides, WIDE)

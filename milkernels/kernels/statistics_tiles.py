@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from milkernels.kernels import tiles
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 #: What float32 leaves of it.
 _LOG2_E_REST = tl.constexpr(1.92596298909e-8)
@@ -32,9 +34,12 @@ def block_of(program, heads, width, BLOCK_HEADS: tl.constexpr, BLOCK_WIDTH: tl.c
 
 
 @triton.jit
-def tile(pointer, bag, channel, frame, strides, WIDE: tl.constexpr):
-    """Addresses of a tile: its first in 64 bits, offsets from there in 64 bits only if WIDE."""
+def tile(pointer, bag, channel, frame, strides, WIDE: tl.constexpr, ALIGNED: tl.constexpr = 1):
+    """Addresses of a tile: its first in 64 bits, offsets from there in 64 bits only if WIDE. The
+    strides of bags and channels are multiples of ALIGNED."""
     stride_bag, stride_channel, stride_frame = strides
+    stride_bag = tiles.multiple(stride_bag, ALIGNED)
+    stride_channel = tiles.multiple(stride_channel, ALIGNED)
     if WIDE:
         channel = channel.to(tl.int64)
         frame = frame.to(tl.int64)
@@ -44,11 +49,19 @@ def tile(pointer, bag, channel, frame, strides, WIDE: tl.constexpr):
 
 @triton.jit
 def frames_of(
-    frame_start, last, mask_ptr, bag, mask_strides, BLOCK_FRAMES: tl.constexpr, MASKED: tl.constexpr
+    frame_start,
+    last,
+    mask_ptr,
+    bag,
+    mask_strides,
+    BLOCK_FRAMES: tl.constexpr,
+    MASKED: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
-    """Frames of a tile, which of them exist, and which of those are not masked."""
+    """Frames of a tile, which of them exist, and which of those are not masked. How
+    many exist is a multiple of ALIGNED."""
     frame = frame_start + tl.arange(0, BLOCK_FRAMES)[None, None, :]
-    exists = frame < last
+    exists = frame < tiles.multiple(last, ALIGNED)
     real = exists
     if MASKED:
         stride_bag, stride_frame = mask_strides

@@ -31,6 +31,22 @@ WALK_FRAMES = 1024
 
 _INT32_LIMIT = 2**31
 
+#: What divides a number that Triton counts as aligned.
+ALIGNED_FRAMES = 16
+
+#: Bytes that one instruction of a thread reads at most.
+_WIDEST_ACCESS = 16
+
+#: Shapes and strides of (bags, classes, frames) tensors.
+Layouts = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+@triton.jit
+def multiple(number, FACTOR: tl.constexpr):
+    """A number of which the compiler sees that it is a multiple of the factor: Triton itself tells
+    only multiples of 16 apart, and would read rows of 100 frames one by one."""
+    return number // FACTOR * FACTOR
+
 
 @triton.jit
 def pointers(
@@ -42,10 +58,13 @@ def pointers(
     BLOCK_CLASSES: tl.constexpr,
     BLOCK_FRAMES: tl.constexpr,
     WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr = 1,
 ):
     """Addresses of a (BLOCK_CLASSES, BLOCK_FRAMES) tile: its first in 64 bits, the offsets from
-    there in 64 bits only if WIDE."""
+    there in 64 bits only if WIDE. The strides of bags and classes are multiples of ALIGNED."""
     stride_bag, stride_class, stride_frame = strides
+    stride_bag = multiple(stride_bag, ALIGNED)
+    stride_class = multiple(stride_class, ALIGNED)
     first = (
         pointer
         + tl.cast(bag, tl.int64) * stride_bag
@@ -70,10 +89,12 @@ def inside_and_real(
     mask_strides,
     BLOCK_FRAMES: tl.constexpr,
     MASKED: tl.constexpr,
+    ALIGNED: tl.constexpr = 1,
 ):
-    """Which elements of a tile exist, and which of those are not masked."""
+    """Which elements of a tile exist, and which of those are not masked. The last frame's number is
+    a multiple of ALIGNED."""
     frame = frame_start + tl.arange(0, BLOCK_FRAMES)
-    has_frame = frame < last_frame
+    has_frame = frame < multiple(last_frame, ALIGNED)
     inside = has_class[:, None] & has_frame[None, :]
     real = inside
     if MASKED:
@@ -106,6 +127,31 @@ def backward_walk(program, classes, frames, walk_frames, BLOCK_CLASSES: tl.const
     first = program % walks * walk_frames
     last = tl.minimum(first + walk_frames, frames)
     return bag, program // walks % class_blocks * BLOCK_CLASSES, first, last
+
+
+def layouts(*tensors: Tensor | None) -> Layouts:
+    return tuple((tensor.shape, tensor.stride()) for tensor in tensors if tensor is not None)
+
+
+def common_width(found: Layouts, dtype: torch.dtype, across: bool) -> int:
+    """Elements that one access can take of each tensor: a power of two. `across` says that the
+    classes are the contiguous axis."""
+    contiguous, other = (1, 2) if across else (2, 1)
+    if any(strides[contiguous] != 1 for _, strides in found):
+        return 1
+    width = _WIDEST_ACCESS // dtype.itemsize
+    for shape, strides in found:
+        for number in (strides[0], strides[other], shape[contiguous]):
+            while number % width:
+                width //= 2
+    return width
+
+
+def aligned(x: Tensor, *others: Tensor | None) -> int:
+    """What divides rows of contiguous frames and what lies between them."""
+    if x.stride(1) < x.stride(2):
+        return 1
+    return common_width(layouts(x, *others), x.dtype, across=False)
 
 
 def inputs(x: Tensor, mask: Tensor | None) -> dict[str, Any]:
@@ -157,12 +203,13 @@ class Tiling:
     @cached_property
     def segment_frames(self) -> int:
         """Frames that one program of a forward pass walks through, in whole tiles: no fewer tiles
-        than segments, which one program joins."""
+        than segments, which one program joins. A number that Triton counts as aligned, so that
+        blocks start where wide loads may."""
         tiles = triton.cdiv(self.frames, self.step)
         programs = self.bags * self.class_blocks
         segments = tiles // max(SEGMENT_TILES, math.isqrt(tiles))
         if segments < 2 or not 0 < programs < FEW_PROGRAMS:
-            return max(self.frames, 1)
+            return triton.cdiv(max(self.frames, 1), ALIGNED_FRAMES) * ALIGNED_FRAMES
         segments = min(segments, triton.cdiv(_MANY_PROGRAMS, programs))
         return triton.cdiv(tiles, segments) * self.step
 
