@@ -35,10 +35,16 @@ class Outcome:
     error: str | None
 
     @property
-    def good(self) -> bool:
+    def fault(self) -> str | None:
+        """What is wrong with it, in a line. Code that stores nothing is what is left of a kernel
+        that asked for more than a GPU has."""
         if self.machinery is None:
-            return self.error is None
-        return self.machinery.spills == 0 and self.machinery.stack_bytes == 0
+            return None if self.error is None else self.error.splitlines()[0]
+        if not self.machinery.stores:
+            return "it stores nothing"
+        if self.machinery.spills or self.machinery.stack_bytes:
+            return "it spills registers"
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -133,12 +139,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(line)
     if options.json is not None:
         options.json.write_text(json.dumps([outcome.as_dict() for outcome in outcomes], indent=1))
-    bad = [outcome for outcome in outcomes if not outcome.good]
+    bad = [outcome for outcome in outcomes if outcome.fault is not None]
     for outcome in bad:
         case = outcome.case
         setting = f"{case.target} {case.kernel} {case.member} {case.layout} {case.dtype}"
-        why = (outcome.error or "it spills registers").splitlines()[0]
-        print(f"benchmarks.compile_report: {setting}: {why}", file=sys.stderr)
+        print(f"benchmarks.compile_report: {setting}: {outcome.fault}", file=sys.stderr)
     return int(bool(bad))
 
 

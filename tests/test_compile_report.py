@@ -83,6 +83,7 @@ def test_every_kernel_compiles(report, target):
     entries = of_target(report, target)
     assert {entry["kernel"] for entry in entries} == expected_kernels(target)
     assert {named(entry): entry["error"] for entry in entries if entry["error"]} == {}
+    assert [named(entry) for entry in entries if not entry["stores"]] == []
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -156,7 +156,7 @@ def _narrow(kernel: Any, tile: Tile, z: Tensor, arguments: dict[str, Any]) -> La
     if filled["PRECISION"] != "tf32x3":
         return launch(tile)
     few, half = launch(_TILE_IN_REGISTERS), launch(_TILE)
-    return launch(tile, others={8: few, 10: half, 12: few})
+    return launch(tile, others={8: few, 10: half, 11: half, 12: few})
 
 
 def _wide(kernel: Any, tile: Tile, programs: int, z: Tensor, arguments: dict[str, Any]) -> Launch:
