@@ -23,6 +23,10 @@ WHOLE_CLASSES = 1024
 _TILE_BYTES = 16384
 _THREAD_BYTES = 64
 
+#: Registers that a thread of a forward pass may have, but for float64: NVIDIA's assembler prefers to
+#: spill some.
+_REGISTERS = 128
+
 #: A bag is cut into segments until there are this many programs, but not into shorter ones than
 #: keep its parts' sums within a fiftieth of what is read.
 _PROGRAMS = 256
@@ -71,6 +75,7 @@ def forward(
             "ALIGNED": tiles.aligned(x, scores),
         },
         _warps(x, tiling),
+        registers=None if x.dtype == torch.float64 else _REGISTERS,
     )
     launches = [walk]
     if classes > WHOLE_CLASSES:
