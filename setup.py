@@ -20,7 +20,10 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("csrc")
 COMMON_SOURCES = [
     *sorted(SOURCES.glob("*bindings.cpp")),
-    *(SOURCES / f"{name}.cpp" for name in ("dispatch", "pool_bce", "tensors")),
+    *(
+        SOURCES / f"{name}.cpp"
+        for name in ("dispatch", "kept_memory", "pool_bce", "results", "tensors")
+    ),
 ]
 KERNEL_SOURCES = sorted(set(SOURCES.glob("*.cpp")) - set(COMMON_SOURCES))
 X86 = platform.machine().lower() in ("x86_64", "amd64")

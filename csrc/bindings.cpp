@@ -3,6 +3,9 @@
 
 #include <memory>
 
+#include "kept_memory.h"
+#include "results.h"
+
 namespace milkernels {
 namespace {
 
@@ -37,9 +40,9 @@ void statistics_backward(const Walk& walk, const Tensor& mask, double eps, const
   StatisticsProblem problem;
   set_statistics(problem, walk, mask, eps, h, query, scores, normaliser, moments);
   problem.gradient = gradient.data;
-  problem.h_gradient = frames_to_fill(h_gradient);
+  problem.h_gradient = frame_tensor(h_gradient);
   problem.query_gradient = query_gradient.data;
-  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
   const auto scratch = std::make_unique<double[]>(size(statistics_backward_scratch(problem)));
   problem.scratch = scratch.get();
   kernels(h).statistics_backward(problem);
@@ -102,7 +105,7 @@ void linear_attention_backward(bool as_in_code, int threads, const Tensor& gradi
   LinearAttentionProblem problem =
       linear_attention_problem(as_in_code, threads, z, layers, statistics);
   problem.gradient = gradient.data;
-  problem.z_gradient = to_fill(z_gradient);
+  problem.z_gradient = z_gradient.data;
   problem.attention_weight_gradient = layer_gradients[0].data;
   problem.attention_bias_gradient = layer_gradients[1].data;
   problem.class_weight_gradient = layer_gradients[2].data;
@@ -123,9 +126,14 @@ PYBIND11_MODULE(_C, module) {
   module.def("gated_fusion_backward", &gated_fusion_backward, released);
   module.def("linear_attention_forward", &linear_attention_forward, released);
   module.def("linear_attention_backward", &linear_attention_backward, released);
-  module.def("prefer_huge_pages",
-             [](const Tensor& memory, size_t bytes) { prefer_huge_pages(memory.data, bytes); });
-  torch_module();  // without its exchange table the module cannot serve, and is not imported
+  module.def(
+      "empty_like", [](py::handle tensor, py::handle dtype) { return empty_like(tensor, dtype); },
+      py::arg("tensor"), py::arg("dtype") = py::none());
+  module.def("release_kept_memory", &release_kept_memory);
+  module.def("taken_bytes", &taken_bytes);
+  // Without its exchange table, or what memory it may keep, the module cannot serve.
+  torch_module();
+  kept_memory_limit();
   define_frame_level(module);
   define_weighted_average(module);
   define_pool_bce(module);

@@ -8,7 +8,6 @@
 #include <tuple>
 
 #include "dispatch.h"
-#include "pages.h"
 #include "tensors.h"
 
 namespace milkernels {
@@ -23,19 +22,6 @@ inline size_t size(int64_t count) { return static_cast<size_t>(count); }
 
 inline FrameTensor frame_tensor(const Tensor& tensor) {
   return {tensor.data, tensor.strides[0], tensor.strides[1], tensor.strides[2]};
-}
-
-// A tensor's memory that the kernel is the first to write.
-inline void* to_fill(const Tensor& tensor) {
-  // Below this, PyTorch's allocator hands out memory that was in use before.
-  constexpr int64_t kManyBytes = int64_t{8} << 20;
-  if (tensor.bytes() >= kManyBytes) prefer_huge_pages(tensor.data, size(tensor.bytes()));
-  return tensor.data;
-}
-
-inline FrameTensor frames_to_fill(const Tensor& tensor) {
-  to_fill(tensor);
-  return frame_tensor(tensor);
 }
 
 inline void set_problem(Problem& problem, const Walk& walk, const Tensor& frames,

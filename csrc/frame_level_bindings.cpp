@@ -35,7 +35,7 @@ void maximum_backward(bool from_logits, bool plus_mean, const Walk& walk, const 
   problem.plus_mean = plus_mean;
   problem.gradient = gradient.data;
   set_places<kSlopes>(problem, places);
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   kernels(x).maximum_backward(problem);
 }
 
@@ -82,7 +82,7 @@ void noisy_or_backward(bool from_logits, const Walk& walk, const Tensor& x, cons
   auto problem = problem_of<NoisyOrProblem>(walk, from_logits, x, mask);
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   kernels(x).noisy_or_backward(problem);
 }
 
@@ -132,7 +132,7 @@ void log_mean_exp_backward(bool from_logits, const Walk& walk, const Tensor& x, 
   problem.sharpness = sharpness.data;
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   problem.sharpness_gradient = sharpness_gradient.data;
   kernels(x).log_mean_exp_backward(problem);
 }
@@ -186,8 +186,8 @@ void class_attention_backward(int activation, bool from_logits, const Walk& walk
       class_attention_problem(activation, from_logits, walk, x, scores, mask);
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
   kernels(x).class_attention_backward(problem);
 }
 
@@ -229,7 +229,7 @@ void rank_forward(double decay, bool from_logits, const Walk& walk, const Tensor
   problem.decay = decay;
   problem.y = y.data;
   problem.total = total.data;
-  problem.ranks = frames_to_fill(ranks);
+  problem.ranks = frame_tensor(ranks);
   problem.wide_ranks = is_wide(ranks);
   kernels(x).rank_forward(problem);
 }
@@ -243,7 +243,7 @@ void rank_backward(double decay, bool from_logits, const Walk& walk, const Tenso
   problem.total = total.data;
   problem.ranks = frame_tensor(ranks);
   problem.wide_ranks = is_wide(ranks);
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   kernels(x).rank_backward(problem);
 }
 

@@ -46,8 +46,8 @@ void average_backward(const Walk& walk, const Tensor& offsets, bool from_logits,
                       const Tensor& alpha_gradient) {
   AverageProblem whole =
       average_problem(member, activation, from_logits, walk, x, scores, power, alpha);
-  whole.x_gradient = frames_to_fill(x_gradient);
-  whole.scores_gradient = frames_to_fill(scores_gradient);
+  whole.x_gradient = frame_tensor(x_gradient);
+  whole.scores_gradient = frame_tensor(scores_gradient);
   const Packing packing = packing_of(offsets, x);
   Shares shares(packing, whole.classes, {power_gradient.data, alpha_gradient.data});
   const bool learns = power_gradient.data != nullptr || alpha_gradient.data != nullptr;
@@ -87,7 +87,7 @@ void maximum_backward(const Walk& walk, const Tensor& offsets, bool from_logits,
                       const Tensor& x_gradient) {
   MaximumProblem whole = problem_of<MaximumProblem>(walk, from_logits, x);
   whole.plus_mean = plus_mean;
-  whole.x_gradient = frames_to_fill(x_gradient);
+  whole.x_gradient = frame_tensor(x_gradient);
   const Packing packing = packing_of(offsets, x);
   const auto kernel = kernels(x).maximum_backward;
   pool_bags(whole, packing, [&](MaximumProblem& part, int64_t bag, std::vector<double>&) {
@@ -115,7 +115,7 @@ void noisy_or_forward(const Walk& walk, const Tensor& offsets, bool from_logits,
 void noisy_or_backward(const Walk& walk, const Tensor& offsets, bool from_logits, const Tensor& x,
                        const Cells& cells, const Tensor& x_gradient) {
   NoisyOrProblem whole = problem_of<NoisyOrProblem>(walk, from_logits, x);
-  whole.x_gradient = frames_to_fill(x_gradient);
+  whole.x_gradient = frame_tensor(x_gradient);
   const Packing packing = packing_of(offsets, x);
   const auto kernel = kernels(x).noisy_or_backward;
   pool_bags(whole, packing, [&](NoisyOrProblem& part, int64_t bag, std::vector<double>&) {
@@ -148,7 +148,7 @@ void log_mean_exp_backward(const Walk& walk, const Tensor& offsets, bool from_lo
   LogMeanExpProblem whole = problem_of<LogMeanExpProblem>(walk, from_logits, x);
   whole.sharpness = sharpness.data;
   whole.learn = learn;
-  whole.x_gradient = frames_to_fill(x_gradient);
+  whole.x_gradient = frame_tensor(x_gradient);
   const Packing packing = packing_of(offsets, x);
   Shares shares(packing, whole.classes, {sharpness_gradient.data});
   const auto kernel = kernels(x).log_mean_exp_backward;
@@ -182,8 +182,8 @@ void class_attention_backward(const Walk& walk, const Tensor& offsets, bool from
                               const Cells& cells, const Tensor& x_gradient,
                               const Tensor& scores_gradient) {
   ClassAttentionProblem whole = class_attention_problem(activation, from_logits, walk, x, scores);
-  whole.x_gradient = frames_to_fill(x_gradient);
-  whole.scores_gradient = frames_to_fill(scores_gradient);
+  whole.x_gradient = frame_tensor(x_gradient);
+  whole.scores_gradient = frame_tensor(scores_gradient);
   const Packing packing = packing_of(offsets, x);
   const auto kernel = kernels(x).class_attention_backward;
   pool_bags(whole, packing, [&](ClassAttentionProblem& part, int64_t bag, std::vector<double>&) {
@@ -217,7 +217,7 @@ void rank_backward(const Walk& walk, const Tensor& offsets, bool from_logits, co
                    double decay, const Tensor& ranks, const Cells& cells,
                    const Tensor& x_gradient) {
   RankProblem whole = rank_problem(walk, from_logits, x, decay, ranks);
-  whole.x_gradient = frames_to_fill(x_gradient);
+  whole.x_gradient = frame_tensor(x_gradient);
   const Packing packing = packing_of(offsets, x);
   const auto kernel = kernels(x).rank_backward;
   pool_bags(whole, packing, [&](RankProblem& part, int64_t bag, std::vector<double>&) {

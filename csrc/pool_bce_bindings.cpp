@@ -36,8 +36,8 @@ void weighted_average_bce(int member, int activation, bool from_logits, const Wa
                           const Tensor& power_gradient, const Tensor& alpha_gradient) {
   AverageProblem problem =
       average_problem(member, activation, from_logits, walk, x, scores, power, alpha, mask);
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
   problem.power_gradient = power_gradient.data;
   problem.alpha_gradient = alpha_gradient.data;
   run(problem, loss, x);
@@ -48,7 +48,7 @@ template <class P>
 void plain_bce(bool from_logits, const Walk& walk, const Tensor& x, const Tensor& mask,
                const Loss& loss, const Tensor& x_gradient) {
   auto problem = problem_of<P>(walk, from_logits, x, mask);
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   run(problem, loss, x);
 }
 
@@ -57,7 +57,7 @@ void log_mean_exp_bce(bool from_logits, const Walk& walk, const Tensor& x, const
                       const Tensor& sharpness_gradient) {
   auto problem = problem_of<LogMeanExpProblem>(walk, from_logits, x, mask);
   problem.sharpness = sharpness.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   problem.sharpness_gradient = sharpness_gradient.data;
   run(problem, loss, x);
 }
@@ -67,8 +67,8 @@ void class_attention_bce(int activation, bool from_logits, const Walk& walk, con
                          const Tensor& x_gradient, const Tensor& scores_gradient) {
   ClassAttentionProblem problem =
       class_attention_problem(activation, from_logits, walk, x, scores, mask);
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
   run(problem, loss, x);
 }
 
@@ -76,7 +76,7 @@ void rank_bce(double decay, bool from_logits, const Walk& walk, const Tensor& x,
               const Loss& loss, const Tensor& x_gradient) {
   auto problem = problem_of<RankProblem>(walk, from_logits, x, mask);
   problem.decay = decay;
-  problem.x_gradient = frames_to_fill(x_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
   run(problem, loss, x);
 }
 
@@ -205,8 +205,8 @@ py::object weighted_average_loss(int member, int activation, int dim, bool from_
   const py::object to_x = wanted ? empty_like(x_object) : py::none();
   const py::object to_scores = wanted ? empty_like(scores_object) : py::none();
   const Learned to_power(power_object, x, wanted), to_alpha(alpha_object, x, wanted);
-  problem.x_gradient = frames_to_fill(by_class(tensor_of(to_x.ptr()), dim));
-  problem.scores_gradient = frames_to_fill(by_class(tensor_of(to_scores.ptr()), dim));
+  problem.x_gradient = frame_tensor(by_class(tensor_of(to_x.ptr()), dim));
+  problem.scores_gradient = frame_tensor(by_class(tensor_of(to_scores.ptr()), dim));
   problem.power_gradient = to_power.shares();
   problem.alpha_gradient = to_alpha.shares();
   const py::object loss = run_whole(problem, *whole, x_object, mean);
@@ -225,7 +225,7 @@ py::object plain_loss(int dim, bool from_logits, int threads, bool mean, bool wa
   const Tensor& x = whole->x();
   auto problem = problem_of<P>(walk_of(x, threads), from_logits, x, whole->frames.mask);
   const py::object to_x = wanted ? empty_like(x_object) : py::none();
-  problem.x_gradient = frames_to_fill(by_class(tensor_of(to_x.ptr()), dim));
+  problem.x_gradient = frame_tensor(by_class(tensor_of(to_x.ptr()), dim));
   const py::object loss = run_whole(problem, *whole, x_object, mean);
   return py::make_tuple(loss, to_x, py::none(), py::none(), py::none(), py::none());
 }

@@ -16,7 +16,7 @@ namespace dlpack {
 
 constexpr uint32_t kMajorVersion = 1;
 
-enum Code : uint8_t { kFloat = 2, kBFloat = 4, kBool = 6 };
+enum Code : uint8_t { kInteger = 0, kFloat = 2, kBFloat = 4, kBool = 6 };
 
 constexpr int32_t kCpu = 1;
 
@@ -37,13 +37,23 @@ struct TensorView {
   uint64_t byte_offset;
 };
 
+struct ManagedTensor {
+  uint32_t major_version;
+  uint32_t minor_version;
+  void* owner;
+  void (*drop)(ManagedTensor*);
+  uint64_t flags;
+  TensorView tensor;
+};
+
 struct ExchangeTable {
   uint32_t major_version;
   uint32_t minor_version;
   const ExchangeTable* previous;
   int (*allocate)(TensorView*, void**, void*, void (*)(void*, const char*, const char*));
   int (*managed_from_object)(void*, void**);
-  int (*object_from_managed)(void*, void**);
+  // A Python object of a tensor, which drops it with the last of its views.
+  int (*object_from_managed)(ManagedTensor*, void**);
   // Describes an object's tensor, which keeps its memory. Not 0 with a Python error set if it
   // fails.
   int (*tensor_from_object)(void*, TensorView*);

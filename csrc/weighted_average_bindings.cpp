@@ -30,8 +30,8 @@ void weighted_average_backward(int member, int activation, bool from_logits, con
       average_problem(member, activation, from_logits, walk, x, scores, power, alpha, mask);
   problem.gradient = gradient.data;
   problem.statistics = statistics.data;
-  problem.x_gradient = frames_to_fill(x_gradient);
-  problem.scores_gradient = frames_to_fill(scores_gradient);
+  problem.x_gradient = frame_tensor(x_gradient);
+  problem.scores_gradient = frame_tensor(scores_gradient);
   problem.power_gradient = power_gradient.data;
   problem.alpha_gradient = alpha_gradient.data;
   const bool learns = power_gradient.data != nullptr || alpha_gradient.data != nullptr;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bindings.h"
+#include "results.h"
 
 namespace milkernels {
 
@@ -122,14 +123,6 @@ inline Tensor left_tensor(py::handle left) {
   Tensor result;
   result.data = PyByteArray_AS_STRING(left.ptr());
   return result;
-}
-
-inline py::object empty_like(py::handle tensor, PyObject* dtype = nullptr) {
-  if (tensor.is_none()) return py::none();
-  const TorchModule& torch = torch_module();
-  PyObject* arguments[] = {tensor.ptr(), dtype};
-  return checked(PyObject_Vectorcall(torch.empty_like, arguments, 1,
-                                     dtype != nullptr ? torch.dtype_keywords : nullptr));
 }
 
 // Bag values' gradient as kernels read it.

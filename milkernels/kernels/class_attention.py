@@ -23,8 +23,8 @@ WHOLE_CLASSES = 1024
 _TILE_BYTES = 16384
 _THREAD_BYTES = 64
 
-#: Registers that a thread of a forward pass may have, but for float64: NVIDIA's assembler prefers to
-#: spill some.
+#: Registers that a thread of a forward pass may have, but for float64: left to itself NVIDIA's
+#: assembler takes fewer and spills.
 _REGISTERS = 128
 
 #: A bag is cut into segments until there are this many programs, but not into shorter ones than

@@ -10,6 +10,7 @@ from torch import Tensor
 from milkernels import reference
 from milkernels.family import SCORE_ACTIVATIONS
 from milkernels.ops.library import Family, apply, by_class, kernels, register
+from milkernels.ops.results import empty_like
 from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "class_attention"
@@ -78,7 +79,7 @@ def _forward_fake(
 
 def _empty_gradients(x: Tensor, scores: Tensor, needs: list[bool]) -> list[Tensor | None]:
     return [
-        torch.empty_like(tensor) if need else None
+        empty_like(tensor) if need else None
         for tensor, need in zip((x, scores), needs[:2], strict=True)
     ]
 

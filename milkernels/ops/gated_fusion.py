@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from milkernels.ops.library import Family, apply, kernels, register
+from milkernels.ops.results import contiguous_like
 from milkernels.reference.gated_fusion import gate as reference_gate
 
 NAME = "gated_fusion"
@@ -21,13 +21,13 @@ def _forward(c: Tensor, gate: Tensor, backend: str) -> Tensor:
 
 
 def _forward_fake(c: Tensor, gate: Tensor, backend: str) -> Tensor:
-    return _empty(c)
+    return contiguous_like(c)
 
 
 def _backward(
     gradient: Tensor, c: Tensor, gate: Tensor, needs: list[bool], backend: str
 ) -> list[Tensor]:
-    c_gradient, gate_gradient = (_empty(c) if needed else None for needed in needs)
+    c_gradient, gate_gradient = (contiguous_like(c) if needed else None for needed in needs)
     kernels(backend, NAME).backward(gradient, c, gate, c_gradient, gate_gradient)
     return [tensor for tensor in (c_gradient, gate_gradient) if tensor is not None]
 
@@ -35,11 +35,7 @@ def _backward(
 def _backward_fake(
     gradient: Tensor, c: Tensor, gate: Tensor, needs: list[bool], backend: str
 ) -> list[Tensor]:
-    return [_empty(c) for needed in needs if needed]
-
-
-def _empty(c: Tensor) -> Tensor:
-    return torch.empty_like(c, memory_format=torch.contiguous_format)
+    return [contiguous_like(c) for needed in needs if needed]
 
 
 def _reference(c: Tensor, gate: Tensor, _: str) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, kernels, register
+from milkernels.ops.results import contiguous_like
 
 NAME = "linear_attention"
 
@@ -86,7 +87,7 @@ def _backward_fake(gradient: Tensor, *rest: Any) -> list[Tensor]:
 
 def _empty_gradients(inputs: list[Tensor], needs: list[bool]) -> list[Tensor | None]:
     return [
-        tensor.new_empty(tensor.shape) if needed else None
+        contiguous_like(tensor) if needed else None
         for tensor, needed in zip(inputs, needs, strict=True)
     ]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+from milkernels.ops.results import empty_like
 from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "log_mean_exp"
@@ -105,7 +106,7 @@ def _backward_fake(
 def _empty_gradients(
     x: Tensor, sharpness: Tensor, needs: list[bool]
 ) -> tuple[Tensor, Tensor | None]:
-    return torch.empty_like(x), torch.empty_like(sharpness) if needs[1] else None
+    return empty_like(x), empty_like(sharpness) if needs[1] else None
 
 
 def _needed(

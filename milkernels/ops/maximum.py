@@ -9,6 +9,7 @@ from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, by_class, kernels, register
+from milkernels.ops.results import empty_like
 from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "maximum"
@@ -60,7 +61,7 @@ def _backward(
     plus_mean: bool,
     backend: str,
 ) -> list[Tensor]:
-    x_gradient = torch.empty_like(x)
+    x_gradient = empty_like(x)
     kernels(backend, NAME).backward(
         gradient,
         by_class(x, dim),
@@ -74,7 +75,7 @@ def _backward(
 
 
 def _backward_fake(gradient: Tensor, x: Tensor, *_: object) -> list[Tensor]:
-    return [torch.empty_like(x)]
+    return [empty_like(x)]
 
 
 def _reference(

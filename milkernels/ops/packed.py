@@ -10,6 +10,7 @@ from torch import Tensor
 from milkernels import reference, validation
 from milkernels.family import SHORT_BAG, WEIGHTED_AVERAGES
 from milkernels.ops.library import Family, apply, differentiates, kernels, register
+from milkernels.ops.results import empty_like
 
 NAME = "packed"
 
@@ -63,7 +64,7 @@ def _empty_outputs(
         places = x.new_empty((1 + (name == "max_mean"), *shape), dtype=torch.int64)
     elif name == "rank" and learn:
         short = x.shape[0] <= SHORT_BAG and backend != "triton"
-        places = torch.empty_like(x, dtype=torch.int16 if short else torch.int32)
+        places = empty_like(x, dtype=torch.int16 if short else torch.int32)
     else:
         places = x.new_empty(0, dtype=torch.int64)
     return x.new_empty(shape), statistics, places
@@ -113,9 +114,7 @@ def _empty_gradients(inputs: tuple[Tensor | None, ...], needs: list[bool]) -> li
     x, _, scores, power, alpha, sharpness = inputs
     learn = needs[3] or needs[4]
     wanted = ((x, True), (scores, True), (power, learn), (alpha, learn), (sharpness, needs[5]))
-    return [
-        torch.empty_like(tensor) if tensor is not None and fill else None for tensor, fill in wanted
-    ]
+    return [empty_like(tensor) if tensor is not None and fill else None for tensor, fill in wanted]
 
 
 def _needed(gradients: list[Tensor | None], needs: list[bool]) -> list[Tensor]:

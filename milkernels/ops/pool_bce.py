@@ -18,6 +18,7 @@ from milkernels.ops.library import (
     kernels,
     transforms_are_active,
 )
+from milkernels.ops.results import empty_like
 from milkernels.reference.pool_bce import known_share
 
 NAME = "pool_bce"
@@ -319,8 +320,8 @@ def _empty_outputs(
     nothing = x.new_empty(0)
     return (
         x.new_empty(shape, dtype=compute),
-        torch.empty_like(x) if gradients else nothing,
-        torch.empty_like(scores) if gradients and scores is not None else nothing.clone(),
+        empty_like(x) if gradients else nothing,
+        empty_like(scores) if gradients and scores is not None else nothing.clone(),
         x.new_empty((learned if gradients else 0, *shape), dtype=compute),
     )
 

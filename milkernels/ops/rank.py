@@ -10,6 +10,7 @@ from torch import Tensor
 from milkernels import reference
 from milkernels.family import SHORT_BAG
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+from milkernels.ops.results import empty_like
 from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "rank"
@@ -43,7 +44,7 @@ def _whole(decay: float, dim: int, from_logits: bool, keep_ranks: bool) -> Whole
 def _empty_ranks(x: Tensor, dim: int, keep_ranks: bool) -> Tensor:
     """Ranks like x in shape and layout, or none."""
     dtype = torch.int16 if x.shape[dim] <= SHORT_BAG else torch.int32
-    return torch.empty_like(x, dtype=dtype) if keep_ranks else x.new_empty(0, dtype=dtype)
+    return empty_like(x, dtype=dtype) if keep_ranks else x.new_empty(0, dtype=dtype)
 
 
 def _forward(
@@ -89,7 +90,7 @@ def _backward(
     keep_ranks: bool,
     backend: str,
 ) -> list[Tensor]:
-    x_gradient = torch.empty_like(x)
+    x_gradient = empty_like(x)
     frames = (by_class(tensor, dim) for tensor in (x, ranks))
     kernels(backend, NAME).backward(
         gradient, *frames, total, decay, from_logits, by_class(x_gradient, dim)
@@ -98,7 +99,7 @@ def _backward(
 
 
 def _backward_fake(gradient: Tensor, x: Tensor, *_: object) -> list[Tensor]:
-    return [torch.empty_like(x)]
+    return [empty_like(x)]
 
 
 def _reference(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from milkernels import reference
 from milkernels.ops.library import Family, apply, by_class, kernels, register
+from milkernels.ops.results import contiguous_like, empty_like
 
 NAME = "statistics"
 
@@ -108,10 +109,10 @@ def _empty_gradients(
     inputs: tuple[Tensor, Tensor | None, Tensor | None], needs: list[bool]
 ) -> list[Tensor | None]:
     """Of frame tensors as they lie; the query's, which is summed, contiguous."""
-    formats = (torch.preserve_format, torch.contiguous_format, torch.preserve_format)
+    results = (empty_like, contiguous_like, empty_like)
     return [
-        torch.empty_like(tensor, memory_format=layout) if needed and tensor is not None else None
-        for tensor, needed, layout in zip(inputs, needs, formats, strict=False)
+        like(tensor) if needed and tensor is not None else None
+        for tensor, needed, like in zip(inputs, needs, results, strict=False)
     ]
 
 

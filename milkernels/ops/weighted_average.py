@@ -10,6 +10,7 @@ from torch import Tensor
 from milkernels import reference
 from milkernels.family import SCORE_ACTIVATIONS, WEIGHTED_AVERAGES, Average
 from milkernels.ops.library import Family, apply, by_class, differentiates, kernels, register
+from milkernels.ops.results import empty_like
 from milkernels.ops.whole_pass import WholePass, apply_whole, frame_axis
 
 NAME = "weighted_average"
@@ -129,10 +130,10 @@ def _empty_gradients(
     """What the kernels fill: x's and the scores' gradient, the parameters' all or none."""
     learn = needs[2] or needs[3]
     return (
-        torch.empty_like(x),
-        None if scores is None else torch.empty_like(scores),
-        torch.empty_like(power) if learn and power is not None else None,
-        torch.empty_like(alpha) if learn and alpha is not None else None,
+        empty_like(x),
+        None if scores is None else empty_like(scores),
+        empty_like(power) if learn and power is not None else None,
+        empty_like(alpha) if learn and alpha is not None else None,
     )
 
 
