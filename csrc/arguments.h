@@ -76,8 +76,8 @@ struct AverageProblem : Problem {
   FrameTensor scores_gradient;
   void* power_gradient = nullptr;
   void* alpha_gradient = nullptr;
-  // Whether the forward pass leaves exp(-|x|) of logits where x's gradient is to be, and the
-  // backward pass takes it from there. Of float32 alone.
+  // Whether the forward pass may leave exp(-|x|) of logits where x's gradient is to be, and the
+  // backward pass then takes it from there. Of contiguous frames in float32 alone.
   bool keeps_decays = false;
   // forward_scratch or backward_scratch values in the arithmetic type.
   void* scratch = nullptr;

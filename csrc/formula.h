@@ -126,6 +126,8 @@ struct Formula {
   static constexpr bool kReadsValues = kMember != Member::kMean || kFromLogits;
 
   static constexpr bool kDecays = kFromLogits;
+  // What else is computed for a frame is so much that its decay's way to memory and back is short.
+  static constexpr bool kKeeps = kDecays && (kAlpha || kPower || kScores);
 
   // Of logits, what the sigmoid begins with; nothing else needs it.
   template <class T>

@@ -5,7 +5,8 @@
 //   kRows, the vectors of a part's sums; kScores, whether it reads scores beside x;
 //   kFewInstructions, whether a frame takes hardly more time than to be read; kLongChains, whether
 //     its instructions are many and wait for one another;
-//   kDecays, whether decay(raw) is what its passes over logits begin with, and may be kept;
+//   kDecays, whether decay(raw) is what its passes over logits begin with; kKeeps, whether those of
+//     contiguous frames may be kept for the backward pass;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
 //   spread(coefficients, lane): one lane's in every lane;
 //   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in
@@ -50,20 +51,18 @@ MILKERNELS_INLINE void write_part(const Problem& problem, int64_t segments, int6
   for (int row = 0; row < F::kRows; ++row) store_lanes(part + row * cells, rows.row[row], count);
 }
 
-// Where the decays of a line of frames are kept; null if they are not.
+// Where the decays of a row of frames are kept; null if they are not.
 template <class E, class F, class Problem>
-MILKERNELS_INLINE E* decays_at(const Problem& problem, int64_t bag, int64_t class_index,
-                               int64_t frame) {
-  if constexpr (F::kDecays && std::is_same_v<E, float>)
-    if (problem.keeps_decays) return at_mutable<E>(problem.x_gradient, bag, class_index, frame);
+MILKERNELS_INLINE E* decays_at(const Problem& problem, int64_t bag, int64_t class_index) {
+  if constexpr (F::kKeeps && std::is_same_v<E, float>)
+    if (problem.keeps_decays) return at_mutable<E>(problem.x_gradient, bag, class_index, 0);
   return nullptr;
 }
 
-// The decays of some vectors of frames, kept if there are places for them. They are all computed
-// before that is asked, so that the processor may work on all of them at once.
-template <class E, class F, int kVectors, class Places, class Lanes>
-MILKERNELS_INLINE void take_decays(const Vector<Arithmetic<E>>* raw, Vector<Arithmetic<E>>* decay,
-                                   bool kept, const Places& place_of, const Lanes& lanes_of) {
+// The decays of some vectors of frames, all before one is used, so that the processor may work on
+// all of them at once.
+template <class F, int kVectors, class T>
+MILKERNELS_INLINE void take_decays(const Vector<T>* raw, Vector<T>* decay) {
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     if constexpr (F::kDecays)
@@ -71,11 +70,6 @@ MILKERNELS_INLINE void take_decays(const Vector<Arithmetic<E>>* raw, Vector<Arit
     else
       decay[k] = raw[k];
   }
-  if constexpr (F::kDecays && std::is_same_v<E, float>)
-    if (kept) {
-      MILKERNELS_UNROLL
-      for (int k = 0; k < kVectors; ++k) store_lanes(place_of(k), decay[k], lanes_of(k));
-    }
 }
 
 // Takes kVectors vectors of frames of one row.
@@ -98,10 +92,12 @@ MILKERNELS_INLINE void gather_vectors(typename F::Gatherer& gatherer, const E* x
     real[k] = lanes.real;
     count[k] = lanes.count;
   }
-  take_decays<E, F, kVectors>(
-      raw, decay, decays != nullptr,
-      [&](int k) MILKERNELS_INLINE_LAMBDA { return decays + k * kStep; },
-      [&](int k) MILKERNELS_INLINE_LAMBDA { return count[k]; });
+  take_decays<F, kVectors, T>(raw, decay);
+  if constexpr (F::kKeeps && std::is_same_v<E, float>)
+    if (decays != nullptr) {
+      MILKERNELS_UNROLL
+      for (int k = 0; k < kVectors; ++k) store_lanes(decays + k * kStep, decay[k], count[k]);
+    }
   gatherer.template gather<kVectors, kAll>(raw, decay, score, real, coefficients);
 }
 
@@ -171,7 +167,7 @@ void gather_rows(const Problem& problem, int64_t segments, const Stretch& task) 
     const int64_t index = task.class_start + lane;
     const Row<E> row{at<E>(problem.x, task.bag, index, 0),
                      at<E>(scores_or_x<F::kScores>(problem), task.bag, index, 0),
-                     decays_at<E, F>(problem, task.bag, index, 0)};
+                     decays_at<E, F>(problem, task.bag, index)};
     rows[lane] = gather_row<E, F>(problem, task.bag, row, task.first, task.last,
                                   F::spread(coefficients, lane))
                      .rows();
@@ -247,13 +243,11 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
     // Masked frames are passed over whole: in this layout a frame is real for every class.
     const E* x[kFramesAtOnce];
     const E* scores[kFramesAtOnce];
-    E* decays[kFramesAtOnce];
     int count = 0;
     for (; frame < task.last && count < kFramesAtOnce; ++frame) {
       if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
       x[count] = at<E>(problem.x, task.bag, task.class_start, frame);
       scores[count] = at<E>(of_scores, task.bag, task.class_start, frame);
-      decays[count] = decays_at<E, F>(problem, task.bag, task.class_start, frame);
       ++count;
     }
     for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
@@ -274,10 +268,7 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
           raw[k] = load_lanes(x[from] + index, lanes);
           score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
         }
-        take_decays<E, F, kVectors>(
-            raw, decay, decays[0] != nullptr,
-            [&](int k) MILKERNELS_INLINE_LAMBDA { return decays[taken + k] + index; },
-            [&](int) MILKERNELS_INLINE_LAMBDA { return lanes; });
+        take_decays<F, kVectors, T>(raw, decay);
         gatherer.template gather<kVectors, true>(raw, decay, score, nullptr, of_block);
       };
       in_groups<T, kGathered<E, F>>(taken, count, take);

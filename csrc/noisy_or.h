@@ -87,6 +87,7 @@ struct NoisyOr {
   static constexpr bool kFewInstructions = false;
   static constexpr bool kLongChains = true;
   static constexpr bool kDecays = false;
+  static constexpr bool kKeeps = false;
   static constexpr bool kMergesByClass = false;
 
   struct Coefficients {};

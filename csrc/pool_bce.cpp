@@ -228,12 +228,12 @@ Cut cut(const P& problem, const Bytes& bytes) {
 }
 
 // Whether the forward pass keeps what the backward pass would compute again: where it stays in a
-// cache, and lies in the frames' order.
+// cache, as bags of contiguous classes do not, and lies in the frames' order.
 void keep_decays(Problem&, Element, bool) {}
 void keep_decays(AverageProblem& part, Element element, bool cached) {
   part.keeps_decays = cached && element == Element::kFloat32 && part.from_logits &&
-                      part.x_gradient.data != nullptr &&
-                      (!part.frames_contiguous || part.frames > kShortRow);
+                      part.x_gradient.data != nullptr && part.frames_contiguous &&
+                      part.frames > kShortRow;
 }
 
 template <class P>

@@ -125,11 +125,16 @@ void sum_bags(const double* values, int64_t bags, const Tensor& to) {
                  [](double sum) { return static_cast<T>(sum); });
 }
 
-// A learned parameter's gradient and, while the bags' shares of it are not yet summed, those.
+bool is_learned(py::handle parameter) {
+  return !parameter.is_none() && parameter.attr("requires_grad").cast<bool>();
+}
+
+// A parameter's gradient, if it is learned, and, while the bags' shares of it are not yet summed,
+// those.
 class Learned {
  public:
   Learned(py::handle parameter, const Tensor& x, bool wanted)
-      : gradient(wanted ? empty_like(parameter) : py::none()),
+      : gradient(wanted && is_learned(parameter) ? empty_like(parameter) : py::none()),
         to_(tensor_of(gradient.ptr())),
         bags_(x.sizes[0]) {
     if (!to_.is_none()) shares_ = std::make_unique<double[]>(size(bags_ * to_.sizes[0]));

@@ -264,7 +264,7 @@ void scatter_turned(const AverageProblem& problem, const Stretch& task) {
 }
 
 // A block of contiguous classes.
-template <class E, class F, bool kLearn, bool kKept>
+template <class E, class F, bool kLearn>
 void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
@@ -294,7 +294,7 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
         classes,
         [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
           block = index / kStep;
-          scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(index), lanes_of, sums_of);
+          scatter_vectors<E, F, kLearn, false, vectors>(bag_of, row.from(index), lanes_of, sums_of);
         });
   }
   if constexpr (kLearn) {
@@ -340,7 +340,7 @@ void scatter_all(const AverageProblem& problem) {
     if (problem.frames_contiguous)
       scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
     else
-      scatter_classes<E, F, kLearn, kKept>(problem, stretches.at(task));
+      scatter_classes<E, F, kLearn>(problem, stretches.at(task));
   });
   if (problem.alpha_gradient != nullptr) sum_parts<T>(problem, 0, problem.alpha_gradient);
   if (problem.power_gradient != nullptr) sum_parts<T>(problem, 1, problem.power_gradient);
@@ -348,7 +348,7 @@ void scatter_all(const AverageProblem& problem) {
 
 template <class E, class F, bool kLearn>
 void scatter_learning(const AverageProblem& problem) {
-  if constexpr (F::kDecays && std::is_same_v<E, float>)
+  if constexpr (F::kKeeps && std::is_same_v<E, float>)
     if (problem.keeps_decays && !is_turned<E, F::kScores>(problem))
       return scatter_all<E, F, kLearn, true>(problem);
   scatter_all<E, F, kLearn, false>(problem);

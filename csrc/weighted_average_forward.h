@@ -22,6 +22,7 @@ struct WeightedAverage {
   // Scores beside the frames are too many for the registers.
   static constexpr bool kLongChains = F::kPower || (F::kDecays && !F::kScores);
   static constexpr bool kDecays = F::kDecays;
+  static constexpr bool kKeeps = F::kKeeps;
   static constexpr bool kMergesByClass = false;
   using Sums = Rows<T, kRows>;
 
