@@ -4,18 +4,39 @@
 #include "formula.h"
 #include "frames.h"
 #include "parallel.h"
+#include "rank_network.h"
 #include "rank_order.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
+// Whether the rows of so many classes are ordered by a network. Few would leave most lanes idle.
+template <class T>
+bool are_ordered_together(const Problem& problem, int64_t classes) {
+  return std::is_same_v<T, float> && problem.frames <= kLongestNetwork &&
+         2 * classes >= kLanes<double>;
+}
+
 // Classes whose frames one task gathers into rows: a cache line of them where classes are
-// contiguous, else as many as are worth handing out.
-inline int64_t classes_of_task(const Problem& problem) {
+// contiguous or are ordered together, else as many as are worth handing out.
+template <class T>
+int64_t classes_of_task(const Problem& problem) {
   constexpr int64_t kLine = 16;
   constexpr int64_t kTaskElements = 4096;
+  if (!problem.frames_contiguous || are_ordered_together<T>(problem, problem.classes)) return kLine;
   const int64_t classes = kTaskElements / (problem.frames > 0 ? problem.frames : 1);
-  return classes > kLine || !problem.frames_contiguous ? kLine : classes > 1 ? classes : 1;
+  return classes > kLine ? kLine : classes > 1 ? classes : 1;
+}
+
+// The ranks of the rows of some classes, a vector of rows after the other.
+inline void rank_together(const float* rows, int64_t length, int64_t count, int64_t classes,
+                          int32_t* ranks) {
+  Scratch<Items> items(2 * length);
+  for (int64_t row = 0; row < classes; row += kNetworkRows) {
+    const int64_t rest = classes - row;
+    rank_rows(rows + row * length, length, count, rest < kNetworkRows ? rest : kNetworkRows,
+              items.at(0), ranks + row * length);
+  }
 }
 
 // The powers of decay that are not 0, after one 0 for the rank -1: weight(rank) = at(1 + rank).
@@ -195,37 +216,42 @@ void rank_classes(const RankProblem& problem, const RankWeights<Arithmetic<E>>& 
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   const int64_t length = (problem.frames + kStep - 1) / kStep * kStep;
+  const bool together = are_ordered_together<T>(problem, classes) && problem.decay != 1;
   Scratch<T> rows(classes * length);
-  Scratch<Item<T>> items(2 * length);
-  Scratch<int32_t> ranks(length);
+  Scratch<Item<T>> items(together ? 0 : 2 * length);
+  Scratch<int32_t> all_ranks(together ? classes * length : length);
   Scratch<int32_t> frames(length);
   const int64_t count = list_real_frames(problem, bag, frames.at(0));
   gather_rows<E>(problem, bag, class_start, classes, count, frames.at(0), length, rows.at(0));
-  for (int64_t lane = count; lane < length; ++lane) ranks[lane] = -1;
+  for (int64_t index = 0; index < classes; ++index)
+    for (int64_t lane = count; lane < length; ++lane) rows[index * length + lane] = 0;
+  if constexpr (std::is_same_v<T, float>)
+    if (together) rank_together(rows.at(0), length, count, classes, all_ranks.at(0));
   const double total = sum_of_powers(problem.decay, count);
   for (int64_t index = 0; index < classes; ++index) {
-    T* raw = rows.at(index * length);
-    for (int64_t lane = count; lane < length; ++lane) raw[lane] = 0;
+    const T* raw = rows.at(index * length);
+    int32_t* ranks = all_ranks.at(together ? index * length : 0);
+    for (int64_t lane = count; lane < length; ++lane) ranks[lane] = -1;
     RankedRow row;
     row.nan = has_nan(raw, count);
     if (row.nan || problem.decay == 1)
-      std::memset(ranks.at(0), 0, static_cast<size_t>(count) * sizeof(int32_t));
-    else
-      rank_values(raw, count, weights.ranks(), items.at(0), ranks.at(0));
-    if (!row.nan) row = weigh_row<T>(raw, count, ranks.at(0), weights, problem.from_logits);
+      std::memset(ranks, 0, static_cast<size_t>(count) * sizeof(int32_t));
+    else if (!together)
+      rank_values(raw, count, weights.ranks(), items.at(0), ranks);
+    if (!row.nan) row = weigh_row<T>(raw, count, ranks, weights, problem.from_logits);
     write_ranked<E>(problem, bag * problem.classes + class_start + index, count, total, row);
     if (problem.ranks.data == nullptr) continue;
     const int64_t class_index = class_start + index;
     problem.wide_ranks
-        ? write_ranks<int32_t>(problem, bag, class_index, count, frames.at(0), ranks.at(0))
-        : write_ranks<int16_t>(problem, bag, class_index, count, frames.at(0), ranks.at(0));
+        ? write_ranks<int32_t>(problem, bag, class_index, count, frames.at(0), ranks)
+        : write_ranks<int16_t>(problem, bag, class_index, count, frames.at(0), ranks);
   }
 }
 
 template <class E>
 void rank_forward(const RankProblem& problem) {
   const RankWeights<Arithmetic<E>> weights(problem.decay, problem.frames);
-  const int64_t width = classes_of_task(problem);
+  const int64_t width = classes_of_task<Arithmetic<E>>(problem);
   const int64_t blocks = (problem.classes + width - 1) / width;
   const int64_t elements = problem.bags * problem.classes * problem.frames;
   parallel_for(problem.bags * blocks, elements, problem.threads, [&](int64_t task) {
@@ -233,6 +259,16 @@ void rank_forward(const RankProblem& problem) {
     const int64_t rest = problem.classes - start;
     rank_classes<E>(problem, weights, task / blocks, start, rest < width ? rest : width);
   });
+}
+
+template <int kCount, class Rank>
+MILKERNELS_INLINE void widen_ranks(const Rank* from, int32_t* to) {
+  typedef Rank Ranks __attribute__((vector_size(kCount * sizeof(Rank))));
+  typedef int32_t Wide __attribute__((vector_size(kCount * sizeof(int32_t))));
+  Ranks ranks;
+  std::memcpy(&ranks, from, sizeof ranks);
+  const Wide wide = __builtin_convertvector(ranks, Wide);
+  std::memcpy(to, &wide, sizeof wide);
 }
 
 // One line of frames or of classes.
@@ -255,8 +291,11 @@ void scatter_ranked(const RankProblem& problem, const RankWeights<Arithmetic<E>>
     if (!by_frame)
       scale = bag_gradients<E>(problem, cell + start, count) / load_lanes(total + start, count);
     int32_t own[kLanes<T>];
-    for (int64_t lane = 0; lane < kStep; ++lane)
-      own[lane] = lane < count ? ranks[start + lane] : -1;
+    if (count == kStep)
+      widen_ranks<kLanes<T>>(ranks + start, own);
+    else
+      for (int64_t lane = 0; lane < kStep; ++lane)
+        own[lane] = lane < count ? ranks[start + lane] : -1;
     const Vector<T> weight = look_up(weights.table(), own);
     Vector<T> result = scale * weight;
     if (problem.from_logits) {

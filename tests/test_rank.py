@@ -10,8 +10,8 @@ from milkernels import functional, reference
 
 LAYOUTS = pytest.mark.parametrize("dim", [-1, 1])
 
-#: Lengths that are ranked in different ways: by counting, by digits of either size; on a GPU in
-#: registers, and beyond 1024 frames by PyTorch's sort.
+#: Lengths that are ranked in different ways: by counting and by digits of either size, or of many
+#: classes together; on a GPU in registers, and beyond 1024 frames by PyTorch's sort.
 LENGTHS = (5, 300, 1100)
 
 
@@ -39,6 +39,30 @@ def test_of_equal_frames_the_earlier_ranks_first(any_backend, device, frames, dt
         .scatter(-1, order, (weight / weight.sum()).expand(2, 3, -1))
     )
     assert_close([gradient.cpu()], [expected], relative=2 * torch.finfo(dtype).eps)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", [4, 15, 16, 35])
+@pytest.mark.parametrize("frames", [1, 2, 3, 17, 400, 2048, 2049])
+def test_many_classes_rank_as_each_alone(frames, classes, dtype, dim):
+    """Whatever the values: equal, infinite, the smallest there are."""
+    x = torch.randn(2, classes, frames).to(dtype)
+    rare = torch.tensor(
+        [0.0, -0.0, torch.finfo(dtype).smallest_normal / 2, math.inf, -math.inf, 1.0]
+    )
+    drawn = rare.to(dtype)[torch.randint(len(rare), x.shape)]
+    x = torch.where(torch.rand(x.shape) < 0.3, drawn, x)
+    mask = torch.rand(2, frames) < 0.8
+
+    def pooled(x):
+        layout = x if dim == -1 else x.transpose(1, 2).contiguous()
+        y, gradient = pool_and_gradient(layout, 0.97, dim=dim, mask=mask, from_logits=True)
+        return y, gradient if dim == -1 else gradient.transpose(1, 2)
+
+    alone = [pooled(x[:, [index]]) for index in range(classes)]
+    for together, each in zip(pooled(x), zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(each, dim=1))
 
 
 @pytest.mark.parametrize("from_logits", [False, True], ids=["probabilities", "logits"])
