@@ -72,6 +72,15 @@ MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
 // does nothing else must be inlined: GCC takes a call without effects away.
 MILKERNELS_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
 
+// Asks for what a walk along memory reads when it has read about 4 KiB more than these vectors.
+// Processors follow such a walk by themselves, but lose it where groups of vectors end with a row.
+template <int kVectors, class E>
+MILKERNELS_INLINE void fetch_ahead(const E* from) {
+  constexpr int64_t kAhead = 4096 / static_cast<int64_t>(sizeof(E));
+  MILKERNELS_UNROLL
+  for (int k = 0; k < kVectors; ++k) prefetch(from + kAhead + k * kLanes<Arithmetic<E>>);
+}
+
 // AddressSanitizer does not see these instructions: a build with it does without.
 #if defined(__AVX2__) && !defined(__SANITIZE_ADDRESS__)
 #define MILKERNELS_MASKED_AVX2

@@ -121,6 +121,8 @@ MILKERNELS_INLINE typename F::Gatherer gather_row(const Problem& problem, int64_
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto all, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const int64_t index = frame - row.origin;
+        fetch_ahead<vectors>(row.x + index);
+        if constexpr (F::kScores) fetch_ahead<vectors>(row.scores + index);
         gather_vectors<E, F, vectors, all>(gatherer, row.x + index, row.scores + index,
                                            row.decays == nullptr ? nullptr : row.decays + index,
                                            lanes_of, coefficients);

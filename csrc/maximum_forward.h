@@ -163,6 +163,7 @@ struct RowPeak {
 
   template <int kVectors, bool kAll, class Lanes>
   MILKERNELS_INLINE void take(const Problem& problem, const E* x, const Lanes& lanes_of) {
+    fetch_ahead<kVectors>(x);
     MILKERNELS_UNROLL
     for (int k = 0; k < kVectors; ++k) {
       const PresentLanes<T> lanes = lanes_of(k);

@@ -29,6 +29,7 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const E* x, E* x_grad
   PresentLanes<T> lanes[kVectors];
   Vector<T> raw[kVectors];
   Vector<T> gradient[kVectors];
+  if constexpr (G::kReadsFrames) fetch_ahead<kVectors>(x);
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     lanes[k] = lanes_of(k);

@@ -124,6 +124,8 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
   Vector<T> score[kVectors];
   Vector<T> to_x[kVectors];
   Vector<T> to_scores[kVectors];
+  // Beside scores this gains little outside the caches, and costs as much in them.
+  if constexpr (F::kReadsValues && !F::kScores) fetch_ahead<kVectors>(at.x);
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     lanes[k] = lanes_of(k);
