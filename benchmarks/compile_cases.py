@@ -28,6 +28,7 @@ _PACKED = ("power_exp", "max_mean", "noisy_or", "log_mean_exp")
 _CROWDED = (
     ("power", "forward", "bfloat16"),
     ("attention_stats", "forward", "float32"),
+    ("class_attention", "forward", "float32"),
     ("power_exp_bce", "bce", "float32"),
     ("noisy_or_bce", "bce", "float32"),
     ("packed_max_mean", "forward", "float64"),

@@ -91,6 +91,14 @@ MILKERNELS_INLINE void store_bags(const P& problem, int64_t cell, Vector<Arithme
     store_lanes(static_cast<E*>(problem.y) + cell, y, count);
 }
 
+// Whether a backward pass reads frames that no cache holds any more. Others come as fast as they
+// are asked for.
+template <class E>
+MILKERNELS_INLINE bool are_far(const Problem& problem) {
+  constexpr int64_t kCachedBytes = int64_t{16} << 20;
+  return elements_of(problem) * static_cast<int64_t>(sizeof(E)) > kCachedBytes;
+}
+
 MILKERNELS_INLINE const uint8_t* mask_row(const Problem& problem, int64_t bag) {
   return problem.mask == nullptr ? nullptr : problem.mask + bag * problem.mask_stride_bag;
 }

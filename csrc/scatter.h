@@ -22,14 +22,14 @@ namespace MILKERNELS_INSTRUCTION_SET {
 // The gradients of kVectors vectors of frames, for the lanes that there are. All are read before
 // one is written, so that the processor may work on all of them at once.
 template <class E, class G, int kVectors, class Bags, class Lanes>
-MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const E* x, E* x_gradient,
+MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const E* x, E* x_gradient, bool far,
                                        const Lanes& lanes_of) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   PresentLanes<T> lanes[kVectors];
   Vector<T> raw[kVectors];
   Vector<T> gradient[kVectors];
-  if constexpr (G::kReadsFrames) fetch_ahead<kVectors>(x);
+  if (G::kReadsFrames && far) fetch_ahead<kVectors>(x);
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     lanes[k] = lanes_of(k);
@@ -52,12 +52,13 @@ MILKERNELS_INLINE void scatter_row(const Problem& problem, int64_t bag, const E*
                                    const typename G::Constants& constants) {
   using T = Arithmetic<E>;
   constexpr int kLarge = kLargeGroup<T, G::kLongChains>;
+  const bool far = are_far<E>(problem);
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   walk_row<T, kLarge>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const int64_t index = frame - origin;
-        scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+        scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, far, lanes_of);
       },
       [&](int64_t frame) { clear_group(x_gradient + frame - origin); });
 }
@@ -79,14 +80,14 @@ void scatter_rows(const Problem& problem, const Stretch& task) {
 // A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
 template <class E, class G, class LanesAt>
 void scatter_line(const typename G::Constants& constants, const E* x, E* x_gradient, int64_t count,
-                  const LanesAt& lanes_at) {
+                  bool far, const LanesAt& lanes_at) {
   using T = Arithmetic<E>;
   walk_classes<T, kLargeGroup<T, G::kLongChains>>(
       count, [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
           return G::spread(constants, lanes_at(index, k));
         };
-        scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+        scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, far, lanes_of);
       });
 }
 
@@ -99,10 +100,11 @@ void scatter_line(const Problem& problem, const Stretch& task) {
   const E* x = at<E>(problem.x, task.bag, task.class_start, task.first);
   E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, task.class_start, task.first);
   const int64_t count = classes * (task.last - task.first);
+  const bool far = are_far<E>(problem);
   if (problem.frames_contiguous)
-    scatter_line<E, G>(constants, x, x_gradient, count, RowsOfLanes(problem.frames));
+    scatter_line<E, G>(constants, x, x_gradient, count, far, RowsOfLanes(problem.frames));
   else
-    scatter_line<E, G>(constants, x, x_gradient, count, ClassesOfLanes(classes));
+    scatter_line<E, G>(constants, x, x_gradient, count, far, ClassesOfLanes(classes));
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
@@ -130,6 +132,7 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
   const int64_t cell = task.bag * problem.classes + task.class_start;
   const int64_t whole = classes / kStep;
   const int64_t rest = classes % kStep;
+  const bool far = are_far<E>(problem);
   typename G::Constants constants[kClassVectors] = {};
   for (int64_t block = 0; block * kStep < classes; ++block)
     constants[block] = G::constants(problem, cell + block * kStep, block < whole ? kStep : rest);
@@ -146,7 +149,7 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
           const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> const auto& {
             return constants[index / kStep + k];
           };
-          scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, lanes_of);
+          scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, far, lanes_of);
         });
   }
 }

@@ -114,7 +114,7 @@ MILKERNELS_INLINE Places<E> places_of(const AverageProblem& problem, int64_t bag
 // one is written, so that the processor may work on all of them at once.
 template <class E, class F, bool kLearn, bool kKept, int kVectors, class Bags, class Lanes,
           class Sums>
-MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
+MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at, bool far,
                                        const Lanes& lanes_of, const Sums& sums_of) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
@@ -125,7 +125,7 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at,
   Vector<T> to_x[kVectors];
   Vector<T> to_scores[kVectors];
   // Beside scores this gains little outside the caches, and costs as much in them.
-  if constexpr (F::kReadsValues && !F::kScores) fetch_ahead<kVectors>(at.x);
+  if (F::kReadsValues && !F::kScores && far) fetch_ahead<kVectors>(at.x);
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     lanes[k] = lanes_of(k);
@@ -158,13 +158,14 @@ MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, c
                                    ParameterSums<Arithmetic<E>>& sums) {
   using T = Arithmetic<E>;
   constexpr int kLarge = kLargeGroup<T, F::kDecays>;
+  const bool far = are_far<E>(problem);
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
   walk_row<T, kLarge>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-        scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin), lanes_of,
-                                                      sums_of);
+        scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin), far,
+                                                      lanes_of, sums_of);
       },
       [&](int64_t frame) {
         clear_group(row.x_gradient + frame - origin);
@@ -212,7 +213,7 @@ bool is_line(const AverageProblem& problem) {
 // A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
 template <class E, class F, class LanesAt>
 void scatter_line(const BagConstants<Arithmetic<E>>& constants, const Places<E>& line,
-                  int64_t count, const LanesAt& lanes_at) {
+                  int64_t count, bool far, const LanesAt& lanes_at) {
   using T = Arithmetic<E>;
   ParameterSums<T> none;
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return none; };
@@ -221,7 +222,8 @@ void scatter_line(const BagConstants<Arithmetic<E>>& constants, const Places<E>&
         const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
           return spread(constants, lanes_at(index, k));
         };
-        scatter_vectors<E, F, false, false, vectors>(bag_of, line.from(index), lanes_of, sums_of);
+        scatter_vectors<E, F, false, false, vectors>(bag_of, line.from(index), far, lanes_of,
+                                                     sums_of);
       });
 }
 
@@ -232,10 +234,11 @@ void scatter_line(const AverageProblem& problem, const Stretch& task) {
   const auto constants = bag_constants<E, false>(problem, task.bag, task.class_start, classes);
   const Places<E> line = places_of<E, F::kScores>(problem, task.bag, task.class_start, task.first);
   const int64_t count = classes * (task.last - task.first);
+  const bool far = are_far<E>(problem);
   if (problem.frames_contiguous)
-    scatter_line<E, F>(constants, line, count, RowsOfLanes(problem.frames));
+    scatter_line<E, F>(constants, line, count, far, RowsOfLanes(problem.frames));
   else
-    scatter_line<E, F>(constants, line, count, ClassesOfLanes(classes));
+    scatter_line<E, F>(constants, line, count, far, ClassesOfLanes(classes));
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
@@ -274,6 +277,7 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   const int64_t classes = task.class_end - task.class_start;
   const int64_t whole = classes / kStep;
   const int64_t rest = classes % kStep;
+  const bool far = are_far<E>(problem);
   BagConstants<T> constants[kClassVectors] = {};
   ParameterSums<T> sums[kClassVectors];
   for (int64_t block = 0; block * kStep < classes; ++block)
@@ -296,7 +300,8 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
         classes,
         [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
           block = index / kStep;
-          scatter_vectors<E, F, kLearn, false, vectors>(bag_of, row.from(index), lanes_of, sums_of);
+          scatter_vectors<E, F, kLearn, false, vectors>(bag_of, row.from(index), far, lanes_of,
+                                                        sums_of);
         });
   }
   if constexpr (kLearn) {
