@@ -74,7 +74,10 @@ def expected_kernels(target):
     if target == "sm_90":
         return KERNELS
     linear_attention = {name for name in KERNELS if name.startswith("linear_attention")}
-    crowded = {"statistics_forward", "weighted_average_bce", "noisy_or_bce", "packed_forward"}
+    crowded = {
+        *("statistics_forward", "class_attention_forward", "packed_forward"),
+        *("weighted_average_bce", "noisy_or_bce"),
+    }
     return {"weighted_average_forward", "weighted_average_backward"} | linear_attention | crowded
 
 
