@@ -24,6 +24,7 @@ KERNEL_TESTS = (
     *("noisy_or", "max_mean"),
     *("class_attention", "large_offsets", "pool_bce_gradients", "saturated_loss"),
     *("dominant_frames", "whole_pass", "whole_loss", "few_classes", "short_rows"),
+    *("kept_memory",),
 )
 #: What says nothing of the kernels' memory, or has too much of it.
 LEFT_OUT = "not triton and not reference and not compile and not opcheck and not 2_to_the_31"
@@ -62,7 +63,10 @@ SANITIZERS = {
             "TSAN_OPTIONS": "halt_on_error=1:ignore_noninstrumented_modules=1",
             "OMP_NUM_THREADS": "1",
         },
-        tuple(f"tests/test_{name}.py" for name in ("long_bags", "packed", "statistics_shapes")),
+        tuple(
+            f"tests/test_{name}.py"
+            for name in ("long_bags", "packed", "statistics_shapes", "kept_memory")
+        ),
         f"({LEFT_OUT}) and thread",
         "avx2-float avx2-double",
     ),
