@@ -21,10 +21,9 @@ ROOT = Path(__file__).parents[1]
 KERNEL_TESTS = (
     *("kernels", "layouts", "edge_cases", "long_bags", "packed", "pool_bce", "statistics"),
     *("statistics_shapes", "linear_attention", "gated_fusion", "rank", "log_mean_exp"),
-    *("noisy_or", "max_mean"),
+    *("noisy_or", "max_mean", "kept_memory"),
     *("class_attention", "large_offsets", "pool_bce_gradients", "saturated_loss"),
     *("dominant_frames", "whole_pass", "whole_loss", "few_classes", "short_rows"),
-    *("kept_memory",),
 )
 #: What says nothing of the kernels' memory, or has too much of it.
 LEFT_OUT = "not triton and not reference and not compile and not opcheck and not 2_to_the_31"
