@@ -11,8 +11,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
+from checked_accesses import checked_backend
 from hypothesis import HealthCheck, settings
-from interpreted import checked_backend
 
 from milkernels.kernels import lanes
 

@@ -1,4 +1,4 @@
-"""What Triton's interpreter launches, loads and stores, shown to who asks, and a check of it.
+"""What Triton's interpreter launches, loads and stores, shown to who asks.
 
 In the interpreter every load and store of every form passes through the two methods watched here.
 """
@@ -6,22 +6,33 @@ In the interpreter every load and store of every form passes through the two met
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
-
-import milkernels
 
 if TYPE_CHECKING:
     from milkernels.kernels.launch import Launch
 
-#: Called with the pointers and the mask of a load or store before it is done.
-Access = Callable[[Any, Any], None]
+
+@dataclass(frozen=True)
+class Access:
+    """A load or store that a program is about to do.
+
+    Attributes:
+        addresses: of the elements, once for each thread whose mask is on.
+        element_bytes: size of each.
+        stored: what these threads store, None of a load.
+        program: which of the launch's.
+    """
+
+    addresses: np.ndarray
+    element_bytes: int
+    stored: np.ndarray | None
+    program: int
 
 
 def _fused(_: Any, x: Any, y: Any, z: Any) -> Any:
@@ -66,7 +77,7 @@ def patch_the_interpreter() -> None:
 
 
 @contextmanager
-def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
+def watch(access: Callable[[Access], None], launch: Callable[[Launch], None]) -> Iterator[None]:
     """Call `launch` before each launch, and `access` before each of its loads and stores."""
     # Triton is loaded by those who use it alone, and not on a GPU.
     from triton.runtime.interpreter import InterpreterBuilder  # noqa: PLC0415
@@ -81,11 +92,11 @@ def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
     )
 
     def watched_load(builder, pointers, mask, *rest):
-        access(pointers, mask)
+        access(_access(builder, pointers, mask))
         return load(builder, pointers, mask, *rest)
 
     def watched_store(builder, pointers, value, mask, *rest):
-        access(pointers, mask)
+        access(_access(builder, pointers, mask, value))
         return store(builder, pointers, value, mask, *rest)
 
     def watched_run(launched):
@@ -99,68 +110,11 @@ def watch(access: Access, launch: Callable[[Launch], None]) -> Iterator[None]:
         yield
 
 
-def element_bytes(pointers: Any) -> int:
-    """The size of what pointers of the interpreter point to."""
-    return pointers.get_element_ty().primitive_bitwidth // 8
-
-
-class Bounds:
-    """Lets a kernel touch the elements of its launch's tensors, at their addresses, and no other.
-
-    What lies between the elements of a tensor with gaps is another's.
-
-    Attributes:
-        checked: addresses that were found good.
-    """
-
-    def __init__(self) -> None:
-        self.checked = 0
-        self._kernel = ""
-        self._elements: dict[int, np.ndarray] = {}
-
-    def launch(self, launch: Launch) -> None:
-        self._kernel = launch.kernel.__name__
-        by_size: dict[int, list[np.ndarray]] = {}
-        for value in launch.arguments.values():
-            if isinstance(value, Tensor) and value.numel():
-                by_size.setdefault(value.element_size(), []).append(addresses(value))
-        self._elements = {size: np.unique(np.concatenate(parts)) for size, parts in by_size.items()}
-
-    def access(self, pointers: Any, mask: Any) -> None:
-        touched = np.atleast_1d(pointers.data)[np.atleast_1d(mask.data).astype(bool)]
-        if not touched.size:
-            return
-        elements = self._elements.get(element_bytes(pointers), np.zeros(1, np.uint64))
-        place = np.searchsorted(elements, touched).clip(max=len(elements) - 1)
-        outside = touched[elements[place] != touched]
-        if outside.size:
-            raise IndexError(
-                f"{self._kernel}: {outside.size} of {touched.size} addresses are no element of "
-                f"{element_bytes(pointers)} bytes of the launch's tensors"
-            )
-        self.checked += touched.size
-
-
-def addresses(tensor: Tensor) -> np.ndarray:
-    """The address of every element, flat: uint64."""
-    offsets = torch.zeros((), dtype=torch.int64)
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        offsets = offsets[..., None] + torch.arange(size) * stride
-    first = np.uint64(tensor.data_ptr())
-    return first + (offsets * tensor.element_size()).flatten().numpy().astype(np.uint64)
-
-
-@contextmanager
-def bounds_checked() -> Iterator[Bounds]:
-    """Every launch in here raises IndexError at the first address that is not its own."""
-    bounds = Bounds()
-    with watch(bounds.access, bounds.launch):
-        yield bounds
-
-
-@contextmanager
-def checked_backend(name: str) -> Iterator[None]:
-    """The backend of that name; in the interpreter with every address checked."""
-    interpreted = name == "triton" and not torch.cuda.is_available()
-    with milkernels.backend(name), bounds_checked() if interpreted else nullcontext():
-        yield
+def _access(builder: Any, pointers: Any, mask: Any, value: Any = None) -> Access:
+    on = np.atleast_1d(mask.data).astype(bool)
+    return Access(
+        np.atleast_1d(pointers.data)[on],
+        pointers.get_element_ty().primitive_bitwidth // 8,
+        None if value is None else np.atleast_1d(value.data)[on],
+        builder.grid_idx[0],
+    )

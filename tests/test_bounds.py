@@ -13,7 +13,7 @@ if torch.cuda.is_available():
 import triton
 import triton.language as tl
 from cases import POOLINGS, PROBABILITIES, make_case
-from interpreted import bounds_checked
+from checked_accesses import checked_accesses
 from loss_cases import labels_of
 from loss_cases import run as run_with_loss
 from packed_cases import make_packed
@@ -31,7 +31,7 @@ def bounds(monkeypatch, short_segments):
     """Small cases are cut and joined."""
     monkeypatch.setattr(rank, "SORTED_FRAMES", 64)
     monkeypatch.setattr(packed, "SHORTEST_CHUNK", 32)
-    with milkernels.backend("triton"), bounds_checked() as bounds:
+    with milkernels.backend("triton"), checked_accesses() as bounds:
         yield bounds
     assert bounds.checked > 0
 
@@ -88,12 +88,12 @@ def test_a_kernel_that_leaves_its_tensors_is_caught(length, count, first):
     memory = torch.zeros(64)
     source, target = memory[8 : 8 + length], memory[40:48]
     arguments = {"from_ptr": source, "to_ptr": target, "count": count, "first": first, "BLOCK": 16}
-    with bounds_checked(), pytest.raises(Exception, match=r"_copy: 1 of \d+ addresses are no"):
+    with checked_accesses(), pytest.raises(Exception, match=r"_copy: 1 of \d+ addresses are no"):
         Launch(_copy, 1, arguments).run()
 
 
 def test_gaps_between_elements_are_outside():
     memory = torch.zeros(64)
     arguments = {"from_ptr": memory[:16:2], "to_ptr": memory[32:40], "count": 8, "first": 0}
-    with bounds_checked(), pytest.raises(Exception, match="_copy: 4 of 8 addresses are no"):
+    with checked_accesses(), pytest.raises(Exception, match="_copy: 4 of 8 addresses are no"):
         Launch(_copy, 1, {**arguments, "BLOCK": 16}).run()

@@ -5,8 +5,8 @@ import torch
 import triton.language as tl
 from budget import assert_within_budget, cases_of, naive_form, together, truth_of
 from cases import ACTIVATIONS, HALF_AND_SINGLE, POOLINGS, SCORED, assert_close, make_case
+from checked_accesses import checked_backend
 from combinations import every_pair
-from interpreted import checked_backend
 
 from milkernels import functional, reference
 from milkernels.kernels import lanes

@@ -9,7 +9,7 @@ import os
 import pytest
 import torch
 from cases import POOLINGS, PROBABILITIES, make_case
-from interpreted import checked_backend
+from checked_accesses import checked_backend
 from linear_attention_cases import make_inputs, pool
 from linear_attention_cases import run as run_linear_attention
 from loss_cases import run as run_with_loss

@@ -5,7 +5,7 @@ import torch
 import triton.language as tl
 from budget import assert_within_budget, naive_form, truth_of
 from cases import Case, assert_close
-from interpreted import checked_backend
+from checked_accesses import checked_backend
 
 from milkernels import functional, reference
 from milkernels.kernels import noisy_or_frames

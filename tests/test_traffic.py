@@ -11,7 +11,7 @@ if torch.cuda.is_available():
 
 from cases import POOLINGS, PROBABILITIES, make_case
 from combinations import every_pair
-from interpreted import element_bytes, watch
+from interpreted import watch
 from statistics_cases import stats_case
 
 import milkernels
@@ -28,9 +28,8 @@ class Meter:
         self.bytes = 0
         self.launches = 0
 
-    def access(self, pointers, mask) -> None:
-        moved = np.unique(np.atleast_1d(pointers.data)[np.atleast_1d(mask.data).astype(bool)])
-        self.bytes += moved.size * element_bytes(pointers)
+    def access(self, access) -> None:
+        self.bytes += np.unique(access.addresses).size * access.element_bytes
 
     def launch(self, _) -> None:
         self.launches += 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from interpreted import checked_backend
+from checked_accesses import checked_backend
 
 from milkernels.kernels import formula
 from milkernels.kernels import linear_attention_formula as linear_attention
