@@ -71,6 +71,7 @@ MILKERNELS_INLINE void store(E* to, Vector<Arithmetic<E>> value) {
 // Brings a line nearer that is read soon; there may be no memory at the address. What calls it and
 // does nothing else must be inlined: GCC takes a call without effects away.
 MILKERNELS_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 2); }
+MILKERNELS_INLINE void prefetch_to_write(void* address) { __builtin_prefetch(address, 1, 3); }
 
 // Asks for what a walk along memory reads when it has read about 4 KiB more than these vectors.
 // Processors follow such a walk by themselves, but lose it where groups of vectors end with a row.

@@ -68,6 +68,30 @@ FrameTensor transpose_rows(const FrameTensor& from, const Stretch& task, E* to) 
   return transpose_rows<E>(from, task, kLanes<E> * from.stride_class, to);
 }
 
+// And back: the rows of a task from their values with the classes contiguous. Rows a vector of
+// classes on are fetched meanwhile: no processor guesses what is written next.
+template <class E>
+void transpose_rows_back(const E* from, const Stretch& task, const FrameTensor& to) {
+  constexpr int kStep = kLanes<E>;
+  E* rows = at_mutable<E>(to, task.bag, task.class_start, task.first);
+  const int64_t last_row = task.class_end - task.class_start - 1;
+  const int64_t frames = task.last - task.first;
+  for (int64_t frame = 0; frame < frames; frame += kStep) {
+    const int64_t count = frames - frame < kStep ? frames - frame : kStep;
+    Vector<E> block[kStep];
+    MILKERNELS_UNROLL
+    for (int k = 0; k < kStep; ++k) block[k] = load(from + (frame + k) * kStep);
+    transpose<E>(block);
+    MILKERNELS_UNROLL
+    for (int lane = 0; lane < kStep; ++lane) {
+      if (lane > last_row) break;
+      E* row = rows + lane * to.stride_class + frame;
+      prefetch_to_write(row + kStep * to.stride_class);
+      store_lanes(row, block[lane], count);
+    }
+  }
+}
+
 // Moves a task's real frames together, each a vector. Returns how many there are.
 template <class E>
 int64_t keep_real(const Problem& problem, const Stretch& task, E* frames) {

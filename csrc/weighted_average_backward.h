@@ -2,8 +2,9 @@
 // need.
 #pragma once
 
-#include "line.h"
 #include "parallel.h"
+#include "parameter_sums.h"
+#include "transpose.h"
 #include "turn.h"
 #include "weighted_average.h"
 
@@ -49,14 +50,6 @@ MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, Lane lane)
           spread_coefficients(bags.coefficients, lane), chosen(bags.log_y, lane)};
 }
 
-// A task's share of the parameters' gradients: Σ g p r x and Σ g p r log x with r = x - y. As r
-// sums to 0 under p, constants may be taken off x and log x, so that the sums do not cancel.
-template <class T>
-struct ParameterSums {
-  Vector<T> alpha{};
-  Vector<T> power{};
-};
-
 // The gradient of one vector of frames; the scores' goes to scores_gradient.
 template <class T, class F, bool kLearn>
 MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T> raw,
@@ -79,12 +72,6 @@ MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T
   }
   const Vector<T> slope = F::template frame_gradient<T>(raw, frame, residual, bag.coefficients);
   return real ? weight * slope : zero;
-}
-
-template <class T>
-inline T* parameter_part(const AverageProblem& problem, int64_t parameter, int64_t part) {
-  const int64_t cells = problem.bags * problem.classes;
-  return static_cast<T*>(problem.scratch) + (parameter * parts_of(problem) + part) * cells;
 }
 
 // Where a task reads and writes frames, from one of them on.
@@ -173,16 +160,6 @@ MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, c
       });
 }
 
-// The rows' shares of the parameters' gradients.
-template <class T>
-void write_sums(const AverageProblem& problem, const Stretch& task, const ParameterSums<T>* sums) {
-  const int64_t cell = task.bag * problem.classes + task.class_start;
-  for (int64_t lane = 0; lane < task.class_end - task.class_start; ++lane) {
-    parameter_part<T>(problem, 0, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].alpha);
-    parameter_part<T>(problem, 1, task.segment)[cell + lane] = sum_of_lanes<T>(sums[lane].power);
-  }
-}
-
 // Up to a vector of classes, each a row of contiguous frames.
 template <class E, class F, bool kLearn, bool kKept>
 void scatter_rows(const AverageProblem& problem, const Stretch& task) {
@@ -198,12 +175,13 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   if constexpr (kLearn) write_sums<T>(problem, task, sums);
 }
 
-// Whether the frames, and their gradients, are lines.
-template <class F>
+// Whether the frames, and their gradients, are lines. The sums for learned parameters are a row's
+// own: to deal them out takes longer than a line of rows saves.
+template <class F, bool kLearn>
 bool is_line(const AverageProblem& problem) {
   constexpr bool kMuch = F::kDecays || !(F::kAlpha || F::kScores);
   const auto are = [&](const FrameTensor& frames, const FrameTensor& gradients) {
-    return are_lines(problem, kLongestInLine<kMuch>, frames, gradients) ||
+    return (!kLearn && are_lines(problem, kLongestInLine<kMuch>, frames, gradients)) ||
            are_lines_of_classes(problem, frames, gradients);
   };
   return are(problem.x, problem.x_gradient) &&
@@ -211,34 +189,80 @@ bool is_line(const AverageProblem& problem) {
 }
 
 // A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
-template <class E, class F, class LanesAt>
+// take(shares, index, count) gets what those of a vector add to the sums of learned parameters.
+template <class E, class F, bool kLearn, class LanesAt, class Take>
 void scatter_line(const BagConstants<Arithmetic<E>>& constants, const Places<E>& line,
-                  int64_t count, bool far, const LanesAt& lanes_at) {
+                  int64_t count, bool far, const LanesAt& lanes_at, const Take& take) {
   using T = Arithmetic<E>;
-  ParameterSums<T> none;
-  const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return none; };
   walk_classes<T, kLargeGroup<T, F::kDecays>>(
       count, [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        constexpr int kVectors = vectors;
+        ParameterSums<T> shares[kVectors];
         const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
           return spread(constants, lanes_at(index, k));
         };
-        scatter_vectors<E, F, false, false, vectors>(bag_of, line.from(index), far, lanes_of,
-                                                     sums_of);
+        const auto sums_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> auto& { return shares[k]; };
+        scatter_vectors<E, F, kLearn, false, kVectors>(bag_of, line.from(index), far, lanes_of,
+                                                       sums_of);
+        MILKERNELS_UNROLL
+        for (int k = 0; kLearn && k < kVectors; ++k)
+          take(shares[k], index + k * kLanes<T>, lanes_of(k).count);
       });
 }
 
 // A task that is one.
-template <class E, class F>
+template <class E, class F, bool kLearn>
 void scatter_line(const AverageProblem& problem, const Stretch& task) {
+  using T = Arithmetic<E>;
   const int64_t classes = task.class_end - task.class_start;
-  const auto constants = bag_constants<E, false>(problem, task.bag, task.class_start, classes);
+  const auto constants =
+      bag_constants<E, kLearnsPower<F, kLearn>>(problem, task.bag, task.class_start, classes);
   const Places<E> line = places_of<E, F::kScores>(problem, task.bag, task.class_start, task.first);
   const int64_t count = classes * (task.last - task.first);
   const bool far = are_far<E>(problem);
-  if (problem.frames_contiguous)
-    scatter_line<E, F>(constants, line, count, far, RowsOfLanes(problem.frames));
-  else
-    scatter_line<E, F>(constants, line, count, far, ClassesOfLanes(classes));
+  const auto scatter = [&](const auto& lanes_at, const auto& take) {
+    scatter_line<E, F, kLearn>(constants, line, count, far, lanes_at, take);
+  };
+  if constexpr (kLearn) {
+    SumsOfClasses<F> of_line(classes);
+    scatter(ClassesOfLanes(classes),
+            [&](const auto&... share) MILKERNELS_INLINE_LAMBDA { of_line.add(share...); });
+    ParameterSums<T> sums[kLanes<T>];
+    of_line.add_to(sums);
+    write_sums<T>(problem, task, sums);
+  } else if (problem.frames_contiguous) {
+    scatter(RowsOfLanes(problem.frames), [](const auto&...) {});
+  } else {
+    scatter(ClassesOfLanes(classes), [](const auto&...) {});
+  }
+}
+
+// Frames of the longest rows that are transposed for learned parameters: a row's sums are then a
+// lane's. Beside the arithmetic of logits that is little.
+template <class F>
+constexpr int64_t kLongestLearned = (F::kDecays ? 120 : 48) * kLanes<float> / 16;
+
+template <class E, class F>
+void scatter_transposed(const AverageProblem& problem, const Stretch& task) {
+  using T = Arithmetic<E>;
+  const int64_t count = task.class_end - task.class_start;
+  const auto constants =
+      bag_constants<E, kLearnsPower<F, true>>(problem, task.bag, task.class_start, count);
+  ParameterSums<T> sums;
+  alignas(64) E values[kShortRow * int64_t{kLanes<E>}];
+  transpose_rows<E>(problem.x, task, values);
+  const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
+  const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
+  const Places<E> frames{values, values, values, values};
+  walk_classes<T, kLargeGroup<T, F::kDecays>>(
+      (task.last - task.first) * kLanes<T>,
+      [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
+        scatter_vectors<E, F, true, false, vectors>(bag_of, frames.from(index), false, lanes_of,
+                                                    sums_of);
+      });
+  const int64_t cell = task.bag * problem.classes + task.class_start;
+  write_sums<T>(problem, task.segment, cell, count, sums);
+  transpose_rows_back<E>(values, task, problem.x_gradient);
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
@@ -306,30 +330,9 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   }
   if constexpr (kLearn) {
     const int64_t cell = task.bag * problem.classes + task.class_start;
-    for (int64_t block = 0; block * kStep < classes; ++block) {
-      const int64_t count = block < whole ? kStep : rest;
-      const int64_t index = cell + block * kStep;
-      store_lanes(parameter_part<T>(problem, 0, task.segment) + index, sums[block].alpha, count);
-      store_lanes(parameter_part<T>(problem, 1, task.segment) + index, sums[block].power, count);
-    }
-  }
-}
-
-// A learned parameter's gradient: the parts' shares over all bags, in order.
-template <class T>
-void sum_parts(const AverageProblem& problem, int64_t parameter, void* result) {
-  constexpr int64_t kStep = kLanes<T>;
-  const int64_t parts = parts_of(problem);
-  for (int64_t index = 0; index < problem.classes; index += kStep) {
-    const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
-    LongSum<T> sum;
-    for (int64_t part = 0; part < parts; ++part) {
-      for (int64_t bag = 0; bag < problem.bags; ++bag) {
-        const int64_t cell = bag * problem.classes + index;
-        sum.add(load_lanes(parameter_part<T>(problem, parameter, part) + cell, count));
-      }
-    }
-    store_lanes(static_cast<T*>(result) + index, sum.value(), count);
+    for (int64_t block = 0; block * kStep < classes; ++block)
+      write_sums<T>(problem, task.segment, cell + block * kStep, block < whole ? kStep : rest,
+                    sums[block]);
   }
 }
 
@@ -337,17 +340,20 @@ template <class E, class F, bool kLearn, bool kKept>
 void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
   const Stretches stretches(problem, parts_of(problem), kLanes<T>);
-  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t task) {
-    // Sums for learned parameters are a row's or a class's own.
-    if constexpr (kLines<E> && !kKept && !kLearn)
-      if (is_line<F>(problem)) return scatter_line<E, F>(problem, stretches.at(task));
+  parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
+    const Stretch task = stretches.at(index);
+    if constexpr (kLines<E> && !kKept)
+      if (is_line<F, kLearn>(problem)) return scatter_line<E, F, kLearn>(problem, task);
+    if constexpr (kTransposes<E> && !kKept && kLearn)
+      if (problem.mask == nullptr && is_transposed<E>(problem, kLongestLearned<F>) &&
+          fills_lanes<E>(task.class_end - task.class_start))
+        return scatter_transposed<E, F>(problem, task);
     if constexpr (kTurns<E> && !kKept)
-      if (is_turned<E, F::kScores>(problem))
-        return scatter_turned<E, F, kLearn>(problem, stretches.at(task));
+      if (is_turned<E, F::kScores>(problem)) return scatter_turned<E, F, kLearn>(problem, task);
     if (problem.frames_contiguous)
-      scatter_rows<E, F, kLearn, kKept>(problem, stretches.at(task));
+      scatter_rows<E, F, kLearn, kKept>(problem, task);
     else
-      scatter_classes<E, F, kLearn>(problem, stretches.at(task));
+      scatter_classes<E, F, kLearn>(problem, task);
   });
   if (problem.alpha_gradient != nullptr) sum_parts<T>(problem, 0, problem.alpha_gradient);
   if (problem.power_gradient != nullptr) sum_parts<T>(problem, 1, problem.power_gradient);

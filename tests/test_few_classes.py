@@ -31,6 +31,15 @@ def test_they_give_the_oracles_numbers(name, classes, from_logits):
 
 
 @pytest.mark.parametrize("from_logits", [False, True])
+@pytest.mark.parametrize("classes", [2, 3, 8, 12])
+@pytest.mark.parametrize("name", ["auto", "power", "power_exp"])
+def test_learned_parameters_get_the_oracles_gradients_of_long_bags(name, classes, from_logits):
+    case = make_case(name, 2, classes, 20_001, dim=1, from_logits=from_logits)
+    truth = case.to(torch.float64).run(reference)
+    assert_close(case.run(functional), truth, relative=4e-6)
+
+
+@pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("classes", [2, 3, 5, 8, 10, 12, 13])
 @pytest.mark.parametrize("name", POOLINGS)
 def test_they_give_the_bits_of_frames_with_gaps(name, classes, from_logits):
