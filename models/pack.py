@@ -14,10 +14,15 @@ from models.errors import CommandParser, run_command
 def main() -> None:
     """Read the command line, pack and say what is in the pack."""
     data, reading, options = parse()
-    packed, unreadable = pack_corpus(open_corpus(data, reading), options)
-    print(f"{options.out}: {packed} clips")
-    if unreadable:
-        print(f"{unreadable} clips could not be read, all named in {options.unreadable}")
+    packed = pack_corpus(open_corpus(data, reading), options)
+    print(f"{options.out}: {packed.clips} clips")
+    if packed.unreadable:
+        print(f"{packed.unreadable} clips could not be read, all named in {options.unreadable}")
+    if packed.cut:
+        print(
+            f"{packed.cut} clips are longer than {options.seconds:g} s, all named in "
+            f"{options.cut}: only the first {options.seconds:g} s of them are packed (--seconds)"
+        )
 
 
 def parse() -> tuple[Path, CorpusOptions, PackOptions]:
@@ -60,7 +65,7 @@ def _seconds(text: str) -> float:
 DESCRIPTION = """Write the clips of a corpus folder into one HDF5 file as PANNs lays it out, with
 each clip's length and id. A folder of train.h5, eval.h5 and class_labels_indices.csv is a corpus
 for models.train. When it is stopped, the same command goes on where it was; clips that cannot be
-read are left out and named beside the pack."""
+read are left out and named beside the pack, as are those that are longer than --seconds."""
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from models.data import packing
 from models.data.clips import ClipDataset, collate
 from models.data.corpus import Corpus, CorpusOptions, open_corpus, open_evaluation_set
 from models.data.mixing import MixOptions, mix_corpus
-from models.data.packing import PackOptions, pack_corpus
+from models.data.packing import Packed, PackOptions, pack_corpus
 from models.data.packs import read_packs
 from models.errors import UserError
 
@@ -58,9 +58,9 @@ def test_packs_are_found_under_panns_names(corpus: Corpus, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_pack_holds_what_the_folder_does(workers: int, corpus: Corpus, tmp_path: Path) -> None:
-    assert pack_corpus(corpus, options(tmp_path, workers=workers)) == (TRAIN - 1, 1)
+    assert pack_corpus(corpus, options(tmp_path, workers=workers)) == Packed(TRAIN - 1, 1, 0)
     evaluation = PackOptions(tmp_path / "eval.h5", "eval", RATE, 1.5)
-    assert pack_corpus(corpus, evaluation) == (EVALUATION, 0)
+    assert pack_corpus(corpus, evaluation) == Packed(EVALUATION, 0, 0)
     packed = open_corpus(tmp_path)
     assert packed.classes == corpus.classes
     assert packed.strong == corpus.strong
@@ -74,6 +74,16 @@ def test_a_pack_holds_what_the_folder_does(workers: int, corpus: Corpus, tmp_pat
     assert (packed.train.labels != readable.labels).nnz == 0
     assert "train-000002_0\t" in (tmp_path / "train.h5.unreadable.tsv").read_text()
     assert not list(tmp_path.glob("*.part*"))
+
+
+def test_clips_that_are_cut_are_counted_and_named(corpus: Corpus, tmp_path: Path) -> None:
+    given = options(tmp_path, seconds=0.7)
+    for _ in range(2):  # and so by who finds the pack there
+        assert pack_corpus(corpus, given) == Packed(TRAIN - 1, 1, TRAIN - 2)
+    named = given.cut.read_text().split()
+    assert sorted(named) == [f"train-00000{i}_0" for i in (0, 3, 4, 5)]
+    with h5py.File(given.out) as file:
+        assert sorted(file["length"][:]) == [0, RATE // 2, *[round(0.7 * RATE)] * 4]
 
 
 def test_worker_processes_read_a_pack(corpus: Corpus, tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
     monkeypatch.setattr(os, "pwrite", os_pwrite)
     with h5py.File(tmp_path / "train.h5.part") as file:
         assert np.count_nonzero(file["length"][:] > 0) == 2
-    assert pack_corpus(corpus, options(tmp_path)) == (TRAIN - 1, 1)
+    assert pack_corpus(corpus, options(tmp_path)) == Packed(TRAIN - 1, 1, 0)
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(
@@ -184,7 +194,7 @@ def test_a_pack_of_other_clips_or_options_is_left_alone(corpus: Corpus, tmp_path
     (tmp_path / "other.h5").write_bytes(b"no pack")
     with pytest.raises(UserError, match=r"other\.h5: expected a pack"):
         pack_corpus(corpus, PackOptions(tmp_path / "other.h5"))
-    assert pack_corpus(corpus, options(tmp_path)) == (TRAIN - 1, 1)
+    assert pack_corpus(corpus, options(tmp_path)) == Packed(TRAIN - 1, 1, 0)
     assert (tmp_path / "train.h5").stat().st_mtime_ns == before
 
 
@@ -225,6 +235,11 @@ def test_the_program_says_what_is_in_the_pack(
     said = capsys.readouterr().out
     assert "train.h5: 5 clips" in said
     assert "1 clips could not be read, all named in" in said
+    assert "longer" not in said
+    cut = ["--data", str(corpus.directory), "--out", str(tmp_path / "cut.h5"), "--seconds", "0.7"]
+    monkeypatch.setattr(sys, "argv", ["pack", *cut])
+    program.main()
+    assert "4 clips are longer than 0.7 s, all named in" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["pack", *given, "--sample-rate", "8"])
     with pytest.raises(SystemExit):
         program.main()

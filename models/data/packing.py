@@ -17,11 +17,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from models.data.audioset import write_strong_labels
-from models.data.clips import Unreadable
+from models.data.clips import Unreadable, cut_clip, seconds_to_read
 from models.data.corpus import Corpus
 from models.data.packs import INT16_SCALE
 from models.data.segments import ClipSource
@@ -59,6 +60,20 @@ class PackOptions:
         """The clips that could not be read, one a line: id and reason."""
         return self.out.with_name(f"{self.out.name}.unreadable.tsv")
 
+    @property
+    def cut(self) -> Path:
+        """The ids of the clips that are longer than `seconds`, one a line."""
+        return self.out.with_name(f"{self.out.name}.cut.txt")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """How many clips a pack has, could not have, and has the beginning of alone."""
+
+    clips: int
+    unreadable: int
+    cut: int
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -71,14 +86,21 @@ class _Layout:
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """A clip of which the beginning was written."""
+
+    clip_id: str
+
+
+@dataclass(frozen=True)
 class _Failed:
     """A clip that could not be written."""
 
     reason: str
 
 
-def pack_corpus(corpus: Corpus, options: PackOptions, progress: bool = True) -> tuple[int, int]:
-    """Write a pack, or what is left to write of it; clips in it and clips that cannot be read.
+def pack_corpus(corpus: Corpus, options: PackOptions, progress: bool = True) -> Packed:
+    """Write a pack, or what is left to write of it.
 
     Beside it go the class list and, for evaluation clips, the strong labels.
 
@@ -105,7 +127,8 @@ def pack_corpus(corpus: Corpus, options: PackOptions, progress: bool = True) -> 
         )
     with h5py.File(out, "r") as file:
         packed = int(np.count_nonzero(file["length"][:]))
-    return packed, len(clips) - packed
+    cut = set(options.cut.read_text().splitlines()) if options.cut.exists() else ()
+    return Packed(packed, len(clips) - packed, len(cut))
 
 
 @contextmanager
@@ -203,7 +226,8 @@ def _fill(options: PackOptions, clips: ClipSource, progress: bool) -> None:
         num_workers=options.workers,
     )
     with (
-        options.unreadable.open("a", encoding="utf-8") as names,
+        options.unreadable.open("a", encoding="utf-8") as unreadable,
+        options.cut.open("a", encoding="utf-8") as cut,
         tqdm(
             total=len(clips),
             initial=len(clips) - len(left),
@@ -217,11 +241,13 @@ def _fill(options: PackOptions, clips: ClipSource, progress: bool) -> None:
                 if isinstance(result, _Failed):
                     raise OSError(result.reason)
                 if isinstance(result, Unreadable):
-                    names.write(f"{result.clip_id}\t{result.reason}\n")
+                    unreadable.write(f"{result.clip_id}\t{result.reason}\n")
+                if isinstance(result, _Cut):
+                    cut.write(f"{result.clip_id}\n")
             bar.update(len(results))
 
 
-class _Rows(Dataset["Unreadable | _Failed | None"]):
+class _Rows(Dataset["Unreadable | _Cut | _Failed | None"]):
     """Reading an item writes its clip into the pack."""
 
     def __init__(self, clips: ClipSource, layout: _Layout, options: PackOptions) -> None:
@@ -229,14 +255,19 @@ class _Rows(Dataset["Unreadable | _Failed | None"]):
         self.layout = layout
         self.options = options
 
-    def __getitem__(self, row: int) -> Unreadable | _Failed | None:
+    def __getitem__(self, row: int) -> Unreadable | _Cut | _Failed | None:
         clip, layout = self.clips[row], self.layout
-        skipped = None
+        rate, seconds = self.options.sample_rate, self.options.seconds
+        result: Unreadable | _Cut | None = None
         try:
-            waveform = clip.load(self.options.sample_rate, self.options.seconds).numpy()
+            waveform = clip.load(rate, seconds_to_read(seconds))
         except UserError as error:
-            waveform, skipped = np.zeros(0), Unreadable(clip.clip_id, str(error))
-        scaled = np.rint(waveform.clip(-1, 1) * INT16_SCALE).astype("<i2")[: layout.samples]
+            waveform, result = torch.zeros(0), Unreadable(clip.clip_id, str(error))
+        whole = cut_clip(waveform, torch.zeros(0), clip.clip_id, rate, seconds)
+        if whole.is_cut:
+            result = _Cut(clip.clip_id)
+        samples = whole.waveform.numpy()
+        scaled = np.rint(samples.clip(-1, 1) * INT16_SCALE).astype("<i2")[: layout.samples]
         padded = np.zeros(layout.samples, "<i2")
         padded[: len(scaled)] = scaled
         try:
@@ -247,7 +278,7 @@ class _Rows(Dataset["Unreadable | _Failed | None"]):
                 _write(file.fileno(), length, layout.length + 4 * row)
         except OSError as error:
             return _Failed(error.strerror or str(error))
-        return skipped
+        return result
 
 
 def _write(file: int, data: bytes, place: int) -> None:
@@ -268,8 +299,9 @@ def _finish(part: Path, out: Path) -> None:
 
 def _write_companions(corpus: Corpus, options: PackOptions) -> None:
     """What a folder of packs needs beside them to be a corpus."""
-    if options.unreadable.exists() and not options.unreadable.stat().st_size:
-        options.unreadable.unlink()
+    for names in (options.unreadable, options.cut):
+        if names.exists() and not names.stat().st_size:
+            names.unlink()
     folder = options.out.parent
     classes = folder / "class_labels_indices.csv"
     if not classes.exists():
