@@ -197,10 +197,16 @@ def measure(case: Case, options: Options, described: Row) -> list[Row]:
     }
     operation = case.operation
     kernel = operation.kernel(case)
-    # Before anything else has called it: what a program's first step waits for.
-    first = {KERNELS: _first_calls(kernel, inputs[0], options)}
     expected = checking.truth(case, inputs[0])
-    problem = checking.problem_of_kernel(case, kernel, inputs[0], expected)
+    first = {}
+    # Before anything else has called it: what a program's first step waits for.
+    try:
+        first[KERNELS] = _first_calls(kernel, inputs[0], options)
+        problem = checking.problem_of_kernel(case, kernel, inputs[0], expected)
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        if options.device.type == "cuda":
+            torch.cuda.synchronize()  # raises again where the GPU can do nothing more
     if problem is not None:
         failed = {"status": results.FAILED, "note": problem}
         return [{**_row(case, mode, KERNELS, described), **failed} for mode in options.modes]

@@ -20,8 +20,10 @@ _MINIMUM_ROUNDS = 5
 _MAXIMUM_ROUNDS = 500
 _MAXIMUM_CALLS = 100
 
-#: A GPU sleeps for this many times what the host needs to queue a sample, at 2 cycles per ns.
+#: A GPU sleeps for this many times what the host needs to queue a sample, at 2 cycles per ns, and
+#: at most so many seconds.
 _HEAD_START = 2.0
+_LONGEST_SLEEP = 0.02
 _CYCLES_PER_SECOND = 2e9
 
 
@@ -75,7 +77,8 @@ class DeviceClock:
 
     def sample(self, call: Call, calls: int) -> Sample:
         torch.cuda.synchronize()
-        torch.cuda._sleep(int(_HEAD_START * self._host * calls * _CYCLES_PER_SECOND))
+        sleep = min(_HEAD_START * self._host * calls, _LONGEST_SLEEP)
+        torch.cuda._sleep(int(sleep * _CYCLES_PER_SECOND))
         self._start.record()
         began = time.perf_counter()
         for _ in range(calls):

@@ -9,14 +9,14 @@
 #include "frames.h"
 #include "parallel.h"
 #include "scratch.h"
+#include "turn.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
 constexpr double kShareFloor = 1e-7;
 
-// Frames of a block are at most this many, and all classes of them about this many values.
-constexpr int64_t kBlockFrames = 256;
+// All classes of a block of frames, of at most kBlockFrames, are about this many values.
 constexpr int64_t kBlockValues = 65536;
 
 // Frames of a task hold about this many values.
@@ -154,6 +154,43 @@ inline void real_frames_of_block(const Problem& problem, int64_t bag, int64_t fi
     real[v] = real_lanes<T>(problem, mask, first + v * kStep, lanes);
   }
 }
+
+// Up to so many contiguous classes a frame's sum over the lanes of a vector takes longer than
+// blocks of frames take to be turned into rows, whose sums are over vectors.
+template <class E>
+constexpr int64_t kTurnedClasses = kTurns<E> ? 3 * kLanes<Arithmetic<E>> / 2 : 0;
+
+template <class E>
+bool turns_classes(const Problem& problem) {
+  return !problem.frames_contiguous && problem.classes > 1 && problem.classes <= kTurnedClasses<E>;
+}
+
+template <class E>
+using ClassBlock = Block<E, kTurnedClasses<E>>;
+
+// Frames `first` to `last` of such a problem as one of their own.
+template <class E>
+class TurnedBlock {
+ public:
+  TurnedBlock(const ClassAttentionProblem& whole, int64_t bag, int64_t first, int64_t last)
+      : problem(whole) {
+    turn(whole, whole.x, bag, first, last, x_);
+    turn(whole, whole.scores, bag, first, last, scores_);
+    problem.frames = last - first;
+    problem.frames_contiguous = true;
+    problem.x = x_.rows();
+    problem.scores = scores_.rows();
+    if (whole.mask != nullptr) problem.mask += first * whole.mask_stride_frame;
+  }
+  TurnedBlock(const TurnedBlock&) = delete;
+  TurnedBlock& operator=(const TurnedBlock&) = delete;
+
+  ClassAttentionProblem problem;
+
+ private:
+  ClassBlock<E> x_;
+  ClassBlock<E> scores_;
+};
 
 // Classes rounded up to whole vectors.
 template <class T>

@@ -137,6 +137,27 @@ void scatter_block(const ClassAttentionProblem& problem, int64_t bag, int64_t fi
   }
 }
 
+// Few contiguous classes, a block of frames after the other.
+template <class E>
+void scatter_turned(const ClassAttentionProblem& problem, int64_t bag, int64_t first, int64_t last,
+                    Arithmetic<E>* shares, Arithmetic<E>* returned) {
+  ClassBlock<E> x_gradient;
+  ClassBlock<E> scores_gradient;
+  for_blocks(first, last, [&](int64_t from, int64_t to) {
+    TurnedBlock<E> block(problem, bag, from, to);
+    const auto turned = [](const FrameTensor& gradient, ClassBlock<E>& rows) {
+      return gradient.data != nullptr ? rows.rows() : FrameTensor{};
+    };
+    block.problem.x_gradient = turned(problem.x_gradient, x_gradient);
+    block.problem.scores_gradient = turned(problem.scores_gradient, scores_gradient);
+    scatter_block<E>(block.problem, bag, 0, to - from, kBlockFrames, shares, returned);
+    if (problem.x_gradient.data != nullptr)
+      turn_back(problem, x_gradient, bag, from, to, problem.x_gradient);
+    if (problem.scores_gradient.data != nullptr)
+      turn_back(problem, scores_gradient, bag, from, to, problem.scores_gradient);
+  });
+}
+
 template <class E>
 void class_attention_backward(const ClassAttentionProblem& problem) {
   using T = Arithmetic<E>;
@@ -147,11 +168,13 @@ void class_attention_backward(const ClassAttentionProblem& problem) {
     const int64_t bag = task / segments;
     const int64_t first = task % segments * length;
     const int64_t last = first + length < problem.frames ? first + length : problem.frames;
-    const int64_t block = problem.frames_contiguous ? frames_of_block(problem) : 1;
-    const int64_t values =
-        problem.frames_contiguous ? problem.classes * block : padded_classes<T>(problem);
+    const bool turned = turns_classes<E>(problem);
+    const int64_t block = problem.frames_contiguous || turned ? frames_of_block(problem) : 1;
+    const int64_t values = block > 1 ? problem.classes * block : padded_classes<T>(problem);
     Scratch<T> shares(values);
     Scratch<T> returned(values);
+    if constexpr (kTurns<E>)
+      if (turned) return scatter_turned<E>(problem, bag, first, last, shares.at(0), returned.at(0));
     for (int64_t frame = first; frame < last; frame += block) {
       const int64_t count = last - frame < block ? last - frame : block;
       if (problem.frames_contiguous)

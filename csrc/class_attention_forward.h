@@ -67,6 +67,16 @@ void sum_rows(const ClassAttentionProblem& problem, int64_t bag, int64_t first, 
   }
 }
 
+// Few contiguous classes, a block of frames after the other.
+template <class E>
+void sum_turned(const ClassAttentionProblem& problem, int64_t bag, int64_t first, int64_t last,
+                double* sums) {
+  for_blocks(first, last, [&](int64_t from, int64_t to) {
+    const TurnedBlock<E> block(problem, bag, from, to);
+    sum_rows<E>(block.problem, bag, 0, to - from, sums);
+  });
+}
+
 // The sums of a vector of classes over all groups of frames so far.
 template <class T>
 struct ClassSums {
@@ -181,6 +191,9 @@ void class_attention_forward(const ClassAttentionProblem& problem) {
       part[kLow * classes + index] = __builtin_inf();
       part[kHigh * classes + index] = -__builtin_inf();
     }
+    if constexpr (kTurns<E>)
+      if (turns_classes<E>(problem))
+        return sum_turned<E>(problem, task / segments, first, last, part);
     if (problem.frames_contiguous)
       sum_rows<E>(problem, task / segments, first, last, part);
     else

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "simd.h"
 
@@ -114,6 +115,34 @@ MILKERNELS_INLINE Vector<float> ceiling(Vector<float> x) {
 MILKERNELS_INLINE Vector<double> ceiling(Vector<double> x) {
   for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::ceil(x[lane]);
   return x;
+}
+
+// Stands for -inf as the peak of nothing: differences of it stay numbers.
+constexpr float kLowest = -3.0e38f;
+
+// Whole peaks in base 2 up to this stand for products that are within a sixteenth of them. What
+// a larger one rounds off is many powers of two: weights below it are 0 or infinite, unless what is
+// taken off it was rounded alike.
+template <class T>
+constexpr T kLargestPeak = sizeof(T) == 4 ? T(0x1p20) : T(0x1p49);
+
+template <class T>
+MILKERNELS_INLINE Integer<T> are_large(Vector<T> peak) {
+  const Vector<T> largest = broadcast(kLargestPeak<T>);
+  return (peak > largest) | ((peak < -largest) & (peak > broadcast(T(kLowest))));
+}
+
+// A number for every peak that is one, and for what overflows.
+template <class T>
+MILKERNELS_INLINE Vector<T> finite_peak(Vector<T> peak) {
+  return minimum(peak, broadcast(std::numeric_limits<T>::max()));
+}
+
+// 2^log2 below a large peak, which is a rounded log2 itself.
+template <class T>
+MILKERNELS_INLINE Vector<T> exp2_below_large(Vector<T> log2, Vector<T> peak) {
+  const Vector<T> distance = log2 - peak;
+  return exp2(distance > Vector<T>{} ? Vector<T>{} : distance);
 }
 
 // 1 / x of a number between 1 and 2, within one unit in its last place.

@@ -195,6 +195,15 @@ struct Formula {
     }
   }
 
+  // The same where peaks are large.
+  template <class T>
+  [[gnu::noinline, gnu::cold]] static Vector<T> weight_below_large(
+      Frame<T> frame, FormulaCoefficients<T> coefficients, Vector<T> peak) {
+    const Vector<T> log2 = log2_weight<T>(frame, coefficients, Vector<T>{});
+    const Vector<T> large = frame.factor * exp2_below_large<T>(log2, peak);
+    return are_large<T>(peak) ? large : weight<T>(frame, coefficients, -peak);
+  }
+
   template <class T>
   static MILKERNELS_INLINE Vector<T> add_fine_terms(const Frame<T>& frame,
                                                     const FormulaCoefficients<T>& coefficients,

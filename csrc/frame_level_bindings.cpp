@@ -54,10 +54,11 @@ py::object maximum_pass(int dim, bool from_logits, bool plus_mean, int threads, 
                 });
 }
 
-// Of x and mask: see gradients_of_call.
-py::tuple maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
-                            py::handle gradient_object, py::handle x_object, const Tensor& mask,
-                            py::handle left) {
+// Of x and mask: see gradients_of_call. Or None: see are_as_before.
+py::object maximum_gradients(int dim, bool from_logits, bool plus_mean, int threads, bool,
+                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
+                             py::handle left) {
+  if (!are_as_before(x_object, dim)) return py::none();
   const Tensor memory = left_tensor(left);
   const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
@@ -98,10 +99,11 @@ py::object noisy_or_pass(int dim, bool from_logits, int threads, py::handle x_ob
                 });
 }
 
-// Of x and mask: see gradients_of_call.
-py::tuple noisy_or_gradients(int dim, bool from_logits, int threads, bool,
-                             py::handle gradient_object, py::handle x_object, const Tensor& mask,
-                             py::handle left) {
+// Of x and mask: see gradients_of_call. Or None: see are_as_before.
+py::object noisy_or_gradients(int dim, bool from_logits, int threads, bool,
+                              py::handle gradient_object, py::handle x_object, const Tensor& mask,
+                              py::handle left) {
+  if (!are_as_before(x_object, dim)) return py::none();
   const Tensor statistics = left_tensor(left);
   const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,
@@ -152,10 +154,12 @@ py::object log_mean_exp_pass(int dim, bool from_logits, bool learn, int threads,
                 });
 }
 
-// Of x, sharpness and mask: see gradients_of_call.
-py::tuple log_mean_exp_gradients(int dim, bool from_logits, bool, int threads, bool learn,
-                                 py::handle gradient_object, py::handle x_object,
-                                 py::handle sharpness_object, const Tensor& mask, py::handle left) {
+// Of x, sharpness and mask: see gradients_of_call. Or None: see are_as_before.
+py::object log_mean_exp_gradients(int dim, bool from_logits, bool, int threads, bool learn,
+                                  py::handle gradient_object, py::handle x_object,
+                                  py::handle sharpness_object, const Tensor& mask,
+                                  py::handle left) {
+  if (!are_as_before(x_object, dim, py::none(), sharpness_object)) return py::none();
   const py::object to_sharpness = learn ? empty_like(sharpness_object) : py::none();
   const Tensor sharpness = tensor_of(sharpness_object.ptr());
   const Tensor sharpness_gradient = tensor_of(to_sharpness.ptr()), statistics = left_tensor(left);
@@ -206,10 +210,12 @@ py::object class_attention_pass(int activation, int dim, bool from_logits, int t
                 });
 }
 
-// Of x, scores and mask: see gradients_of_call.
-py::tuple class_attention_gradients(int activation, int dim, bool from_logits, int threads, bool,
-                                    py::handle gradient_object, py::handle x_object,
-                                    py::handle scores_object, const Tensor& mask, py::handle left) {
+// Of x, scores and mask: see gradients_of_call. Or None: see are_as_before.
+py::object class_attention_gradients(int activation, int dim, bool from_logits, int threads, bool,
+                                     py::handle gradient_object, py::handle x_object,
+                                     py::handle scores_object, const Tensor& mask,
+                                     py::handle left) {
+  if (!are_as_before(x_object, dim, scores_object)) return py::none();
   const py::object to_scores = empty_like(scores_object);
   const Tensor scores = by_class(tensor_of(scores_object.ptr()), dim);
   const Tensor scores_gradient = by_class(tensor_of(to_scores.ptr()), dim);
@@ -267,10 +273,13 @@ py::object rank_pass(double decay, int dim, bool from_logits, bool keep_ranks, i
   return py::make_tuple(filled[0], filled[1], ranks);
 }
 
-// Of x and mask: see gradients_of_call.
-py::tuple rank_gradients(double decay, int dim, bool from_logits, bool, int threads, bool,
-                         py::handle gradient_object, py::handle x_object, py::handle,
-                         const Tensor& ranks, py::handle left) {
+// Of x and mask: see gradients_of_call. Or None: see are_as_before.
+py::object rank_gradients(double decay, int dim, bool from_logits, bool, int threads, bool,
+                          py::handle gradient_object, py::handle x_object, py::handle,
+                          const Tensor& ranks, py::handle left) {
+  if (!are_as_before(x_object, dim)) return py::none();
+  const Tensor frames = tensor_of(x_object.ptr());
+  if (ranks.sizes != frames.sizes || ranks.strides != frames.strides) return py::none();
   const Tensor totals = left_tensor(left);
   const py::object filled = gradient_of_frames(
       dim, threads, gradient_object, x_object,

@@ -195,7 +195,7 @@ void gather_turned(const Problem& problem, int64_t segments, const Stretch& task
   typename F::Gatherer gatherers[kLanes<T>];
   Block<E> x;
   Block<E> scores;
-  for_blocks(task, [&](int64_t first, int64_t last) {
+  for_blocks(task.first, task.last, [&](int64_t first, int64_t last) {
     turn(problem, problem.x, task.bag, first, last, x);
     if constexpr (F::kScores) turn(problem, problem.scores, task.bag, first, last, scores);
     for (int64_t lane = 0; lane < problem.classes; ++lane) {
@@ -318,10 +318,12 @@ void gather_transposed(const Problem& problem, const Stretch& task) {
   gather_vector<E, F>(problem, task, frames, values, scores);
 }
 
-// Join the segments of long bags, in order.
+// Join the segments of long bags: neighbours, and then neighbours of what they gave, so that errors
+// grow with the logarithm of their number. Each pair's place is the first one's.
 template <class E, class F, class Problem>
 void merge_parts(const Problem& problem, int64_t segments) {
   using T = Arithmetic<E>;
+  using Sums = Rows<T, F::kRows>;
   constexpr int64_t kStep = kLanes<T>;
   const int64_t cells = problem.bags * problem.classes;
   const int64_t blocks = (problem.classes + kStep - 1) / kStep;
@@ -330,15 +332,22 @@ void merge_parts(const Problem& problem, int64_t segments) {
     const int64_t cell = task / blocks * problem.classes + index;
     const int64_t count = problem.classes - index < kStep ? problem.classes - index : kStep;
     const auto coefficients = F::coefficients(problem, index, count);
-    Rows<T, F::kRows> whole{};
-    for (int64_t segment = 0; segment < segments; ++segment) {
-      const T* part = static_cast<const T*>(problem.scratch) + segment * F::kRows * cells + cell;
-      Rows<T, F::kRows> rows;
+    const auto part = [&](int64_t segment, int row) {
+      return static_cast<T*>(problem.scratch) + (segment * F::kRows + row) * cells + cell;
+    };
+    const auto read = [&](int64_t segment) {
+      Sums sums;
       for (int row = 0; row < F::kRows; ++row)
-        rows.row[row] = load_lanes(part + row * cells, count);
-      whole = segment == 0 ? rows : F::merge(whole, rows, coefficients);
-    }
-    F::write(problem, cell, count, whole, coefficients);
+        sums.row[row] = load_lanes(part(segment, row), count);
+      return sums;
+    };
+    for (int64_t step = 1; step < segments; step *= 2)
+      for (int64_t first = 0; first + step < segments; first += 2 * step) {
+        const Sums joint = F::merge(read(first), read(first + step), coefficients);
+        for (int row = 0; row < F::kRows; ++row)
+          store_lanes(part(first, row), joint.row[row], count);
+      }
+    F::write(problem, cell, count, read(0), coefficients);
   });
 }
 

@@ -52,6 +52,8 @@ inline Position<T> position(Vector<T> attention, Vector<T> value) {
 // The weight relative to 2^peak, rounded once before the exponential.
 template <class T>
 inline Vector<T> weight(Vector<T> score, T peak) {
+  if (MILKERNELS_UNLIKELY(std::abs(peak) > kLargestPeak<T>))
+    return exp2_below_large<T>(score * T(kLog2E), broadcast(peak));
   return exp2(multiply_add(score, broadcast(T(kLog2E)), broadcast(-peak)));
 }
 
@@ -139,7 +141,8 @@ void pool_row(const LinearAttentionProblem& problem, int64_t row, Arithmetic<E>*
     high = maximum(high, inside<T>(width - start, at.value, high));
     low = minimum(low, inside<T>(width - start, at.value, low));
   }
-  const T peak = kCode ? ceiling(broadcast(largest_lane<T>(peaks) * T(kLog2E)))[0] : T(0);
+  const T peak =
+      kCode ? ceiling(finite_peak<T>(broadcast(largest_lane<T>(peaks) * T(kLog2E))))[0] : T(0);
   Vector<T> total{}, sum{};
   for (int64_t start = 0; start < width; start += kLanes<T>) {
     const Vector<T> here =

@@ -6,9 +6,6 @@
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
 
-// Stands for -inf as the peak of nothing: differences of it stay numbers.
-constexpr float kLowest = -3.0e38f;
-
 // A sum of many terms, with what each addition loses kept beside.
 template <class T>
 struct LongSum {

@@ -219,7 +219,7 @@ template <class E, bool kPlusMean>
 void peaks_of_turned(const MaximumProblem& problem, const Stretch& task,
                      Peaks<Arithmetic<E>>& peaks) {
   Block<E> x;
-  for_blocks(task, [&](int64_t first, int64_t last) {
+  for_blocks(task.first, task.last, [&](int64_t first, int64_t last) {
     turn(problem, problem.x, task.bag, first, last, x);
     for (int64_t lane = 0; lane < problem.classes; ++lane) {
       const Line<E> row{x.row(lane), mask_row(problem, task.bag), first};

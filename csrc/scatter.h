@@ -113,7 +113,7 @@ void scatter_turned(const Problem& problem, const Stretch& task) {
   const auto constants = G::constants(problem, task.bag * problem.classes, problem.classes);
   Block<E> x;
   Block<E> x_gradient;
-  for_blocks(task, [&](int64_t first, int64_t last) {
+  for_blocks(task.first, task.last, [&](int64_t first, int64_t last) {
     if constexpr (G::kReadsFrames) turn(problem, problem.x, task.bag, first, last, x);
     for (int64_t lane = 0; lane < problem.classes; ++lane)
       scatter_row<E, G>(problem, task.bag, x.row(lane), x_gradient.row(lane), first, first, last,

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstdlib>
+#include <new>
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -15,7 +16,7 @@ class Scratch {
     constexpr size_t kLine = 64;
     const size_t lines = static_cast<size_t>(count) * sizeof(T) / kLine + 1;
     data_ = static_cast<T*>(std::aligned_alloc(kLine, lines * kLine));
-    if (data_ == nullptr) std::abort();
+    if (data_ == nullptr) throw std::bad_alloc();
   }
   ~Scratch() { std::free(data_); }
   Scratch(const Scratch&) = delete;

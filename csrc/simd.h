@@ -18,6 +18,7 @@
 // A call would spill every vector: none is preserved over it.
 #define MILKERNELS_INLINE inline __attribute__((always_inline))
 #define MILKERNELS_INLINE_LAMBDA __attribute__((always_inline))
+#define MILKERNELS_UNLIKELY(condition) __builtin_expect(condition, false)
 
 // Where multiply_add rounds once.
 #if defined(__AVX512F__) || defined(__FMA__) || defined(__aarch64__)

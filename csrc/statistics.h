@@ -91,12 +91,24 @@ inline Vector<T> sums_of_rows(Vector<T>* rows) {
 
 // exp(score) / 2^peak. The constant's second half counts where the scores are large.
 template <class T>
-inline Vector<T> exponential(Vector<T> score, Vector<T> peak) {
+inline Vector<T> usual_exponential(Vector<T> score, Vector<T> peak) {
   constexpr T kHigh = T(kLog2E);
   constexpr T kLow = T(kLog2E - double(kHigh));
   Vector<T> relative = multiply_add(score, broadcast(kHigh), -peak);
   if constexpr (kLow != 0) relative = multiply_add(score, broadcast(kLow), relative);
   return exp2(relative);
+}
+
+template <class T>
+[[gnu::noinline, gnu::cold]] Vector<T> exponential_below_large(Vector<T> score, Vector<T> peak) {
+  const Vector<T> large = exp2_below_large<T>(score * T(kLog2E), peak);
+  return are_large<T>(peak) ? large : usual_exponential<T>(score, peak);
+}
+
+template <class T>
+inline Vector<T> exponential(Vector<T> score, Vector<T> peak) {
+  if (MILKERNELS_UNLIKELY(any(are_large<T>(peak)))) return exponential_below_large<T>(score, peak);
+  return usual_exponential<T>(score, peak);
 }
 
 // Rows of a problem's moments.

@@ -22,7 +22,7 @@ struct Weights {
       const Vector<T> next = maximum(top, score[k] * T(kLog2E));
       top = real == nullptr ? next : (real[k] ? next : top);
     }
-    return ceiling(top);
+    return ceiling(finite_peak<T>(top));
   }
 
   // Turns scores into weights that sum to 1, in each lane or with kJoined in all, and takes them

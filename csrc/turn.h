@@ -22,19 +22,22 @@ bool is_turned(const Problem& problem) {
          4 * problem.classes <= (kScores ? 2 : 3) * kLanes<Arithmetic<E>>;
 }
 
-// The rows of a block's classes.
-template <class E>
+// The rows of a block's classes, of which there are at most kClasses.
+template <class E, int64_t kClasses = kLanes<Arithmetic<E>>>
 struct Block {
-  alignas(64) E values[kLanes<Arithmetic<E>> * kRowStride];
+  alignas(64) E values[kClasses * kRowStride];
 
   E* row(int64_t class_index) { return values + class_index * kRowStride; }
+
+  // A bag of the block's frames.
+  FrameTensor rows() { return {values, 0, kRowStride, 1}; }
 };
 
-// Calls body(first, last) for the blocks of a task's frames.
+// Calls body(first, last) for the blocks of frames `from` to `to`.
 template <class Body>
-MILKERNELS_INLINE void for_blocks(const Stretch& task, const Body& body) {
-  for (int64_t first = task.first; first < task.last; first += kBlockFrames)
-    body(first, first + kBlockFrames < task.last ? first + kBlockFrames : task.last);
+MILKERNELS_INLINE void for_blocks(int64_t from, int64_t to, const Body& body) {
+  for (int64_t first = from; first < to; first += kBlockFrames)
+    body(first, first + kBlockFrames < to ? first + kBlockFrames : to);
 }
 
 // Classes that are moved together: a vector holds such pieces of several frames, every fourth one.
@@ -80,8 +83,9 @@ MILKERNELS_INLINE void turn_back_pieces(const float* from, float* to, int64_t st
 }
 
 // Frames `first` to `last` of a bag, as rows.
-inline void turn(const Problem& problem, const FrameTensor& from, int64_t bag, int64_t first,
-                 int64_t last, Block<float>& to) {
+template <int64_t kClasses>
+void turn(const Problem& problem, const FrameTensor& from, int64_t bag, int64_t first, int64_t last,
+          Block<float, kClasses>& to) {
   constexpr int64_t kStep = kLanes<float>;
   const int64_t stride = from.stride_frame;
   // The last piece of a frame reads into the next one: there must be one, and apart from it.
@@ -105,8 +109,9 @@ inline void turn(const Problem& problem, const FrameTensor& from, int64_t bag, i
 }
 
 // Rows as frames `first` to `last` of a bag.
-inline void turn_back(const Problem& problem, Block<float>& from, int64_t bag, int64_t first,
-                      int64_t last, const FrameTensor& to) {
+template <int64_t kClasses>
+void turn_back(const Problem& problem, Block<float, kClasses>& from, int64_t bag, int64_t first,
+               int64_t last, const FrameTensor& to) {
   constexpr int64_t kStep = kLanes<float>;
   const int64_t stride = to.stride_frame;
   int64_t frame = first;

@@ -51,15 +51,19 @@ MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, Lane lane)
 }
 
 // The gradient of one vector of frames; the scores' goes to scores_gradient.
-template <class T, class F, bool kLearn>
+template <class T, class F, bool kLearn, bool kLarge>
 MILKERNELS_INLINE Vector<T> vector_gradient(const BagConstants<T>& bag, Vector<T> raw,
                                             Vector<T> decay, Vector<T> score, Integer<T> real,
                                             Vector<T>& scores_gradient, ParameterSums<T>& sums) {
   const Vector<T> zero{};
   const Activation activation = bag.coefficients.activation;
   const Frame<T> frame = F::template read<T>(raw, decay, score, activation);
-  const Vector<T> weight =
-      bag.scale * F::template weight<T>(frame, bag.coefficients, bag.minus_peak);
+  Vector<T> weight;
+  if constexpr (kLarge)
+    weight = F::template weight_below_large<T>(frame, bag.coefficients, -bag.minus_peak);
+  else
+    weight = F::template weight<T>(frame, bag.coefficients, bag.minus_peak);
+  weight *= bag.scale;
   const Vector<T> residual = frame.x - bag.y;
   if constexpr (F::kScores) {
     const Vector<T> slope = F::template score_slope<T>(score, activation);
@@ -99,8 +103,8 @@ MILKERNELS_INLINE Places<E> places_of(const AverageProblem& problem, int64_t bag
 
 // The gradients of kVectors vectors of frames, for the lanes that there are. All are read before
 // one is written, so that the processor may work on all of them at once.
-template <class E, class F, bool kLearn, bool kKept, int kVectors, class Bags, class Lanes,
-          class Sums>
+template <class E, class F, bool kLearn, bool kKept, int kVectors, bool kLarge = false, class Bags,
+          class Lanes, class Sums>
 MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at, bool far,
                                        const Lanes& lanes_of, const Sums& sums_of) {
   using T = Arithmetic<E>;
@@ -124,8 +128,8 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at, 
   MILKERNELS_UNROLL
   for (int k = 0; k < kVectors; ++k) {
     if constexpr (F::kReadsValues)
-      to_x[k] = vector_gradient<T, F, kLearn>(bag_of(k), raw[k], decay[k], score[k], lanes[k].real,
-                                              to_scores[k], sums_of(k));
+      to_x[k] = vector_gradient<T, F, kLearn, kLarge>(bag_of(k), raw[k], decay[k], score[k],
+                                                      lanes[k].real, to_scores[k], sums_of(k));
     else
       to_x[k] = lanes[k].real ? bag_of(k).scale : Vector<T>{};
   }
@@ -138,21 +142,21 @@ MILKERNELS_INLINE void scatter_vectors(const Bags& bag_of, const Places<E>& at, 
 }
 
 // A row of contiguous frames, which begins at frame `origin` of a bag.
-template <class E, class F, bool kLearn, bool kKept>
+template <class E, class F, bool kLearn, bool kKept, bool kLarge = false>
 MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, const Places<E>& row,
                                    int64_t origin, int64_t first, int64_t last,
                                    const BagConstants<Arithmetic<E>>& constants,
                                    ParameterSums<Arithmetic<E>>& sums) {
   using T = Arithmetic<E>;
-  constexpr int kLarge = kLargeGroup<T, F::kDecays>;
+  constexpr int kGroupSize = kLargeGroup<T, F::kDecays>;
   const bool far = are_far<E>(problem);
   const auto bag_of = [&](int) MILKERNELS_INLINE_LAMBDA -> const auto& { return constants; };
   const auto sums_of = [&](int) MILKERNELS_INLINE_LAMBDA -> auto& { return sums; };
-  walk_row<T, kLarge>(
+  walk_row<T, kGroupSize>(
       problem, mask_row(problem, bag), first, last,
       [&](auto vectors, auto, int64_t frame, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-        scatter_vectors<E, F, kLearn, kKept, vectors>(bag_of, row.from(frame - origin), far,
-                                                      lanes_of, sums_of);
+        scatter_vectors<E, F, kLearn, kKept, vectors, kLarge>(bag_of, row.from(frame - origin), far,
+                                                              lanes_of, sums_of);
       },
       [&](int64_t frame) {
         clear_group(row.x_gradient + frame - origin);
@@ -161,7 +165,7 @@ MILKERNELS_INLINE void scatter_row(const AverageProblem& problem, int64_t bag, c
 }
 
 // Up to a vector of classes, each a row of contiguous frames.
-template <class E, class F, bool kLearn, bool kKept>
+template <class E, class F, bool kLearn, bool kKept, bool kLarge = false>
 void scatter_rows(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   const int64_t count = task.class_end - task.class_start;
@@ -169,7 +173,7 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
       bag_constants<E, kLearnsPower<F, kLearn>>(problem, task.bag, task.class_start, count);
   ParameterSums<T> sums[kLanes<T>];
   for (int64_t lane = 0; lane < count; ++lane)
-    scatter_row<E, F, kLearn, kKept>(
+    scatter_row<E, F, kLearn, kKept, kLarge>(
         problem, task.bag, places_of<E, F::kScores>(problem, task.bag, task.class_start + lane, 0),
         0, task.first, task.last, spread(constants, lane), sums[lane]);
   if constexpr (kLearn) write_sums<T>(problem, task, sums);
@@ -276,7 +280,7 @@ void scatter_turned(const AverageProblem& problem, const Stretch& task) {
   Block<E> scores;
   Block<E> x_gradient;
   Block<E> scores_gradient;
-  for_blocks(task, [&](int64_t first, int64_t last) {
+  for_blocks(task.first, task.last, [&](int64_t first, int64_t last) {
     if constexpr (F::kReadsValues) turn(problem, problem.x, task.bag, first, last, x);
     if constexpr (F::kScores) turn(problem, problem.scores, task.bag, first, last, scores);
     for (int64_t lane = 0; lane < problem.classes; ++lane) {
@@ -293,7 +297,7 @@ void scatter_turned(const AverageProblem& problem, const Stretch& task) {
 }
 
 // A block of contiguous classes.
-template <class E, class F, bool kLearn>
+template <class E, class F, bool kLearn, bool kLarge = false>
 void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
@@ -324,8 +328,8 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
         classes,
         [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
           block = index / kStep;
-          scatter_vectors<E, F, kLearn, false, vectors>(bag_of, row.from(index), far, lanes_of,
-                                                        sums_of);
+          scatter_vectors<E, F, kLearn, false, vectors, kLarge>(bag_of, row.from(index), far,
+                                                                lanes_of, sums_of);
         });
   }
   if constexpr (kLearn) {
@@ -336,17 +340,42 @@ void scatter_classes(const AverageProblem& problem, const Stretch& task) {
   }
 }
 
+// Whether a peak of the task's bags and classes is large.
+template <class T>
+bool has_large_peak(const AverageProblem& problem, const Stretch& task) {
+  const T* peaks = statistics_row<T>(problem, kPeak) + task.bag * problem.classes;
+  bool large = false;
+  for (int64_t index = task.class_start; index < task.class_end; index += kLanes<T>) {
+    const int64_t left = task.class_end - index;
+    large |= any(are_large<T>(load_lanes(peaks + index, left < kLanes<T> ? left : kLanes<T>)));
+  }
+  return large;
+}
+
+template <class E, class F, bool kLearn, bool kKept>
+[[gnu::noinline, gnu::cold]] void scatter_below_large(const AverageProblem& problem,
+                                                      const Stretch& task) {
+  if (problem.frames_contiguous)
+    scatter_rows<E, F, kLearn, kKept, true>(problem, task);
+  else
+    scatter_classes<E, F, kLearn, true>(problem, task);
+}
+
 template <class E, class F, bool kLearn, bool kKept>
 void scatter_all(const AverageProblem& problem) {
   using T = Arithmetic<E>;
-  const Stretches stretches(problem, parts_of(problem), kLanes<T>);
+  const bool transposed = kTransposes<E> && !kKept && kLearn && problem.mask == nullptr &&
+                          is_transposed<E>(problem, kLongestLearned<F>);
+  const Stretches stretches(problem, parts_of(problem), kLanes<T>, transposed);
   parallel_for(stretches.count(), elements_of(problem), problem.threads, [&](int64_t index) {
     const Stretch task = stretches.at(index);
+    if constexpr (!F::kDirect)
+      if (has_large_peak<T>(problem, task))
+        return scatter_below_large<E, F, kLearn, kKept>(problem, task);
     if constexpr (kLines<E> && !kKept)
       if (is_line<F, kLearn>(problem)) return scatter_line<E, F, kLearn>(problem, task);
     if constexpr (kTransposes<E> && !kKept && kLearn)
-      if (problem.mask == nullptr && is_transposed<E>(problem, kLongestLearned<F>) &&
-          fills_lanes<E>(task.class_end - task.class_start))
+      if (transposed && fills_lanes<E>(task.class_end - task.class_start))
         return scatter_transposed<E, F>(problem, task);
     if constexpr (kTurns<E> && !kKept)
       if (is_turned<E, F::kScores>(problem)) return scatter_turned<E, F, kLearn>(problem, task);

@@ -60,12 +60,13 @@ py::object weighted_average_pass(int member, int activation, int dim, bool from_
                 });
 }
 
-// Of x, scores, power, alpha and mask: see gradients_of_call.
-py::tuple weighted_average_gradients(int member, int activation, int dim, bool from_logits,
-                                     int threads, bool learn, py::handle gradient_object,
-                                     py::handle x_object, py::handle scores_object,
-                                     py::handle power_object, py::handle alpha_object,
-                                     const Tensor& mask, py::handle left) {
+// Of x, scores, power, alpha and mask: see gradients_of_call. Or None: see are_as_before.
+py::object weighted_average_gradients(int member, int activation, int dim, bool from_logits,
+                                      int threads, bool learn, py::handle gradient_object,
+                                      py::handle x_object, py::handle scores_object,
+                                      py::handle power_object, py::handle alpha_object,
+                                      const Tensor& mask, py::handle left) {
+  if (!are_as_before(x_object, dim, scores_object, power_object, alpha_object)) return py::none();
   const py::object gradient = contiguous(gradient_object);
   const py::object to_x = empty_like(x_object), to_scores = empty_like(scores_object);
   const py::object to_power = learn ? empty_like(power_object) : py::none();

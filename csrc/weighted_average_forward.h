@@ -43,6 +43,7 @@ struct WeightedAverage {
     Vector<T> low = broadcast(T(__builtin_inf()));
     Vector<T> high = broadcast(T(-__builtin_inf()));
     Vector<T> leader{};
+    bool large = false;  // a lane's peak
 
     template <int kCount, bool kAll>
     MILKERNELS_INLINE void gather(const Vector<T>* raw, const Vector<T>* decay,
@@ -63,25 +64,44 @@ struct WeightedAverage {
       if constexpr (!F::kDirect) {
         const Integer<T> higher = top > peak;
         if (any(higher)) {
+          top = finite_peak<T>(top);
           MILKERNELS_UNROLL
           for (int k = 0; k < kCount; ++k) {
             auto leads =
-                higher & (F::template log2_weight<T>(frames[k], coefficients, zero) == top);
+                higher & (F::template log2_weight<T>(frames[k], coefficients, zero) >= top);
             if constexpr (!kAll) leads &= real[k];
             leader = leads ? frames[k].x : leader;
           }
           raise_peak(higher ? ceiling(top) + T(kHeadroom<T>) : peak);
+          large = any(are_large<T>(peak));
         }
       }
       Vector<T> weights[kCount];
+      const auto weigh = [&](const auto& weight_of) MILKERNELS_INLINE_LAMBDA {
+        MILKERNELS_UNROLL
+        for (int k = 0; k < kCount; ++k) {
+          const Vector<T> weight = weight_of(frames[k]);
+          weights[k] = kAll ? weight : real[k] ? weight : zero;
+        }
+      };
+      const auto usual = [&](const Frame<T>& frame) MILKERNELS_INLINE_LAMBDA {
+        return F::template weight<T>(frame, coefficients, -peak);
+      };
+      if constexpr (F::kDirect) {
+        weigh(usual);
+      } else if (MILKERNELS_UNLIKELY(large)) {
+        weigh([&](const Frame<T>& frame) MILKERNELS_INLINE_LAMBDA {
+          return F::template weight_below_large<T>(frame, coefficients, peak);
+        });
+      } else {
+        weigh(usual);
+      }
       Vector<T> values[kCount];
       Vector<T> least[kCount];
       Vector<T> most[kCount];
       MILKERNELS_UNROLL
       for (int k = 0; k < kCount; ++k) {
-        const Vector<T> weight = F::template weight<T>(frames[k], coefficients, -peak);
         const Vector<T> x = frames[k].x;
-        weights[k] = kAll ? weight : real[k] ? weight : zero;
         values[k] = kAll ? x : real[k] ? x : zero;
         least[k] = kAll ? x : real[k] ? x : low;
         most[k] = kAll ? x : real[k] ? x : high;

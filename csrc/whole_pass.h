@@ -146,6 +146,18 @@ py::tuple pooled(const Frames& frames, py::handle x, const py::object& left, int
   return py::make_tuple(y, left);
 }
 
+// Whether kernels walk a call's tensors as its forward pass did: hooks of saved tensors may give
+// the same values back in other strides.
+inline bool are_as_before(py::handle x_object, int dim, py::handle scores_object = Py_None,
+                          py::handle power_object = Py_None, py::handle alpha_object = Py_None) {
+  const auto frames = plain_tensor_of(x_object.ptr());
+  if (!frames || frames->dimensions != 3 || !are_frames(*frames)) return false;
+  const Tensor x = by_class(*frames, dim);
+  return are_scores(scores_of(scores_object, dim), x) &&
+         is_of_classes(plain_tensor_of(power_object.ptr()), x) &&
+         is_of_classes(plain_tensor_of(alpha_object.ptr()), x);
+}
+
 // Gradients of a call's tensors, None for those that there are not, and of the two arguments that
 // follow them in Python.
 template <class... Gradients>

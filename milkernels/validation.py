@@ -22,6 +22,11 @@ def frame_dim(dim: int) -> int:
     return dim if dim > 0 else dim + 3
 
 
+def logits_flag(from_logits: bool) -> None:
+    if not isinstance(from_logits, bool):
+        raise TypeError(f"from_logits: expected True or False, got {shown(from_logits)}")
+
+
 def frame_values(x: Tensor, dim: int) -> tuple[int, int, int]:
     """Check `x` and return its (bags, classes, frames)."""
     floating("x", x)
@@ -39,6 +44,10 @@ def floating(name: str, tensor: Tensor) -> None:
         raise TypeError(
             f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {tensor.dtype}"
         )
+    if tensor.is_nested:
+        raise TypeError(f"{name}: expected bags of one length, got a nested tensor (pool_packed)")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got one of layout {tensor.layout}")
 
 
 def packed_values(x: Tensor) -> tuple[int, int]:
@@ -149,9 +158,9 @@ def layer_parameter(name: str, parameter: Tensor, shape: tuple[int, ...], z: Ten
 
 
 def one_of(name: str, value: object, expected: tuple[object, ...]) -> None:
-    if value not in expected:
+    if not isinstance(value, (str, type(None))) or value not in expected:
         choices = ", ".join(map(repr, expected))
-        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {choices}, got {shown(value)}")
 
 
 def attention_scores(scores: Tensor, x: Tensor) -> None:
@@ -244,6 +253,23 @@ def gated_embedding(c: Tensor, weight: Tensor, bias: Tensor) -> None:
         floating(name, parameter)
         _shape(name, parameter, shape, meaning)
         same_device(name, parameter, c.device, "c")
+
+
+def shown(value: object) -> str:
+    """What came, in a line."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def number(name: str, value: float, least: float = -math.inf) -> None:
+    """Check a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {shown(value)}")
+    if not math.isfinite(value) or value < least:
+        bound = "" if least == -math.inf else f" of at least {least:g}"
+        raise ValueError(f"{name}: expected a finite number{bound}, got {value}")
 
 
 def count(name: str, value: int, least: int = 0) -> None:

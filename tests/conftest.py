@@ -86,3 +86,10 @@ def device(request):
         "cpp",
     )
     return "cuda" if chosen == "triton" and torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def on_device(device):
+    """What the test makes is where its backend's tensors live."""
+    with torch.device(device):
+        yield

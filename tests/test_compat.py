@@ -140,7 +140,8 @@ def test_weights_may_be_left_out(name):
 
 
 @pytest.mark.parametrize("name", ["PANNs, sigmoid", "BirdCLEF, linear"])
-def test_every_backend_returns_weights(any_backend, name):
+@pytest.mark.usefixtures("any_backend", "on_device")
+def test_every_backend_returns_weights(name):
     theirs, ours, x = pair(name)
     assert_same(list(ours(x)), list(theirs(x)))
 

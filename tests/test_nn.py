@@ -223,7 +223,8 @@ def test_what_does_not_fit_a_module_is_named(call, error, message):
 
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", nn.list_poolings(probabilities=True))
-def test_a_modules_loss_is_its_values_cross_entropy(any_backend, name, dim):
+@pytest.mark.usefixtures("any_backend", "on_device")
+def test_a_modules_loss_is_its_values_cross_entropy(name, dim):
     options = {"in_features": 6} if name == "attention" else {}
     pool = nn.build_pooling(name, 5, dim=dim, from_logits=True, **options)
     x = torch.randn(3, 5, 11) - 3

@@ -97,7 +97,8 @@ def assert_first_gradients_agree(function, scale: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_inputs_may_depend_on_one_another(any_backend, name):
+@pytest.mark.usefixtures("any_backend", "on_device")
+def test_inputs_may_depend_on_one_another(name):
     """A gradient that will be differentiated is the gradient."""
     run, tensors = operator(name)
     inputs, scale = of_one(tensors)
@@ -130,6 +131,7 @@ TWICE = {
 }
 
 
+@pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize("name", TWICE)
 def test_one_tensor_may_be_given_twice(any_backend, name):
     shape, run = TWICE[name]
@@ -139,7 +141,8 @@ def test_one_tensor_may_be_given_twice(any_backend, name):
         assert torch.autograd.gradgradcheck(lambda tensor: run(tensor).square(), tensor)
 
 
-def test_gmap_may_be_differentiated_twice(any_backend):
+@pytest.mark.usefixtures("any_backend", "on_device")
+def test_gmap_may_be_differentiated_twice():
     module = milkernels.nn.GMAP(4, heads=2).double()
     h = torch.randn(2, 4, 5, dtype=FLOAT64, requires_grad=True)
     assert_first_gradients_agree(lambda h: module(h).square().sum(), h)

@@ -50,6 +50,7 @@ def frame_weights(
         raise ValueError(f"name: expected one of {expected}, got {name!r}")
     given = pooling_arguments.named(name, parameters, options)
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, classes, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     pooling_arguments.check(given, x, classes)

@@ -30,6 +30,7 @@ def log_mean_exp_pool(
     tensor([[0.6711]])
     """
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, classes, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     validation.sharpness(sharpness, classes, x.device)

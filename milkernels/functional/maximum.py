@@ -47,6 +47,7 @@ def _maximum(
         if y is not None:
             return y
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     chosen = resolve(x.device)

@@ -26,6 +26,7 @@ def noisy_or_pool(
         if y is not None:
             return y
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     chosen = resolve(x.device)

@@ -64,6 +64,7 @@ def pool_packed(
             arguments["scores"] = _nested_scores(arguments["scores"], offsets)
     _, classes = validation.packed_values(x)
     offsets = validation.bag_offsets(offsets, x.device)
+    validation.logits_flag(from_logits)
     pooling_arguments.check(arguments, x, classes)
     chosen = resolve(x.device)
     if chosen == "reference":

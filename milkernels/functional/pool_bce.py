@@ -69,7 +69,8 @@ def pool_bce(
             and no gradient.
         reduction: "mean" over the known labels (0 of none), "sum", or "none".
         dim: the frame axis, as in the function.
-        mask: as in the function.
+        mask: as in the function. A clip without a real frame has the value 0, and a loss for its
+            labels: make them unknown if they are not 0.
         options: the function's other keywords, as `normalize="classes"`.
 
     Returns:
@@ -104,6 +105,7 @@ def pool_bce(
         if loss is not None:
             return loss
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, classes, frames = validation.frame_values(x, dim)
     pooling_arguments.check(given, x, classes)
     validation.mask_of(mask, bags, frames, x.device)

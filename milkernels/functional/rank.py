@@ -35,6 +35,7 @@ def rank_pool(
     """
     validation.decay(decay)
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     chosen = resolve(x.device)

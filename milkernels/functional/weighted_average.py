@@ -133,7 +133,8 @@ def attention_pool(
 
     `scores` has x's shape, dtype and device. `score_activation` is a: None [W], "sigmoid" (Deshmukh
     et al., 2020), "tanh" (the BirdCLEF AttBlockV2 head) or "clamp" (to ±10, PANNs' AttBlock). A
-    score of -inf takes its frame out. `normalize="frames"` is the softmax over frames.
+    score of -inf takes its frame out, as one below -2.3e38 does, outside of float64.
+    `normalize="frames"` is the softmax over frames.
 
     With `normalize="classes"` [Xu, eq. 4] the classes compete at each frame: w is the class's share
     of the softmax over the classes, clamped to [1e-7, 1], and y = Σ x_i w_i / Σ w_i over frames. A
@@ -157,6 +158,7 @@ def attention_pool(
     validation.score_activation(score_activation)
     validation.score_axis(normalize)
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, _, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     chosen = resolve(x.device)
@@ -189,6 +191,7 @@ def _weighted_average(
         if y is not None:
             return y
     dim = validation.frame_dim(dim)
+    validation.logits_flag(from_logits)
     bags, classes, frames = validation.frame_values(x, dim)
     validation.mask_of(mask, bags, frames, x.device)
     given: dict[str, Any] = {"power": power, "alpha": alpha}

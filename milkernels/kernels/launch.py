@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -30,6 +31,15 @@ def strides_of(tensor: Tensor | None) -> tuple[int, ...]:
 def of_classes(parameter: Tensor | None, stand_in: Tensor) -> Tensor:
     """A parameter (classes,) as kernels read it, one number after the other."""
     return stand_in if parameter is None else parameter.contiguous()
+
+
+def float32_parts(number: float) -> tuple[float, ...]:
+    """A number in three parts: what Triton passes to a kernel is rounded to float32."""
+    parts = []
+    for _ in range(3):
+        parts.append(struct.unpack("f", struct.pack("f", number))[0])
+        number -= parts[-1]
+    return tuple(parts)
 
 
 #: Threads of a warp as `Launch` counts them.

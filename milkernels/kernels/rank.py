@@ -7,7 +7,6 @@ float64, are sorted by PyTorch between two kernels, and their parts are joined b
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from milkernels.kernels import rank_kernels as kernels
 from milkernels.kernels import tiles
-from milkernels.kernels.launch import Launch
+from milkernels.kernels.launch import Launch, float32_parts
 
 #: Of a thread at most: left alone, the assembler spills two rather than give it some more.
 _REGISTERS = 128
@@ -193,14 +192,8 @@ _ELEMENTS = {
 
 @cache
 def _log2(decay: float) -> tuple[float, ...]:
-    """log2 of a decay in three parts of float32. That of 0 is so low that its powers but the first
-    are 0."""
-    rest = math.log2(decay) if decay > 0 else -2000.0
-    parts = []
-    for _ in range(3):
-        parts.append(struct.unpack("f", struct.pack("f", rest))[0])
-        rest -= parts[-1]
-    return tuple(parts)
+    """log2 of a decay in parts. That of 0 is so low that its powers but the first are 0."""
+    return float32_parts(math.log2(decay) if decay > 0 else -2000.0)
 
 
 def _compute(x: Tensor) -> tl.dtype:

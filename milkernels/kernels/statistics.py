@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from milkernels.kernels import statistics_backward_kernels, statistics_forward_kernels, tiles
-from milkernels.kernels.launch import Launch, or_else, strides_of
+from milkernels.kernels.launch import Launch, float32_parts, or_else, strides_of
 
 #: Elements of a tile, 8 for each thread. Where channels lie side by side a thread has twice as many
 #: frames, and what it does once for each of its channels is half as much; four times as many spill
@@ -174,7 +174,7 @@ def forward(
                 **outputs,
                 **tiling.sizes(),
                 "segments": segments,
-                "eps": eps,
+                "eps": float32_parts(eps),
                 **tiling.blocks(),
             },
         )
@@ -311,7 +311,7 @@ def _inputs(
         "mask_ptr": h if mask is None else mask.view(torch.uint8),
         **tiling.sizes(),
         "frames": tiling.frames,
-        "eps": eps,
+        "eps": float32_parts(eps),
         "h_strides": h.stride(),
         "scores_strides": strides_of(scores),
         "mask_strides": (0, 0) if mask is None else mask.stride(),

@@ -42,7 +42,7 @@ def _slopes(
     direct = tl.load(address + output * stride_output, mask=inside, other=0).to(COMPUTE)
     address += tl.cast(width, tl.int64) * stride_output
     to_deviation = tl.load(address + output * stride_output, mask=inside, other=0).to(COMPUTE)
-    varies = variance > eps
+    varies = variance > parts.floor_of(eps, variance)
     curve = tl.where(varies, to_deviation / tl.sqrt(tl.where(varies, variance, 1.0)), 0.0)
     return mean, lost, variance, direct, curve
 

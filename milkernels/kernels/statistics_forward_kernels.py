@@ -63,7 +63,8 @@ def _write(
     first = has_head & (in_head == 0)
     if FINISH:
         nothing = total == 0
-        variance_floored = tl.where(variance < eps, eps, variance)
+        floor = parts.floor_of(eps, variance)
+        variance_floored = tl.where(variance < floor, floor, variance)
         deviation = tl.where(nothing, 0.0, tl.sqrt(variance_floored))
         address = y_ptr + bag * 2 * channels + channel + head * width
         tl.store(address, mean + lost, mask=inside)

@@ -21,6 +21,14 @@ LOWEST = tl.constexpr(-3.0e38)
 
 
 @triton.jit
+def floor_of(eps, like):
+    """The least variance, from its parts in float32, in the type of other variances."""
+    high, middle, low = eps
+    floor = tl.cast(high, like.dtype) + tl.cast(middle, like.dtype)
+    return floor + tl.cast(low, like.dtype)
+
+
+@triton.jit
 def block_of(program, heads, width, BLOCK_HEADS: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
     """What a program works on: its block of channels of a head, heads and channels of that block,
     whether they exist, and the rest of the program's number."""

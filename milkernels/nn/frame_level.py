@@ -30,6 +30,8 @@ class FramePool(nn.Module):
 
     def __init__(self, dim: int = -1, from_logits: bool = False) -> None:
         super().__init__()
+        validation.frame_dim(dim)
+        validation.logits_flag(from_logits)
         self.dim = dim
         self.from_logits = from_logits
 
@@ -58,7 +60,11 @@ class _OfFrames(FramePool):
 
     def bce(self, x: Tensor, target: Tensor, mask: Tensor | None = None, **options: Any) -> Tensor:
         """The pooling and its binary cross-entropy with `target` (batch, classes) in one pass:
-        `milkernels.functional.pool_bce` of the module's parameters, which `options` are for."""
+        `milkernels.functional.pool_bce` of the module's parameters, which `options` are for. `x` is
+        what the module was built for: probabilities, unless `from_logits`."""
+        if not self.gives_probabilities:
+            name = type(self).__name__
+            raise TypeError(f"{name}: its values are no probabilities, it has no cross-entropy")
         name = self._function.removesuffix("_pool")
         layout = self._layout(mask)
         return functional.pool_bce(name, x, target, *self._parameters_used(), **layout, **options)
@@ -216,6 +222,10 @@ class AutoPool(_OfFrames):
     ) -> None:
         super().__init__(dim, from_logits)
         validation.count("num_classes", num_classes)
+        validation.number("init", init)
+        validation.number("penalty", penalty)
+        if max_alpha is not None:
+            validation.number("max_alpha", max_alpha, least=0)
         self.alpha = nn.Parameter(torch.full((num_classes,), float(init)))
         self.max_alpha = max_alpha
         self._penalty = penalty
@@ -259,8 +269,8 @@ class PowerPool(_OfFrames):
     ) -> None:
         super().__init__(dim, from_logits)
         validation.count("num_classes", num_classes)
-        if init < 0:
-            raise ValueError(f"init: expected a power of at least 0, got {init}")
+        validation.number("init", init, least=0)
+        validation.number("penalty", penalty)
         self.power = nn.Parameter(torch.full((num_classes,), float(init)))
         self._penalty = penalty
 

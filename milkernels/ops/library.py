@@ -15,7 +15,7 @@ from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
+from torch.autograd import forward_ad, profiler
 
 from milkernels.ops.vmap import one_by_one
 
@@ -85,7 +85,13 @@ def define(name: str, signature: str, kernel: Callable[..., Any], fake: Callable
 
 
 def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Tensor:
-    """y of the family `name`; arguments are checked by the caller."""
+    """y of the family `name`; arguments are checked by the caller.
+
+    Raises:
+        NotImplementedError: for a tensor with a tangent.
+    """
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(tensors)
     direct = _nobody_watches(tensors)
     if differentiates(*tensors):
         if direct:
@@ -95,6 +101,13 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
     if direct:
         return _outputs(_families[name].forward(*tensors, *options))[0]
     return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))[0]
+
+
+def _refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
+    """Without a derivative of its own an operator would drop them without a word."""
+    for tensor in tensors:
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise NotImplementedError("forward-mode AD: milkernels has derivatives backward alone")
 
 
 _PLAIN = (Tensor, torch.nn.Parameter, type(None))
@@ -121,6 +134,7 @@ def somebody_watches() -> bool:
         or transforms_are_active()
         or _tracing_state() is not None
         or profiler._is_profiler_enabled
+        or forward_ad._current_level >= 0
     )
 
 

@@ -57,7 +57,7 @@ def pool_bce_in_one(
         return None if result is None else result[0]
     options = (name, 1.0, score_activation, reduction, axis, from_logits, True, "cpp")
     loss, *gradients = result
-    return _record(*inputs, None, target, None, label_mask, mask, loss, gradients, options)
+    return _record(*inputs, None, target, None, label_mask, mask, (loss, gradients), options)
 
 
 @cache
@@ -89,7 +89,8 @@ class _WholeLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
-        *tensors, loss, ctx.gradients, ctx.options = given
+        # In a tuple the loss is no input, which autograd would take for a view of itself.
+        *tensors, (loss, ctx.gradients), ctx.options = given
         ctx.save_for_backward(*tensors)
         return loss
 
@@ -101,14 +102,14 @@ class _WholeLoss(torch.autograd.Function):
             needs = (*needs, False, False, False, False)
             saved = computed_again(ctx.saved_tensors, ctx.options)
             found = loss_gradients(gradient, saved, ctx.options, needs, in_place=False)
-            return *found, None, None, None
+            return *found, None, None
         by = gradient.item()
         if by != 1:
             for one in gradients:
                 if one is not None:
                     one.mul_(by)
         handed = (one if need else None for one, need in zip(gradients, needs, strict=True))
-        return *handed, None, None, None, None, None, None, None
+        return *handed, None, None, None, None, None, None
 
 
 # As in ops.whole_pass.

@@ -88,10 +88,13 @@ class _Whole(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Sequence[Tensor | None]:
         whole, memory = ctx.call
         needs, tensors = ctx.needs_input_grad[:-2], ctx.saved_tensors
-        if torch.is_grad_enabled():
+        found = None
+        if not torch.is_grad_enabled():
+            threads, learn = torch.get_num_threads(), any(needs[1:])
+            found = whole.backward(*whole.numbers, threads, learn, gradient, *tensors, memory)
+        if found is None:
             return *_of_the_family(whole, needs, gradient, tensors), None, None
-        threads, learn = torch.get_num_threads(), any(needs[1:])
-        return whole.backward(*whole.numbers, threads, learn, gradient, *tensors, memory)
+        return found
 
 
 class _WholeAlone(torch.autograd.Function):
@@ -107,14 +110,15 @@ class _WholeAlone(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Sequence[Tensor | None]:
         whole, memory = ctx.call
         x, *needed = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        saved = (x, *whole.no_others, *needed)
+        found = None
+        if not torch.is_grad_enabled():
+            threads = torch.get_num_threads()
+            found = whole.backward(*whole.numbers, threads, False, gradient, *saved, memory)
+        if found is None:
             needs = (True, *(False for _ in whole.no_others))
-            saved = (x, *whole.no_others, *needed)
             return _of_the_family(whole, needs, gradient, saved)[0], None, None
-        numbers, threads = whole.numbers, torch.get_num_threads()
-        return whole.backward(
-            *numbers, threads, False, gradient, x, *whole.no_others, *needed, memory
-        )
+        return found
 
 
 # Function.apply without its preparations for transforms of torch.func: none is active here.

@@ -47,7 +47,7 @@ def backward(
     """Fill the gradients that are given."""
     axis = extension.lane_axis(x)
     x, scores = extension.along(x, axis), extension.along(scores, axis)
-    gradient = gradient.contiguous()
+    gradient, statistics = gradient.contiguous(), statistics.contiguous()
     given = (x_gradient, scores_gradient)
     filled = tuple(extension.empty_along(tensor, axis) for tensor in given)
     extension.functions.class_attention_backward(

@@ -41,7 +41,7 @@ def backward(
         gradient,
         z,
         layers,
-        statistics,
+        statistics.contiguous(),
         z_gradient,
         filled,
     )

@@ -44,7 +44,7 @@ def backward(
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
     sharpness = extension.in_arithmetic(sharpness, x)
-    gradient = gradient.contiguous()
+    gradient, statistics = gradient.contiguous(), statistics.contiguous()
     given = (x_gradient, sharpness_gradient)
     filled = (
         extension.empty_along(x_gradient, axis),

@@ -42,7 +42,7 @@ def backward(
     axis = extension.lane_axis(x_gradient)
     # Without the mean only the maxima are read: x need not be contiguous.
     x = extension.along(x, axis) if plus_mean and from_logits else x
-    gradient = gradient.contiguous()
+    gradient, places = gradient.contiguous(), places.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.maximum_backward(
         from_logits,

@@ -39,7 +39,7 @@ def backward(
     """Fill the gradient of x."""
     axis = extension.lane_axis(x)
     x = extension.along(x, axis)
-    gradient = gradient.contiguous()
+    gradient, statistics = gradient.contiguous(), statistics.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.noisy_or_backward(
         from_logits,

@@ -74,7 +74,11 @@ def backward(
     sharpness_gradient: Tensor | None,
 ) -> None:
     """Fill the gradients that are given."""
-    gradient = gradient.contiguous()
+    gradient, statistics, places = (
+        gradient.contiguous(),
+        statistics.contiguous(),
+        places.contiguous(),
+    )
     call = _Call(x, offsets, from_logits)
     parameters = _Parameters(call, scores, power, alpha, sharpness)
     of_frames = (call.view(x_gradient), call.view(scores_gradient))

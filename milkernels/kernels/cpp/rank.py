@@ -43,7 +43,7 @@ def backward(
     """Fill the gradient of x."""
     axis = extension.lane_axis(x_gradient)
     x, ranks = extension.along(x, axis), extension.along(ranks, axis)
-    gradient = gradient.contiguous()
+    gradient, total = gradient.contiguous(), total.contiguous()
     filled = extension.empty_along(x_gradient, axis)
     extension.functions.rank_backward(
         decay,

@@ -56,7 +56,11 @@ def backward(
     )
     h, scores = extension.along(h, axis), extension.along(scores, axis)
     query = extension.in_arithmetic(query, h)
-    gradient = gradient.contiguous()
+    gradient, normaliser, moments = (
+        gradient.contiguous(),
+        normaliser.contiguous(),
+        moments.contiguous(),
+    )
     extension.functions.statistics_backward(
         extension.walk(axis),
         mask,

@@ -65,7 +65,7 @@ def backward(
     axis = extension.lane_axis(x)
     x, scores = extension.along(x, axis), extension.along(scores, axis)
     power, alpha = extension.in_arithmetic(power, x), extension.in_arithmetic(alpha, x)
-    gradient = gradient.contiguous()
+    gradient, statistics = gradient.contiguous(), statistics.contiguous()
     given = (x_gradient, scores_gradient, power_gradient, alpha_gradient)
     filled = (
         extension.empty_along(x_gradient, axis),
