@@ -30,6 +30,15 @@ def test_they_give_the_oracles_numbers(name, classes, from_logits):
         assert_close(case.run(functional), truth, relative=4e-6)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("classes", [2, 8, 12, 13, 17, 24, 25])
+def test_classes_that_compete_in_rows_give_the_oracles_numbers(classes, masked):
+    for frames in FRAMES:
+        case = make_case("class_attention", 2, classes, frames, dim=1, masked=masked)
+        truth = case.to(torch.float64).run(reference)
+        assert_close(case.run(functional), truth, relative=4e-6)
+
+
 @pytest.mark.parametrize("from_logits", [False, True])
 @pytest.mark.parametrize("classes", [2, 3, 8, 12])
 @pytest.mark.parametrize("name", ["auto", "power", "power_exp"])

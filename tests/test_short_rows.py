@@ -49,3 +49,18 @@ def test_nan_stays_in_its_row(name):
         for one, other in zip(case.run_for_x(functional), expected, strict=True):
             assert one[:, 3].isnan().all()
             assert torch.equal(one[:, others], other[:, others])
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 100), (8, 8, 100), (3, 40, 33)])
+@pytest.mark.parametrize("name", ["auto", "power", "power_exp"])
+def test_learned_parameters_get_the_same_bits_on_any_number_of_threads(name, shape):
+    case = make_case(name, *shape, from_logits=True)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = case.run(functional)
+        for others in (2, 3, 8):
+            torch.set_num_threads(others)
+            assert all(map(torch.equal, case.run(functional), expected)), others
+    finally:
+        torch.set_num_threads(threads)

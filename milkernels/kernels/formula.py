@@ -264,6 +264,39 @@ def log2_weight(start, x, log2_x, score, alpha, power, FORMULA: tl.constexpr):
 
 
 @triton.jit
+def largest_peak(number):
+    """Whole peaks in base 2 up to this stand for products within a sixteenth of them. What a larger
+    one rounds off is many powers of two."""
+    if number.dtype == tl.float64:
+        return 562949953421312.0
+    else:
+        return 1048576.0
+
+
+@triton.jit
+def finite_peak(top):
+    """A peak of what may overflow."""
+    largest = 1.7976931348623157e308 if top.dtype == tl.float64 else 3.4028234663852886e38
+    return tl.ceil(tl.where(top > largest, largest, top))
+
+
+@triton.jit
+def exp2_below(peak, exact, rounded):
+    """2^exact; below a large peak, which is a rounded number itself, 2^(rounded - peak)."""
+    distance = rounded - peak
+    distance = tl.where(distance > 0, 0.0, distance)
+    return tl.exp2(tl.where(tl.abs(peak) > largest_peak(peak), distance, exact))
+
+
+@triton.jit
+def weight_below(peak, x, log2_x, score, alpha, power, FORMULA: tl.constexpr):
+    """The weight over 2^peak."""
+    exact = log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
+    rounded = log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
+    return exp2_below(peak, exact, rounded)
+
+
+@triton.jit
 def direct_weight(x, score, FORMULA: tl.constexpr):
     """The weight itself where it needs no exponential: mean, linear softmax, a given one."""
     if FORMULA.given:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import jit, sums, tiles
+from milkernels.kernels import formula, jit, sums, tiles
 from milkernels.kernels import statistics_tiles as parts
 
 
@@ -140,7 +140,7 @@ def _statistics_forward_kernel(
         scores_tile = parts.tile(scores_ptr, bag, head, frame, scores_strides, WIDE)
         score = parts.score_of(x, query, scores_tile, has_head & exists, COMPUTE, GIVEN)
         score = tl.where(real, score, -float("inf"))
-        top = tl.ceil(tl.max(score * parts.LOG2_E, 2, keep_dims=True))
+        top = formula.finite_peak(tl.max(score * parts.LOG2_E, 2, keep_dims=True))
         joint_peak = tl.maximum(peak, top)
         scale = tl.exp2(peak - joint_peak)
         peak = joint_peak

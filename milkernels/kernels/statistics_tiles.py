@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from milkernels.kernels import tiles
+from milkernels.kernels import formula, tiles
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 #: What float32 leaves of it.
@@ -100,4 +100,4 @@ def exponential(score, peak):
     relative = tl.fma(score, ones * LOG2_E, -peak * ones)
     if score.dtype == tl.float32:
         relative = tl.fma(score, ones * _LOG2_E_REST, relative)
-    return tl.exp2(relative)
+    return formula.exp2_below(peak, relative, score * LOG2_E)

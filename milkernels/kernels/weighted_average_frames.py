@@ -63,9 +63,9 @@ def _state_of_tile(raw, score, real, alpha, power, FORMULA: tl.constexpr, AXIS: 
         leader = top
         if FORMULA.leads:
             leader = _leading(log2_weight, x, top, AXIS)
-        peak = tl.ceil(tl.where(top < moments.LOWEST, moments.LOWEST, top))
-        start = -tl.expand_dims(peak, AXIS)
-        weight = tl.exp2(formula.log2_weight(start, x, log2_x, score, alpha, power, FORMULA))
+        peak = formula.finite_peak(tl.where(top < moments.LOWEST, moments.LOWEST, top))
+        of_tile = tl.expand_dims(peak, AXIS)
+        weight = formula.weight_below(of_tile, x, log2_x, score, alpha, power, FORMULA)
     return moments.of_tile(x, log2_x, weight, peak, leader, real, FORMULA, AXIS)
 
 
@@ -90,12 +90,12 @@ def _with_tile(sums, raw, score, real, alpha, power, FORMULA: tl.constexpr, ALL_
             leader = tl.where(top > best, _leading(log2_weight, x, top, 0), leader)
             best = tl.maximum(best, top)
         peak_before = peak
-        peak = tl.maximum(peak, tl.ceil(top))
+        peak = tl.maximum(peak, formula.finite_peak(top))
         scale = tl.exp2(peak_before - peak)
         total *= scale
         products *= scale
-        start = -peak[None, :, :]
-        weight = tl.exp2(formula.log2_weight(start, x, log2_x, score, alpha, power, FORMULA))
+        of_lanes = peak[None, :, :]
+        weight = formula.weight_below(of_lanes, x, log2_x, score, alpha, power, FORMULA)
     here_low, here_high = moments.bounds(x, real, 0, ALL_REAL)
     if not ALL_REAL:
         # Of frames that are not real, x is finite.

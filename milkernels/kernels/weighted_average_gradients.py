@@ -18,8 +18,7 @@ def gradients_of_tile(raw, score, known, FORMULA: tl.constexpr):
         weight = formula.direct_weight(x, score, FORMULA)
     else:
         log2_x = formula.log2_x(raw, FORMULA)
-        log2_weight = formula.log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
-        weight = tl.exp2(log2_weight)
+        weight = formula.weight_below(peak, x, log2_x, score, alpha, power, FORMULA)
     weight *= scale
     residual = x - y
     x_gradient = weight * formula.frame_gradient(
