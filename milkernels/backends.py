@@ -32,6 +32,8 @@ _choice = "auto"
 class backend:  # noqa: N801 - called like a function, bare or in a with statement
     """Choose the backend: called bare it sets it, in a `with` statement it sets it for the block.
 
+    It is one setting for all threads.
+
     `"auto"` takes Triton for CUDA tensors, C++ for CPU tensors and the reference where those are
     missing. `"triton"` takes CPU tensors too under `TRITON_INTERPRET=1`. `"reference"` is plain
     PyTorch. A backward pass runs where its forward pass ran.

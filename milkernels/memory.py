@@ -10,7 +10,8 @@ def empty_cache() -> int:
 
     Gradients of frames of 1 MiB or more lie in memory that is kept when they are dropped, up to
     `MILKERNELS_KEPT_MIB` (512) MiB of it: new memory comes zeroed from the system, which takes as
-    long as the kernels. On GPUs PyTorch's own allocator does the same (`torch.cuda.empty_cache`).
+    long as the kernels. Such a gradient's memory cannot be resized in place. On GPUs PyTorch's own
+    allocator does the same (`torch.cuda.empty_cache`).
     """
     functions = extension.functions
     return 0 if functions is None else int(functions.release_kept_memory())

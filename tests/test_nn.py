@@ -102,9 +102,50 @@ def test_every_clip_has_gradients_of_its_own(name):
             torch.testing.assert_close(gradients[key][index], expected)
 
 
-def test_power_below_zero_is_refused():
-    with pytest.raises(ValueError, match="init: expected a power of at least 0, got -1"):
-        nn.PowerPool(3, init=-1)
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (
+            lambda: nn.PowerPool(3, init=-1),
+            ValueError,
+            "init: expected a finite number of at least 0, got -1",
+        ),
+        (
+            lambda: nn.PowerPool(3, penalty=None),
+            TypeError,
+            "penalty: expected a number, got None",
+        ),
+        (
+            lambda: nn.AutoPool(3, max_alpha=-2.0),
+            ValueError,
+            "max_alpha: expected a finite number of at least 0, got -2.0",
+        ),
+        (
+            lambda: nn.AutoPool(3, init=float("nan")),
+            ValueError,
+            "init: expected a finite number, got nan",
+        ),
+        (
+            lambda: nn.MeanPool(from_logits="yes"),
+            TypeError,
+            "from_logits: expected True or False, got 'yes'",
+        ),
+        (
+            lambda: nn.MaxMeanPool().bce(X, torch.ones(X.shape[:2])),
+            TypeError,
+            "MaxMeanPool: its values are no probabilities, it has no cross-entropy",
+        ),
+    ],
+)
+def test_what_a_module_cannot_be_built_or_used_with_is_named(build, error, message):
+    with pytest.raises(error) as caught:
+        build()
+    assert str(caught.value) == message
+
+
+def test_a_dim_that_is_none_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match=r"dim: expected -1 or 2 .*, got 17"):
+        nn.MaxPool(17)
 
 
 def test_constrained_auto_pool_holds_alpha():

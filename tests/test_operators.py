@@ -121,6 +121,16 @@ def test_compiles_with_inductor():
     assert module.power.grad.isfinite().all()
 
 
+def test_one_tensor_may_be_given_twice_in_one_graph():
+    x = torch.rand(2, 3, 5, requires_grad=True)
+    compiled = torch.compile(
+        lambda x: functional.attention_pool(x, x), fullgraph=True, backend="aot_eager"
+    )
+    (gradient,) = torch.autograd.grad(compiled(x).sum(), x)
+    (expected,) = torch.autograd.grad(functional.attention_pool(x, x).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize("name", POOLINGS)
 def test_dynamic_shapes_do_not_recompile(name):
     """One graph for other bags, classes and frames, with its mask."""

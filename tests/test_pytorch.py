@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from milkernels import functional
 from milkernels.family import SHORT_BAG
 from milkernels.nn import build_pooling, list_poolings
 from milkernels.ops.library import kernels
@@ -77,3 +79,11 @@ def test_data_parallel_training_averages_learned_powers():
             assert torch.equal(one, other)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_tangent_is_refused_and_not_dropped():
+    x = torch.rand(2, 3, 5)
+    with forward_ad.dual_level():
+        assert functional.mean_pool(x).shape == (2, 3)
+        with pytest.raises(NotImplementedError, match="forward-mode AD"):
+            functional.mean_pool(forward_ad.make_dual(x, torch.ones_like(x)))

@@ -136,6 +136,18 @@ def test_a_second_backward_pass_gives_the_same():
         torch.autograd.grad(loss, leaves)
 
 
+@pytest.mark.parametrize("name", ["mean", "max", "noisy_or"])
+def test_the_loss_may_be_changed_in_place(name):
+    x = torch.randn(3, 5, 7, requires_grad=True)
+    target = torch.rand(3, 5)
+    loss = functional.pool_bce(name, x, target)
+    loss += 1
+    loss /= 2
+    (gradient,) = torch.autograd.grad(loss, x)
+    (whole,) = torch.autograd.grad(functional.pool_bce(name, x, target), x)
+    torch.testing.assert_close(gradient, whole / 2)
+
+
 def test_gradients_have_gradients():
     given, target = inputs("linear_softmax")
     results = []

@@ -96,11 +96,20 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
     if differentiates(*tensors):
         if direct:
             return _record(_families[name], options, *tensors)
-        return _Fused.apply(name, options, *tensors)[0]
+        return _Fused.apply(name, options, *_apart(tensors))[0]
     # Where autograd records nothing, its bookkeeping is left out.
     if direct:
         return _outputs(_families[name].forward(*tensors, *options))[0]
     return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))[0]
+
+
+def _apart(tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """The tensors, none of them twice, which torch.compile would refuse."""
+    apart: list[Tensor | None] = []
+    for tensor in tensors:
+        twice = tensor is not None and any(tensor is other for other in apart)
+        apart.append(tensor.view_as(tensor) if twice and tensor is not None else tensor)
+    return apart
 
 
 def _refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
