@@ -45,6 +45,8 @@ _LOG2_ABOUT_ONE = tl.constexpr(
 _ROOT_OF_HALF = tl.constexpr(0x3F3504F3)
 #: exp of minus this is 0 in any type.
 _LARGEST_EXPONENT = tl.constexpr(1.0e4)
+#: Logits further down weigh as this one does: of all of them the sigmoid is 0.
+_LEAST_LOGIT = tl.constexpr(-65536.0)
 
 #: How a coefficient of the log-weight comes: absent, the constant 1, or one per class.
 NONE = tl.constexpr(0)
@@ -105,6 +107,11 @@ class Formula:
         """Whether log-weights are known to lie between 0 and 2: those of exp(x) of a sigmoid."""
         alone = self.power == 0 and not self.scores
         return self.from_logits and self.alpha == _COEFFICIENTS["one"] and alone
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether log-weights may be as large as their type's numbers."""
+        return self.scores or (self.alpha != 0 and not self.from_logits)
 
     @property
     def learns(self) -> bool:
@@ -216,6 +223,8 @@ def log2_x(raw, FORMULA: tl.constexpr):
         return raw
     elif FORMULA.from_logits:
         logarithm = log2_of_one_plus(decay(tl.abs(raw)))
+        if FORMULA.power == LEARNED:
+            raw = tl.where(raw < _LEAST_LOGIT, _LEAST_LOGIT, raw)
         return tl.where(raw < 0, raw, 0.0) * _LOG2_E - logarithm
     else:
         return log2(tl.where(raw < _WEIGHT_FLOOR, _WEIGHT_FLOOR, raw))
@@ -292,8 +301,11 @@ def exp2_below(peak, exact, rounded):
 def weight_below(peak, x, log2_x, score, alpha, power, FORMULA: tl.constexpr):
     """The weight over 2^peak."""
     exact = log2_weight(-peak, x, log2_x, score, alpha, power, FORMULA)
-    rounded = log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
-    return exp2_below(peak, exact, rounded)
+    if FORMULA.unbounded:
+        rounded = log2_weight(0.0, x, log2_x, score, alpha, power, FORMULA)
+        return exp2_below(peak, exact, rounded)
+    else:
+        return tl.exp2(exact)
 
 
 @triton.jit

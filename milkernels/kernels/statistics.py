@@ -32,6 +32,9 @@ _MIN_FRAMES = 16
 #: Channels of a head that one tile holds.
 MAX_WIDTH = 1024
 
+#: Registers that a thread of a backward pass with a query may have, but for float64: left to itself
+#: NVIDIA's assembler takes fewer and spills.
+_QUERY_REGISTERS = 128
 #: Heads of which threads take these many registers to score frames, in float32: NVIDIA's assembler
 #: would take fewer and spill.
 _SCORING_WIDTH = 128
@@ -244,6 +247,7 @@ def backward(
             "BLOCK_HEADS": tiling.block_heads,
         },
         tiling.num_warps,
+        registers=_registers(h, query),
     )
     launches.append(walk)
     if query_gradient is not None:
@@ -323,6 +327,10 @@ def _inputs(
         "BLOCK_WIDTH": tiling.block_width,
         "BLOCK_FRAMES": tiling.block_frames,
     }
+
+
+def _registers(h: Tensor, query: Tensor | None) -> int | None:
+    return None if query is None or h.dtype == torch.float64 else _QUERY_REGISTERS
 
 
 def _compute(h: Tensor) -> tl.dtype:
