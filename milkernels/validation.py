@@ -37,7 +37,8 @@ def frame_values(x: Tensor, dim: int) -> tuple[int, int, int]:
     return shape[0], shape[3 - dim], shape[dim]
 
 
-def floating(name: str, tensor: Tensor) -> None:
+def floating(name: str, tensor: Tensor, nested: bool = False) -> None:
+    """Check a dense floating tensor, which may be nested if `nested`."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in FLOATING:
@@ -45,8 +46,11 @@ def floating(name: str, tensor: Tensor) -> None:
             f"{name}: expected a float64, float32, bfloat16 or float16 tensor, got {tensor.dtype}"
         )
     if tensor.is_nested:
-        raise TypeError(f"{name}: expected bags of one length, got a nested tensor (pool_packed)")
-    if tensor.layout is not torch.strided:
+        if not nested:
+            raise TypeError(
+                f"{name}: expected bags of one length, got a nested tensor, which pool_packed takes"
+            )
+    elif tensor.layout is not torch.strided:
         raise TypeError(f"{name}: expected a dense tensor, got one of layout {tensor.layout}")
 
 

@@ -24,6 +24,18 @@ WRONG = {
         TypeError,
         lambda: functional.linear_softmax_pool(X.long()),
     ),
+    "x: expected a dense tensor, got one of layout torch.sparse_coo": (
+        TypeError,
+        lambda: functional.mean_pool(X.to_sparse()),
+    ),
+    "x: expected bags of one length, got a nested tensor, which pool_packed takes": (
+        TypeError,
+        lambda: functional.mean_pool(torch.nested.nested_tensor([ONES], layout=torch.jagged)),
+    ),
+    "from_logits: expected True or False, got 'no'": (
+        TypeError,
+        lambda: functional.mean_pool(X, from_logits="no"),
+    ),
     "x: expected a tensor, got list": (TypeError, lambda: functional.mean_pool([[[1.0]]])),
     f"{AXES}, got 0": (
         ValueError,

@@ -79,7 +79,7 @@ def pool_packed(
 
 def _nested_scores(scores: Tensor, offsets: Tensor) -> Tensor:
     """The values of nested scores, whose bags are as long as x's."""
-    validation.floating("scores", scores)
+    validation.floating("scores", scores, nested=True)
     if not scores.is_nested:
         raise TypeError("scores: expected a nested tensor as x is, got one that is not")
     values, own = pack("scores", scores)
