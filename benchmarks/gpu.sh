@@ -4,8 +4,9 @@
 #     benchmarks/gpu.sh [FOLDER]
 #
 # The machine needs torch >= 2.11 with its Triton, a C++ compiler, pybind11, pytest, pytest-xdist,
-# pytest-benchmark, hypothesis, matplotlib and tqdm; nothing is downloaded. FOLDER (gpu-results) gets log.txt, tests.txt, the table
-# cuda.csv and its pictures. An interrupted or timed-out benchmark keeps what it has timed.
+# pytest-benchmark, hypothesis, matplotlib and tqdm; nothing is downloaded. FOLDER (gpu-results) gets
+# log.txt, tests.txt, the table cuda.csv and its pictures. An interrupted or timed-out benchmark keeps
+# what it has timed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-gpu-results}
@@ -36,7 +37,7 @@ if not torch.cuda.is_available():
 print(torch.cuda.get_device_name(), "torch", torch.__version__, "triton", triton.__version__)
 PYTHON
 
-run 100 build env MILKERNELS_REQUIRE_CPP=1 "$python" setup.py -q build_ext --inplace
+run 90 build env MILKERNELS_REQUIRE_CPP=1 "$python" setup.py -q build_ext --inplace
 # Nearly all of the tests' time is compilation, each worker's by itself.
 run 200 tests "$python" -m pytest -q -n "$(nproc)" --dist worksteal \
   -k "triton or cuda or wrong_offsets or shared_among or shared_out or wider_than" \

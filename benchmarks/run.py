@@ -204,7 +204,7 @@ def measure(case: Case, options: Options, described: Row) -> list[Row]:
         first[KERNELS] = _first_calls(kernel, inputs[0], options)
         problem = checking.problem_of_kernel(case, kernel, inputs[0], expected)
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        problem = _in_a_line(error)
         if options.device.type == "cuda":
             torch.cuda.synchronize()  # raises again where the GPU can do nothing more
     if problem is not None:
@@ -272,6 +272,10 @@ def _bytes_moved(mode: str, frame_bytes: int) -> int:
     return frame_bytes * (3 if _with_gradients(mode) else 1)
 
 
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def _verdict(
     function: Pooling, inputs: Inputs, expected: checking.Truth, options: Options
 ) -> tuple[Row | None, dict[str, float]]:
@@ -280,8 +284,7 @@ def _verdict(
         first = _first_calls(function, inputs, options)
         problem = checking.problem_of_baseline(function, inputs, expected)
     except Exception as error:
-        note = f"{type(error).__name__}: {error}".splitlines()[0]
-        return {"status": results.UNAVAILABLE, "note": note[:200]}, {}
+        return {"status": results.UNAVAILABLE, "note": _in_a_line(error)}, {}
     return (None if problem is None else {"status": results.FAILED, "note": problem}), first
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -269,7 +270,7 @@ def shown(value: object) -> str:
 
 def number(name: str, value: float, least: float = -math.inf) -> None:
     """Check a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {shown(value)}")
     if not math.isfinite(value) or value < least:
         bound = "" if least == -math.inf else f" of at least {least:g}"

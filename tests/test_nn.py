@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from cases import POOLINGS
@@ -141,6 +142,10 @@ def test_what_a_module_cannot_be_built_or_used_with_is_named(build, error, messa
     with pytest.raises(error) as caught:
         build()
     assert str(caught.value) == message
+
+
+def test_numbers_may_be_of_any_real_type():
+    assert nn.PowerPool(3, init=np.float32(2)).power[0] == 2
 
 
 def test_a_dim_that_is_none_is_refused_before_anything_runs():

@@ -121,13 +121,19 @@ def test_compiles_with_inductor():
     assert module.power.grad.isfinite().all()
 
 
-def test_one_tensor_may_be_given_twice_in_one_graph():
+@pytest.mark.parametrize(
+    "twice",
+    [
+        lambda x: functional.attention_pool(x, x),
+        lambda x: functional.pool_bce("attention", x, torch.ones(2, 3), x),
+    ],
+    ids=["a pooling", "a loss"],
+)
+def test_one_tensor_may_be_given_twice_in_one_graph(twice):
     x = torch.rand(2, 3, 5, requires_grad=True)
-    compiled = torch.compile(
-        lambda x: functional.attention_pool(x, x), fullgraph=True, backend="aot_eager"
-    )
+    compiled = torch.compile(twice, fullgraph=True, backend="aot_eager")
     (gradient,) = torch.autograd.grad(compiled(x).sum(), x)
-    (expected,) = torch.autograd.grad(functional.attention_pool(x, x).sum(), x)
+    (expected,) = torch.autograd.grad(twice(x).sum(), x)
     torch.testing.assert_close(gradient, expected)
 
 

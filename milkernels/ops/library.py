@@ -90,30 +90,31 @@ def apply(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...
     Raises:
         NotImplementedError: for a tensor with a tangent.
     """
-    if forward_ad._current_level >= 0:
-        _refuse_tangents(tensors)
+    refuse_tangents(tensors)
     direct = _nobody_watches(tensors)
     if differentiates(*tensors):
         if direct:
             return _record(_families[name], options, *tensors)
-        return _Fused.apply(name, options, *_apart(tensors))[0]
+        return _Fused.apply(name, options, *apart(tensors))[0]
     # Where autograd records nothing, its bookkeeping is left out.
     if direct:
         return _outputs(_families[name].forward(*tensors, *options))[0]
     return _outputs(getattr(torch.ops.milkernels, name)(*tensors, *options))[0]
 
 
-def _apart(tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+def apart(tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
     """The tensors, none of them twice, which torch.compile would refuse."""
-    apart: list[Tensor | None] = []
+    found: list[Tensor | None] = []
     for tensor in tensors:
-        twice = tensor is not None and any(tensor is other for other in apart)
-        apart.append(tensor.view_as(tensor) if twice and tensor is not None else tensor)
-    return apart
+        twice = tensor is not None and any(tensor is other for other in found)
+        found.append(tensor.view_as(tensor) if twice and tensor is not None else tensor)
+    return found
 
 
-def _refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
+def refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
     """Without a derivative of its own an operator would drop them without a word."""
+    if forward_ad._current_level < 0:
+        return
     for tensor in tensors:
         if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
             raise NotImplementedError("forward-mode AD: milkernels has derivatives backward alone")

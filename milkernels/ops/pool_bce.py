@@ -11,11 +11,13 @@ from torch import Tensor
 from milkernels import reference
 from milkernels.family import PooledLoss
 from milkernels.ops.library import (
+    apart,
     by_class,
     define,
     differentiable_gradients,
     differentiates,
     kernels,
+    refuse_tangents,
     transforms_are_active,
 )
 from milkernels.ops.results import empty_like
@@ -48,13 +50,14 @@ def pool_bce(
     """The loss; arguments are checked by the caller. `name` is the reference's, or
     "class_attention"."""
     inputs = (x, scores, alpha, power, sharpness)
+    refuse_tangents(inputs)
     labels = (target.detach(), None if weight is None else weight.detach(), label_mask, mask)
     options = (name, decay, score_activation, reduction, dim, from_logits)
     if differentiates(*inputs):
         if _mixes_cells(options):
             # Its gradients wait for the loss's.
-            return _PoolBCE.apply((*options, False, backend), *inputs, *labels)[0]
-        return _PoolBCE.apply((*options, True, backend), *inputs, *labels)[0]
+            return _PoolBCE.apply((*options, False, backend), *apart(inputs), *labels)[0]
+        return _PoolBCE.apply((*options, True, backend), *apart(inputs), *labels)[0]
     return torch.ops.milkernels.pool_bce(*inputs, *labels, *options, False, backend)[0]
 
 
