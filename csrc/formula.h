@@ -96,6 +96,11 @@ struct FormulaCoefficients {
   Activation activation;
   Vector<T> alpha2 = alpha * T(kLog2E);
   Vector<T> power2 = power * T(kLog2E);
+
+  template <class Choose>
+  MILKERNELS_INLINE FormulaCoefficients each(const Choose& choose) const {
+    return {choose(alpha), choose(power), activation};
+  }
 };
 
 // A frame's value x, log x in two parts, the score after its activation, and the factor that its

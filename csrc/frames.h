@@ -32,10 +32,6 @@ template <class T, bool>
 constexpr int kLargeGroup = kGroup<T>;
 #endif
 
-// Frames that a block of classes takes before the next block's turn: its sums, which wait in
-// memory, are then little beside them.
-constexpr int kFramesAtOnce = 8;
-
 // Vectors of classes that one task keeps its sums for, at most: AudioSet's classes are 33 of the
 // longest vectors, and a row of them is then read in one piece.
 constexpr int kClassVectors = 36;

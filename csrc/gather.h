@@ -8,7 +8,6 @@
 //   kDecays, whether decay(raw) is what its passes over logits begin with; kKeeps, whether those of
 //     contiguous frames may be kept for the backward pass;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
-//   spread(coefficients, lane): one lane's in every lane;
 //   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in
 //     each lane, with kAll all of them real; rows() are its sums;
 //   merge(a, b, coefficients): the sums of two parts together;
@@ -17,39 +16,13 @@
 //     needs.
 #pragma once
 
-#include "frames.h"
+#include "gather_classes.h"
 #include "parallel.h"
-#include "room.h"
 #include "transpose.h"
 #include "turn.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
-
-template <class E, class F>
-constexpr int kGathered = kLargeGroup<Arithmetic<E>, F::kLongChains>;
-
-// The sums of one part of a bag in each lane.
-template <class T, int kRows>
-struct Rows {
-  Vector<T> row[kRows];
-};
-
-template <class E, class F, class Problem>
-MILKERNELS_INLINE void write_part(const Problem& problem, int64_t segments, int64_t segment,
-                                  int64_t cell, int64_t count,
-                                  const Rows<Arithmetic<E>, F::kRows>& rows,
-                                  const typename F::Coefficients& coefficients) {
-  using T = Arithmetic<E>;
-  if (segments == 1) {
-    F::write(problem, cell, count, rows, coefficients);
-    return;
-  }
-  const int64_t cells = problem.bags * problem.classes;
-  T* part = static_cast<T*>(problem.scratch) + segment * F::kRows * cells + cell;
-  MILKERNELS_UNROLL
-  for (int row = 0; row < F::kRows; ++row) store_lanes(part + row * cells, rows.row[row], count);
-}
 
 // Where the decays of a row of frames are kept; null if they are not.
 template <class E, class F, class Problem>
@@ -57,19 +30,6 @@ MILKERNELS_INLINE E* decays_at(const Problem& problem, int64_t bag, int64_t clas
   if constexpr (F::kKeeps && std::is_same_v<E, float>)
     if (problem.keeps_decays) return at_mutable<E>(problem.x_gradient, bag, class_index, 0);
   return nullptr;
-}
-
-// The decays of some vectors of frames, all before one is used, so that the processor may work on
-// all of them at once.
-template <class F, int kVectors, class T>
-MILKERNELS_INLINE void take_decays(const Vector<T>* raw, Vector<T>* decay) {
-  MILKERNELS_UNROLL
-  for (int k = 0; k < kVectors; ++k) {
-    if constexpr (F::kDecays)
-      decay[k] = F::decay(raw[k]);
-    else
-      decay[k] = raw[k];
-  }
 }
 
 // Takes kVectors vectors of frames of one row.
@@ -131,11 +91,11 @@ MILKERNELS_INLINE typename F::Gatherer gather_row(const Problem& problem, int64_
   return gatherer;
 }
 
-// Lane k of every row's sums is a part of that row: the rows' sums, one lane for each. Halves are
-// merged while they are brought side by side, so that each step has half the vectors of the one
-// before.
+// Lane k of the sums of each of `count` rows is a part of that row: the rows' sums, one lane for
+// each. Halves are merged while they are brought side by side, so that each step has half the
+// vectors of the one before.
 template <class T, class F, int kDistance = kLanes<T> / 2>
-Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* rows,
+Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* rows, int64_t count,
                                      const typename F::Coefficients& coefficients) {
   constexpr auto kEvery = std::make_integer_sequence<int, kLanes<T>>();
   if constexpr (F::kMergesByClass && kDistance == kLanes<T> / 2)
@@ -145,7 +105,7 @@ Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* rows,
       transpose<T>(block);
       for (int lane = 0; lane < kLanes<T>; ++lane) rows[lane].row[row] = block[lane];
     }
-  for (int part = 0; part < kDistance; ++part) {
+  for (int part = 0; part < kDistance && (F::kMergesByClass || part < count); ++part) {
     Rows<T, F::kRows> upper = rows[part], lower = rows[part + kDistance];
     if constexpr (!F::kMergesByClass) {
       MILKERNELS_UNROLL
@@ -154,7 +114,8 @@ Rows<T, F::kRows> merge_across_lanes(Rows<T, F::kRows>* rows,
     }
     rows[part] = F::merge(upper, lower, coefficients);
   }
-  if constexpr (kDistance > 1) return merge_across_lanes<T, F, kDistance / 2>(rows, coefficients);
+  if constexpr (kDistance > 1)
+    return merge_across_lanes<T, F, kDistance / 2>(rows, count, coefficients);
   return rows[0];
 }
 
@@ -170,117 +131,53 @@ void gather_rows(const Problem& problem, int64_t segments, const Stretch& task) 
     const Row<E> row{at<E>(problem.x, task.bag, index, 0),
                      at<E>(scores_or_x<F::kScores>(problem), task.bag, index, 0),
                      decays_at<E, F>(problem, task.bag, index)};
-    rows[lane] = gather_row<E, F>(problem, task.bag, row, task.first, task.last,
-                                  F::spread(coefficients, lane))
-                     .rows();
+    rows[lane] =
+        gather_row<E, F>(problem, task.bag, row, task.first, task.last, spread(coefficients, lane))
+            .rows();
   }
   write_part<E, F>(problem, segments, task.segment, task.bag * problem.classes + task.class_start,
-                   count, merge_across_lanes<T, F>(rows, coefficients), coefficients);
-}
-
-// Whether few contiguous classes are turned: to merge their rows' lanes takes as long as some
-// frames.
-template <class E, bool kScores>
-bool gathers_turned(const Problem& problem) {
-  constexpr int64_t kMerging = 4;
-  return is_turned<E, kScores>(problem) &&
-         problem.frames >= kLanes<Arithmetic<E>> * (problem.classes + kMerging);
+                   count, merge_across_lanes<T, F>(rows, count, coefficients), coefficients);
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
 template <class E, class F, class Problem>
 void gather_turned(const Problem& problem, int64_t segments, const Stretch& task) {
   using T = Arithmetic<E>;
-  const auto coefficients = F::coefficients(problem, 0, problem.classes);
-  typename F::Gatherer gatherers[kLanes<T>];
+  const int64_t classes = task.class_end - task.class_start;
+  Problem few = problem;
+  few.classes = classes;
+  few.x.data = at_mutable<E>(few.x, 0, task.class_start, 0);
+  if constexpr (F::kScores) few.scores.data = at_mutable<E>(few.scores, 0, task.class_start, 0);
+  const auto coefficients = F::coefficients(problem, task.class_start, classes);
+  Room<typename F::Gatherer, kLanes<T>> gatherers;
+  for (int64_t lane = 0; lane < classes; ++lane) gatherers.make(lane, {});
   Block<E> x;
   Block<E> scores;
   for_blocks(task.first, task.last, [&](int64_t first, int64_t last) {
-    turn(problem, problem.x, task.bag, first, last, x);
-    if constexpr (F::kScores) turn(problem, problem.scores, task.bag, first, last, scores);
-    for (int64_t lane = 0; lane < problem.classes; ++lane) {
+    turn(few, few.x, task.bag, first, last, x);
+    if constexpr (F::kScores) turn(few, few.scores, task.bag, first, last, scores);
+    for (int64_t lane = 0; lane < classes; ++lane) {
       const Row<E> row{x.row(lane), F::kScores ? scores.row(lane) : x.row(lane), nullptr, first};
       gatherers[lane] = gather_row<E, F>(problem, task.bag, row, first, last,
-                                         F::spread(coefficients, lane), gatherers[lane]);
+                                         spread(coefficients, lane), gatherers[lane]);
     }
   });
   Rows<T, F::kRows> rows[kLanes<T>] = {};
-  for (int64_t lane = 0; lane < problem.classes; ++lane) rows[lane] = gatherers[lane].rows();
-  write_part<E, F>(problem, segments, task.segment, task.bag * problem.classes, problem.classes,
-                   merge_across_lanes<T, F>(rows, coefficients), coefficients);
+  for (int64_t lane = 0; lane < classes; ++lane) rows[lane] = gatherers[lane].rows();
+  write_part<E, F>(problem, segments, task.segment, task.bag * problem.classes + task.class_start,
+                   classes, merge_across_lanes<T, F>(rows, classes, coefficients), coefficients);
 }
 
-// Calls take(vectors) for groups of `count` vectors, the first `taken` of which are done.
-template <class T, int kLarge, class Take>
-MILKERNELS_INLINE void in_groups(int64_t& taken, int64_t count, const Take& take) {
-  for (; taken + kLarge <= count; taken += kLarge) take(std::integral_constant<int, kLarge>());
-  if constexpr (kLarge > kGroup<T>)
-    for (; taken + kGroup<T> <= count; taken += kGroup<T>)
-      take(std::integral_constant<int, kGroup<T>>());
-  for (; taken < count; ++taken) take(std::integral_constant<int, 1>());
-}
-
-// A block of contiguous classes.
+// The classes that fill no vector are turned, if there are others.
 template <class E, class F, class Problem>
-void gather_classes(const Problem& problem, int64_t segments, const Stretch& task) {
-  using T = Arithmetic<E>;
-  constexpr int64_t kStep = kLanes<T>;
-  const uint8_t* mask = mask_row(problem, task.bag);
-  const int64_t classes = task.class_end - task.class_start;
-  const auto lanes_from = [&](int64_t index) {
-    return classes - index < kStep ? classes - index : kStep;
-  };
-  Room<typename F::Coefficients, kClassVectors> coefficients;
-  Room<typename F::Gatherer, kClassVectors> gatherers;
-  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
-    coefficients.make(block, F::coefficients(problem, task.class_start + index, lanes_from(index)));
-    gatherers.make(block, {});
-  }
-  // The processor sees eight rows read in turns, and not that the next eight follow.
-  const FrameTensor of_scores = scores_or_x<F::kScores>(problem);
-  const int64_t next_frames = kFramesAtOnce * problem.x.stride_frame;
-  const int64_t next_scores = kFramesAtOnce * of_scores.stride_frame;
-  int64_t frame = task.first;
-  while (frame < task.last) {
-    // Masked frames are passed over whole: in this layout a frame is real for every class.
-    const E* x[kFramesAtOnce];
-    const E* scores[kFramesAtOnce];
-    int count = 0;
-    for (; frame < task.last && count < kFramesAtOnce; ++frame) {
-      if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
-      x[count] = at<E>(problem.x, task.bag, task.class_start, frame);
-      scores[count] = at<E>(of_scores, task.bag, task.class_start, frame);
-      ++count;
-    }
-    for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
-      const int64_t lanes = lanes_from(index);
-      const typename F::Coefficients of_block = coefficients[block];
-      typename F::Gatherer gatherer = gatherers[block];
-      Vector<T> raw[kGathered<E, F>];
-      Vector<T> decay[kGathered<E, F>];
-      Vector<T> score[kGathered<E, F>];
-      int64_t taken = 0;
-      const auto take = [&](auto vectors) MILKERNELS_INLINE_LAMBDA {
-        constexpr int kVectors = vectors;
-        MILKERNELS_UNROLL
-        for (int k = 0; k < kVectors; ++k) {
-          const int64_t from = taken + k;
-          prefetch(x[from] + index + next_frames);
-          if constexpr (F::kScores) prefetch(scores[from] + index + next_scores);
-          raw[k] = load_lanes(x[from] + index, lanes);
-          score[k] = F::kScores ? load_lanes(scores[from] + index, lanes) : raw[k];
-        }
-        take_decays<F, kVectors, T>(raw, decay);
-        gatherer.template gather<kVectors, true>(raw, decay, score, nullptr, of_block);
-      };
-      in_groups<T, kGathered<E, F>>(taken, count, take);
-      gatherers[block] = gatherer;
-    }
-  }
-  const int64_t cell = task.bag * problem.classes + task.class_start;
-  for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block)
-    write_part<E, F>(problem, segments, task.segment, cell + index, lanes_from(index),
-                     gatherers[block].rows(), coefficients[block]);
+void gather_rest_turned(const Problem& problem, int64_t segments, const Stretch& task) {
+  const int64_t whole = problem.classes / kLanes<Arithmetic<E>> * kLanes<Arithmetic<E>>;
+  Stretch part = task;
+  part.class_end = whole;
+  if (whole > 0) gather_classes<E, F>(problem, segments, part);
+  part.class_start = whole;
+  part.class_end = task.class_end;
+  gather_turned<E, F>(problem, segments, part);
 }
 
 // Frames of a vector of classes, one frame's after the other's.
@@ -362,9 +259,9 @@ void gather(const Problem& problem) {
     if constexpr (kTransposes<E>)
       if (transposed && fills_lanes<E>(task.class_end - task.class_start))
         return gather_transposed<E, F>(problem, task);
+    if (are_joined<E, F>(problem)) return gather_joined<E, F>(problem, segments, task);
     if constexpr (kTurns<E>)
-      if (gathers_turned<E, F::kScores>(problem))
-        return gather_turned<E, F>(problem, segments, task);
+      if (gathers_turned<E, F>(problem)) return gather_rest_turned<E, F>(problem, segments, task);
     if (problem.frames_contiguous)
       gather_rows<E, F>(problem, segments, task);
     else

@@ -78,6 +78,15 @@ struct Sharpness {
         sign(r < T(0) ? broadcast(T(-1)) : broadcast(T(1))),
         inverse(r == T(0) ? Vector<T>{} : T(1) / size) {}
 
+  template <class Choose>
+  MILKERNELS_INLINE Sharpness each(const Choose& choose) const {
+    Sharpness chosen;
+    chosen.size = choose(size);
+    chosen.sign = choose(sign);
+    chosen.inverse = choose(inverse);
+    return chosen;
+  }
+
   MILKERNELS_INLINE Vector<T> exponent(Vector<T> distance) const {
     // Far below, exp is 0 in any case, and a product with it must not be NaN.
     const Vector<T> limit = broadcast(T(sizeof(T) == 4 ? -200 : -2000));
@@ -108,15 +117,6 @@ MILKERNELS_INLINE Sharpness<T> load_sharpness(const LogMeanExpProblem& problem, 
   return Sharpness<T>(load_lanes(static_cast<const T*>(problem.sharpness) + class_index, count));
 }
 
-template <class T, class Lane>
-MILKERNELS_INLINE Sharpness<T> spread_sharpness(const Sharpness<T>& sharpness, Lane lane) {
-  Sharpness<T> one;
-  one.size = chosen(sharpness.size, lane);
-  one.sign = chosen(sharpness.sign, lane);
-  one.inverse = chosen(sharpness.inverse, lane);
-  return one;
-}
-
 template <class E, bool kFromLogits, bool kLearn>
 struct LogMeanExp {
   using T = Arithmetic<E>;
@@ -135,9 +135,6 @@ struct LogMeanExp {
   static Coefficients coefficients(const LogMeanExpProblem& problem, int64_t class_index,
                                    int64_t count) {
     return load_sharpness<T>(problem, class_index, count);
-  }
-  static Coefficients spread(const Coefficients& sharpness, int64_t lane) {
-    return spread_sharpness(sharpness, lane);
   }
 
   struct Gatherer {
@@ -334,6 +331,11 @@ struct LogMeanExpGradient {
     Sharpness<T> sharpness;
     Vector<T> reference;
     Vector<T> scale;
+
+    template <class Choose>
+    MILKERNELS_INLINE Constants each(const Choose& choose) const {
+      return {sharpness.each(choose), choose(reference), choose(scale)};
+    }
   };
 
   static MILKERNELS_INLINE Constants constants(const LogMeanExpProblem& problem, int64_t cell,
@@ -343,12 +345,6 @@ struct LogMeanExpGradient {
     const Vector<T> gradient = bag_gradients<E>(problem, cell, count);
     return {load_sharpness<T>(problem, cell % problem.classes, count),
             load_lanes(statistics, count), gradient / load_lanes(statistics + cells, count)};
-  }
-
-  template <class Lane>
-  static MILKERNELS_INLINE Constants spread(const Constants& bags, Lane lane) {
-    return {spread_sharpness(bags.sharpness, lane), chosen(bags.reference, lane),
-            chosen(bags.scale, lane)};
   }
 
   static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {

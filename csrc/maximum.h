@@ -89,26 +89,29 @@ void scatter_maxima(const MaximumProblem& problem, int64_t bag) {
 template <class E, bool kFromLogits>
 struct MaxMeanGradient {
   using T = Arithmetic<E>;
-  using Constants = Vector<T>;
   static constexpr bool kReadsFrames = kFromLogits;
   static constexpr bool kLongChains = false;
 
-  static Vector<T> constants(const MaximumProblem& problem, int64_t cell, int64_t count) {
+  struct Constants {
+    Vector<T> share;
+
+    template <class Choose>
+    MILKERNELS_INLINE Constants each(const Choose& choose) const {
+      return {choose(share)};
+    }
+  };
+
+  static Constants constants(const MaximumProblem& problem, int64_t cell, int64_t count) {
     Vector<T> frames = broadcast(T(1));
     for (int64_t lane = 0; lane < count; ++lane)
       frames[lane] = static_cast<T>(problem.count[cell + lane]);
-    return bag_gradients<E>(problem, cell, count) / frames;
+    return {bag_gradients<E>(problem, cell, count) / frames};
   }
 
-  template <class Lane>
-  static Vector<T> spread(Vector<T> shares, Lane lane) {
-    return chosen(shares, lane);
-  }
-
-  static Vector<T> gradient(Vector<T> share, Vector<T> raw) {
-    if constexpr (!kFromLogits) return share;
+  static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {
+    if constexpr (!kFromLogits) return bag.share;
     const Sigmoid<T> at = sigmoid<T>(raw);
-    return share * (at.value * at.complement);
+    return bag.share * (at.value * at.complement);
   }
 
   static void finish(const MaximumProblem& problem, int64_t cell, int64_t first, int64_t last) {
@@ -116,7 +119,7 @@ struct MaxMeanGradient {
     if (frame < first || frame >= last) return;
     const int64_t bag = cell / problem.classes;
     const int64_t class_index = cell % problem.classes;
-    Vector<T> gradient = bag_gradients<E>(problem, cell, 1) + constants(problem, cell, 1);
+    Vector<T> gradient = bag_gradients<E>(problem, cell, 1) + constants(problem, cell, 1).share;
     if constexpr (kFromLogits) gradient *= slopes_of<E>(problem, bag, class_index, 1);
     store_one(at_mutable<E>(problem.x_gradient, bag, class_index, frame), gradient[0]);
   }

@@ -5,8 +5,9 @@
 #include <memory>
 
 #include "formula.h"
-#include "frames.h"
+#include "frames_at_once.h"
 #include "parallel.h"
+#include "room.h"
 #include "transpose.h"
 #include "turn.h"
 
@@ -249,38 +250,37 @@ void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const 
   using T = Arithmetic<E>;
   using Lane = typename Simd<T>::Lane;
   constexpr int64_t kStep = kLanes<T>;
-  const uint8_t* mask = mask_row(problem, task.bag);
   const int64_t classes = task.class_end - task.class_start;
-  const int64_t next_frames = kFramesAtOnce * from.stride_frame;
-  Largest<T> largest[kVectors];
-  MeanSums<T> sums[kPlusMean ? kVectors : 1];
+  FramesAtOnce<1> frames(problem, task, {from.stride_frame});
+  const int64_t next_frames = frames.ahead();
+  Room<Largest<T>, kVectors> largest;
+  Room<MeanSums<T>, kPlusMean ? kVectors : 1> sums;
   bool began = false;
-  int64_t frame = task.first;
-  while (frame < task.last) {
-    const E* x[kFramesAtOnce];
-    Integer<T> numbers[kFramesAtOnce];
-    int count = 0;
-    for (; frame < task.last && count < kFramesAtOnce; ++frame) {
-      if (mask != nullptr && !mask[frame * problem.mask_stride_frame]) continue;
-      x[count] = at<E>(from, bag, class_start, frame);
-      numbers[count] = Integer<T>{} + static_cast<Lane>(frame - task.first);
-      ++count;
-    }
-    if (!began && count > 0) {
-      for (Largest<T>& block : largest) block = {infinity<T>(-1), numbers[0]};
-      began = true;
-    }
+  while (frames.next()) {
+    const E* x = at<E>(from, bag, class_start, frames.first());
+    const auto number = [&](int64_t k) {
+      return Integer<T>{} + static_cast<Lane>(frames.first() - task.first + frames.number(k));
+    };
     for (int64_t index = 0, block = 0; index < classes; index += kStep, ++block) {
+      if (!began) {
+        largest.make(block, {infinity<T>(-1), number(0)});
+        if constexpr (kPlusMean) sums.make(block, {});
+      }
       const int64_t lanes = classes - index < kStep ? classes - index : kStep;
       Largest<T> here = largest[block];
-      for (int k = 0; k < count; ++k) {
-        prefetch(x[k] + index + next_frames);
-        const Vector<T> raw = load_lanes(x[k] + index, lanes);
-        here.take(raw, numbers[k]);
-        if constexpr (kPlusMean) sums[block].take(problem, raw, every_lane<T>());
+      MeanSums<T> of_mean;
+      if constexpr (kPlusMean) of_mean = sums[block];
+      for (int64_t k = 0; k < frames.count(); ++k) {
+        const E* x_here = x + frames.offset(k) + index;
+        prefetch(x_here + next_frames);
+        const Vector<T> raw = load_lanes(x_here, lanes);
+        here.take(raw, number(k));
+        if constexpr (kPlusMean) of_mean.take(problem, raw, every_lane<T>());
       }
       largest[block] = here;
+      if constexpr (kPlusMean) sums[block] = of_mean;
     }
+    began = true;
   }
   if (!began) return;
   for (int64_t index = 0; index < classes; ++index) {

@@ -90,9 +90,13 @@ struct NoisyOr {
   static constexpr bool kKeeps = false;
   static constexpr bool kMergesByClass = false;
 
-  struct Coefficients {};
+  struct Coefficients {
+    template <class Choose>
+    Coefficients each(const Choose&) const {
+      return {};
+    }
+  };
   static Coefficients coefficients(const NoisyOrProblem&, int64_t, int64_t) { return {}; }
-  static Coefficients spread(const Coefficients&, int64_t) { return {}; }
 
   // `high` in [1, 2) or (-2, -1], its power of two in the exponent.
   static Sums normalised(const Product<T>& product, Vector<T> exponent, Vector<T> ones) {
@@ -187,6 +191,11 @@ struct NoisyOrGradient {
     Vector<T> half;
     Vector<T> other_half;
     Integer<T> one_is_1;
+
+    template <class Choose>
+    MILKERNELS_INLINE Constants each(const Choose& choose) const {
+      return {choose(scaled), choose(half), choose(other_half), choose(one_is_1)};
+    }
   };
 
   static Constants constants(const NoisyOrProblem& problem, int64_t cell, int64_t count) {
@@ -198,12 +207,6 @@ struct NoisyOrGradient {
     return {gradient * load_lanes(statistics + kFactor * cells, count), power_of_two<T>(half),
             power_of_two<T>(exponent - half),
             load_lanes(statistics + kOnes * cells, count) == T(1)};
-  }
-
-  template <class Lane>
-  static MILKERNELS_INLINE Constants spread(const Constants& bags, Lane lane) {
-    return {chosen(bags.scaled, lane), chosen(bags.half, lane), chosen(bags.other_half, lane),
-            chosen(bags.one_is_1, lane)};
   }
 
   static MILKERNELS_INLINE Vector<T> gradient(const Constants& bag, Vector<T> raw) {

@@ -1,9 +1,10 @@
 // Gradients of learned parameters, from each frame's share to the sum over all bags.
 #pragma once
 
-#include "line.h"
-#include "long_sum.h"
+#include "constants.h"
+#include "frames.h"
 #include "parallel.h"
+#include "room.h"
 
 namespace milkernels {
 namespace MILKERNELS_INSTRUCTION_SET {
@@ -16,45 +17,50 @@ struct ParameterSums {
   Vector<T> power{};
 };
 
-// What a line's classes sum to. The class of a vector's first lane says which the others have.
-template <class F>
-class SumsOfClasses {
- public:
-  explicit SumsOfClasses(int64_t classes) : classes_(classes) {}
-
-  // The shares of the first `count` lanes of the vector that begins at an index of the line.
-  MILKERNELS_INLINE void add(const ParameterSums<float>& shares, int64_t index, int64_t count) {
-    const Vector<float> zero{};
-    const auto there = lane_numbers<float>() < static_cast<int32_t>(count);
-    ParameterSums<float>& sums = beginning_with_[index % classes_];
-    if constexpr (F::kAlpha) sums.alpha += there ? shares.alpha : zero;
-    if constexpr (F::kPower) sums.power += there ? shares.power : zero;
-  }
-
-  // Adds each class's to its own.
-  void add_to(ParameterSums<float>* sums) const {
-    const Vector<float> zero{};
-    const ClassesOfLanes classes_of(classes_);
-    for (int64_t first = 0; first < classes_; ++first) {
-      const Integer<float> class_of_lane = classes_of(first, 0);
-      for (int64_t c = 0; c < classes_; ++c) {
-        const auto is_its = class_of_lane == static_cast<int32_t>(c);
-        sums[c].alpha += is_its ? beginning_with_[first].alpha : zero;
-        sums[c].power += is_its ? beginning_with_[first].power : zero;
-      }
-    }
-  }
-
- private:
-  int64_t classes_;
-  ParameterSums<float> beginning_with_[kLanes<float>];
-};
-
 template <class T>
 inline T* parameter_part(const AverageProblem& problem, int64_t parameter, int64_t part) {
   const int64_t cells = problem.bags * problem.classes;
   return static_cast<T*>(problem.scratch) + (parameter * parts_of(problem) + part) * cells;
 }
+
+// What a line's classes sum to: vectors that begin with the same class are added up together.
+template <class F>
+class SumsOfClasses {
+  static constexpr int64_t kMost = kMostRepeated<float>;
+
+ public:
+  explicit SumsOfClasses(int64_t classes) : classes_(classes) {
+    for (int64_t first = 0; first < classes; ++first) beginning_with_.make(first, {});
+  }
+
+  // The shares of the first `count` lanes of a vector that begins with a class.
+  MILKERNELS_INLINE void add(const ParameterSums<float>& shares, int64_t first_class,
+                             int64_t count) {
+    const Vector<float> zero{};
+    const auto there = lane_numbers<float>() < static_cast<int32_t>(count);
+    ParameterSums<float>& sums = beginning_with_[first_class];
+    if constexpr (F::kAlpha) sums.alpha += there ? shares.alpha : zero;
+    if constexpr (F::kPower) sums.power += there ? shares.power : zero;
+  }
+
+  void write(const AverageProblem& problem, int64_t part, int64_t cell) {
+    write(parameter_part<float>(problem, 0, part) + cell, &ParameterSums<float>::alpha);
+    write(parameter_part<float>(problem, 1, part) + cell, &ParameterSums<float>::power);
+  }
+
+ private:
+  void write(float* to, Vector<float> ParameterSums<float>::* parameter) {
+    float sums[kMost + kLanes<float>] = {};
+    for (int64_t first = 0; first < classes_; ++first)
+      store(sums + first, load(sums + first) + beginning_with_[first].*parameter);
+    for (int64_t lane = classes_; lane < classes_ + kLanes<float> - 1; ++lane)
+      sums[lane % classes_] += sums[lane];
+    std::memcpy(to, sums, static_cast<size_t>(classes_) * sizeof(float));
+  }
+
+  int64_t classes_;
+  Room<ParameterSums<float>, kMost> beginning_with_;
+};
 
 // The rows' shares of the parameters' gradients.
 template <class T>

@@ -5,7 +5,6 @@
 //   kReadsFrames, whether its gradient depends on the frames' values; kLongChains, whether the
 //     instructions of a frame are many and wait for one another;
 //   Constants, and constants(problem, cell, count): what it reads for each bag and class;
-//   spread(constants, lane): one lane's in every lane, or with a vector of lanes in each its own;
 //   gradient(constants, raw): of one vector of real frames;
 //   finish(problem, cell, first, last): what remains to be done once frames first to last of a bag
 //     and class are written.
@@ -73,20 +72,17 @@ void scatter_rows(const Problem& problem, const Stretch& task) {
     const int64_t index = task.class_start + lane;
     scatter_row<E, G>(problem, task.bag, at<E>(problem.x, task.bag, index, 0),
                       at_mutable<E>(problem.x_gradient, task.bag, index, 0), 0, task.first,
-                      task.last, G::spread(constants, lane));
+                      task.last, spread(constants, lane));
   }
 }
 
-// A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
-template <class E, class G, class LanesAt>
-void scatter_line(const typename G::Constants& constants, const E* x, E* x_gradient, int64_t count,
-                  bool far, const LanesAt& lanes_at) {
+// A line of values, with the constants of its rows or classes.
+template <class E, class G, class Constants>
+void scatter_line(Constants constants, const E* x, E* x_gradient, int64_t count, bool far) {
   using T = Arithmetic<E>;
   walk_classes<T, kLargeGroup<T, G::kLongChains>>(
       count, [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
-        const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
-          return G::spread(constants, lanes_at(index, k));
-        };
+        const auto bag_of = constants.template next<vectors>(index);
         scatter_vectors<E, G, vectors>(bag_of, x + index, x_gradient + index, far, lanes_of);
       });
 }
@@ -95,16 +91,22 @@ void scatter_line(const typename G::Constants& constants, const E* x, E* x_gradi
 template <class E, class G, class Problem>
 void scatter_line(const Problem& problem, const Stretch& task) {
   const int64_t classes = task.class_end - task.class_start;
-  const auto constants =
-      G::constants(problem, task.bag * problem.classes + task.class_start, classes);
+  const auto constants = [&](int64_t first, int64_t count) {
+    return G::constants(problem, task.bag * problem.classes + task.class_start + first, count);
+  };
   const E* x = at<E>(problem.x, task.bag, task.class_start, task.first);
   E* x_gradient = at_mutable<E>(problem.x_gradient, task.bag, task.class_start, task.first);
   const int64_t count = classes * (task.last - task.first);
   const bool far = are_far<E>(problem);
-  if (problem.frames_contiguous)
-    scatter_line<E, G>(constants, x, x_gradient, count, far, RowsOfLanes(problem.frames));
-  else
-    scatter_line<E, G>(constants, x, x_gradient, count, far, ClassesOfLanes(classes));
+  using Constants = typename G::Constants;
+  if constexpr (kLinesOfRows<E>)
+    if (problem.frames_contiguous) {
+      const ConstantsOfRows<Constants> of_rows(problem.frames, constants(0, classes));
+      return scatter_line<E, G>(of_rows, x, x_gradient, count, far);
+    }
+  with_constants_of_classes<E>(classes, constants, [&](const auto& of_classes) {
+    scatter_line<E, G>(of_classes, x, x_gradient, count, far);
+  });
 }
 
 // Few contiguous classes, a block of frames after the other as such rows.
@@ -117,7 +119,7 @@ void scatter_turned(const Problem& problem, const Stretch& task) {
     if constexpr (G::kReadsFrames) turn(problem, problem.x, task.bag, first, last, x);
     for (int64_t lane = 0; lane < problem.classes; ++lane)
       scatter_row<E, G>(problem, task.bag, x.row(lane), x_gradient.row(lane), first, first, last,
-                        G::spread(constants, lane));
+                        spread(constants, lane));
     turn_back(problem, x_gradient, task.bag, first, last, problem.x_gradient);
   });
 }
@@ -156,8 +158,9 @@ void scatter_classes(const Problem& problem, const Stretch& task) {
 
 template <class E, class G, class Problem>
 void scatter_task(const Problem& problem, const Stretch& task) {
-  if constexpr (kLines<E>)
-    if (are_lines(problem, kLongestInLine<G::kLongChains>, problem.x, problem.x_gradient) ||
+  if constexpr (kLinesOfClasses<E>)
+    if ((kLinesOfRows<E> &&
+         are_lines(problem, kLongestInLine<G::kLongChains>, problem.x, problem.x_gradient)) ||
         are_lines_of_classes(problem, problem.x, problem.x_gradient))
       return scatter_line<E, G>(problem, task);
   if constexpr (kTurns<E>)

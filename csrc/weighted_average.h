@@ -23,12 +23,5 @@ MILKERNELS_INLINE FormulaCoefficients<T> load_coefficients(const AverageProblem&
   return {load_values(problem.alpha), load_values(problem.power), problem.activation};
 }
 
-template <class T, class Lane>
-MILKERNELS_INLINE FormulaCoefficients<T> spread_coefficients(
-    const FormulaCoefficients<T>& coefficients, Lane lane) {
-  return {chosen(coefficients.alpha, lane), chosen(coefficients.power, lane),
-          coefficients.activation};
-}
-
 }  // namespace MILKERNELS_INSTRUCTION_SET
 }  // namespace milkernels

@@ -2,6 +2,7 @@
 // need.
 #pragma once
 
+#include "line.h"
 #include "parallel.h"
 #include "transpose.h"
 #include "turn.h"
@@ -50,36 +51,34 @@ void scatter_rows(const AverageProblem& problem, const Stretch& task) {
 
 // Whether the frames, and their gradients, are lines. The sums for learned parameters are a row's
 // own: to deal them out takes longer than a line of rows saves.
-template <class F, bool kLearn>
+template <class E, class F, bool kLearn>
 bool is_line(const AverageProblem& problem) {
   constexpr bool kMuch = F::kDecays || !(F::kAlpha || F::kScores);
   const auto are = [&](const FrameTensor& frames, const FrameTensor& gradients) {
-    return (!kLearn && are_lines(problem, kLongestInLine<kMuch>, frames, gradients)) ||
+    return (kLinesOfRows<E> && !kLearn &&
+            are_lines(problem, kLongestInLine<kMuch>, frames, gradients)) ||
            are_lines_of_classes(problem, frames, gradients);
   };
   return are(problem.x, problem.x_gradient) &&
          (!F::kScores || are(problem.scores, problem.scores_gradient));
 }
 
-// A line of values, for each lane of which `lanes_at` names the row or class among `constants`.
-// take(shares, index, count) gets what those of a vector add to the sums of learned parameters.
-template <class E, class F, bool kLearn, class LanesAt, class Take>
-void scatter_line(const BagConstants<Arithmetic<E>>& constants, const Places<E>& line,
-                  int64_t count, bool far, const LanesAt& lanes_at, const Take& take) {
+// A line of values, with the constants of its rows or classes; take(shares, bags, k, count) gets
+// what those of a group's k-th vector add to the sums of learned parameters.
+template <class E, class F, bool kLearn, class Constants, class Take>
+void scatter_line(Constants constants, const Places<E>& line, int64_t count, bool far,
+                  const Take& take) {
   using T = Arithmetic<E>;
   walk_classes<T, kLargeGroup<T, F::kDecays>>(
       count, [&](auto vectors, auto, int64_t index, const auto& lanes_of) MILKERNELS_INLINE_LAMBDA {
         constexpr int kVectors = vectors;
         ParameterSums<T> shares[kVectors];
-        const auto bag_of = [&](int k) MILKERNELS_INLINE_LAMBDA {
-          return spread(constants, lanes_at(index, k));
-        };
+        const auto bag_of = constants.template next<kVectors>(index);
         const auto sums_of = [&](int k) MILKERNELS_INLINE_LAMBDA -> auto& { return shares[k]; };
         scatter_vectors<E, F, kLearn, false, kVectors>(bag_of, line.from(index), far, lanes_of,
                                                        sums_of);
         MILKERNELS_UNROLL
-        for (int k = 0; kLearn && k < kVectors; ++k)
-          take(shares[k], index + k * kLanes<T>, lanes_of(k).count);
+        for (int k = 0; kLearn && k < kVectors; ++k) take(shares[k], bag_of, k, lanes_of(k).count);
       });
 }
 
@@ -88,26 +87,26 @@ template <class E, class F, bool kLearn>
 void scatter_line(const AverageProblem& problem, const Stretch& task) {
   using T = Arithmetic<E>;
   const int64_t classes = task.class_end - task.class_start;
-  const auto constants =
-      bag_constants<E, kLearnsPower<F, kLearn>>(problem, task.bag, task.class_start, classes);
+  const auto constants = [&](int64_t first, int64_t count) {
+    return bag_constants<E, kLearnsPower<F, kLearn>>(problem, task.bag, task.class_start + first,
+                                                     count);
+  };
   const Places<E> line = places_of<E, F::kScores>(problem, task.bag, task.class_start, task.first);
   const int64_t count = classes * (task.last - task.first);
   const bool far = are_far<E>(problem);
-  const auto scatter = [&](const auto& lanes_at, const auto& take) {
-    scatter_line<E, F, kLearn>(constants, line, count, far, lanes_at, take);
-  };
-  if constexpr (kLearn) {
-    SumsOfClasses<F> of_line(classes);
-    scatter(ClassesOfLanes(classes),
-            [&](const auto&... share) MILKERNELS_INLINE_LAMBDA { of_line.add(share...); });
-    ParameterSums<T> sums[kLanes<T>];
-    of_line.add_to(sums);
-    write_sums<T>(problem, task, sums);
-  } else if (problem.frames_contiguous) {
-    scatter(RowsOfLanes(problem.frames), [](const auto&...) {});
-  } else {
-    scatter(ClassesOfLanes(classes), [](const auto&...) {});
-  }
+  if constexpr (kLinesOfRows<E> && !kLearn)
+    if (problem.frames_contiguous) {
+      const ConstantsOfRows<BagConstants<T>> of_rows(problem.frames, constants(0, classes));
+      return scatter_line<E, F, false>(of_rows, line, count, far, [](const auto&...) {});
+    }
+  SumsOfClasses<F> sums(kLearn ? classes : 0);
+  const auto take = [&](const auto& shares, const auto& bags, int k, int64_t lanes)
+                        MILKERNELS_INLINE_LAMBDA { sums.add(shares, bags.first_class[k], lanes); };
+  with_constants_of_classes<E>(classes, constants, [&](const auto& of_classes) {
+    scatter_line<E, F, kLearn>(of_classes, line, count, far, take);
+  });
+  if constexpr (kLearn)
+    sums.write(problem, task.segment, task.bag * problem.classes + task.class_start);
 }
 
 // Frames of the longest rows that are transposed for learned parameters: a row's sums are then a
@@ -241,8 +240,8 @@ void scatter_all(const AverageProblem& problem) {
     if constexpr (!F::kDirect)
       if (has_large_peak<T>(problem, task))
         return scatter_below_large<E, F, kLearn, kKept>(problem, task);
-    if constexpr (kLines<E> && !kKept)
-      if (is_line<F, kLearn>(problem)) return scatter_line<E, F, kLearn>(problem, task);
+    if constexpr (kLinesOfClasses<E> && !kKept)
+      if (is_line<E, F, kLearn>(problem)) return scatter_line<E, F, kLearn>(problem, task);
     if constexpr (kTransposes<E> && !kKept && kLearn)
       if (transposed && fills_lanes<E>(task.class_end - task.class_start))
         return scatter_transposed<E, F>(problem, task);

@@ -30,9 +30,6 @@ struct WeightedAverage {
                                                      int64_t class_index, int64_t count) {
     return load_coefficients<T>(problem, class_index, count);
   }
-  static MILKERNELS_INLINE Coefficients spread(const Coefficients& coefficients, int64_t lane) {
-    return spread_coefficients(coefficients, lane);
-  }
   static MILKERNELS_INLINE Vector<T> decay(Vector<T> raw) { return F::template decay<T>(raw); }
 
   // The sums over the frames seen so far.

@@ -16,6 +16,11 @@ struct BagConstants {
   Vector<T> minus_peak;
   FormulaCoefficients<T> coefficients;
   Vector<T> log_y{};
+
+  template <class Choose>
+  MILKERNELS_INLINE BagConstants each(const Choose& choose) const {
+    return {choose(scale), choose(y), choose(minus_peak), coefficients.each(choose), choose(log_y)};
+  }
 };
 
 template <class F, bool kLearn>
@@ -38,13 +43,6 @@ MILKERNELS_INLINE BagConstants<Arithmetic<E>> bag_constants(const AverageProblem
     constants.log_y = log.whole * T(kLn2) + log.rest;
   }
   return constants;
-}
-
-// One lane's constants in every lane, or in each lane its own row's.
-template <class T, class Lane>
-MILKERNELS_INLINE BagConstants<T> spread(const BagConstants<T>& bags, Lane lane) {
-  return {chosen(bags.scale, lane), chosen(bags.y, lane), chosen(bags.minus_peak, lane),
-          spread_coefficients(bags.coefficients, lane), chosen(bags.log_y, lane)};
 }
 
 // The gradient of one vector of frames; the scores' goes to scores_gradient.
