@@ -4,7 +4,8 @@
 // A family F for elements E has
 //   kRows, the vectors of a part's sums; kScores, whether it reads scores beside x;
 //   kFewInstructions, whether a frame takes hardly more time than to be read; kLongChains, whether
-//     its instructions are many and wait for one another;
+//     its instructions are many and wait for one another; kChained, whether those of a group wait
+//     long for the group before;
 //   kDecays, whether decay(raw) is what its passes over logits begin with; kKeeps, whether those of
 //     contiguous frames may be kept for the backward pass;
 //   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;

@@ -29,8 +29,9 @@ MILKERNELS_INLINE void add_frames(const Problem& problem, const Stretch& task,
   const int64_t classes = task.class_end - task.class_start;
   constexpr int kTensors = F::kScores ? 2 : 1;
   constexpr int kLast = kTensors - 1;
-  // A second large group would want registers for the sums of the first.
-  constexpr int64_t kMost = kGathered<E, F> > kGroup<T> ? kGathered<E, F> : 64;
+  // A second large group would want registers for the sums of the first, and a chain of them would
+  // be waited for.
+  constexpr int64_t kMost = F::kChained || kGathered<E, F> > kGroup<T> ? 8 : 64;
   const FrameTensor of_scores = scores_or_x<F::kScores>(problem);
   std::array<int64_t, kTensors> strides{problem.x.stride_frame};
   strides[kLast] = of_scores.stride_frame;
@@ -88,6 +89,10 @@ void gather_classes(const Problem& problem, int64_t segments, const Stretch& tas
                      of.coefficients[block]);
 }
 
+// Whether a frame of probabilities takes hardly more time than to be read.
+template <class F>
+constexpr bool kReadsAlone = F::kFewInstructions && !F::kDecays;
+
 // How many frames of contiguous classes fill whole vectors together.
 template <class T>
 int64_t frames_of_whole_vectors(int64_t classes) {
@@ -96,17 +101,17 @@ int64_t frames_of_whole_vectors(int64_t classes) {
   return frames;
 }
 
-// Whether the classes that fill no vector are turned: to merge their rows' lanes takes as long as
-// some frames, and where frames take little time turning them does.
+// Whether the classes that fill no vector are turned: to begin and merge their rows takes as long
+// as some frames, and each frame takes longer, the more of them there are.
 template <class E, class F>
 bool gathers_turned(const Problem& problem) {
   constexpr int64_t kStep = kLanes<Arithmetic<E>>;
-  constexpr int64_t kMostTurned = kStep / (F::kFewInstructions ? 4 : 2);
-  constexpr int64_t kLeastFrames = kStep * (F::kFewInstructions ? 12 : 6);
+  constexpr int64_t kBeginning = kReadsAlone<F> ? 24 : 3;
+  constexpr int64_t kTurning = kReadsAlone<F> ? 6 : 3;
   const int64_t rest = problem.classes % kStep;
   return kTurns<E> && !problem.frames_contiguous && problem.classes > 1 &&
-         leave_lanes_empty<Arithmetic<E>>(problem.classes) && rest <= kMostTurned &&
-         problem.frames >= kLeastFrames * rest;
+         leave_lanes_empty<Arithmetic<E>>(problem.classes) &&
+         problem.frames * (2 * kStep - kTurning * rest) >= kBeginning * kStep * kStep * rest;
 }
 
 // Whether frames of contiguous classes, without a mask, are joined: several of them walked as one
@@ -117,7 +122,7 @@ bool are_joined(const Problem& problem) {
   using T = Arithmetic<E>;
   constexpr int64_t kStep = kLanes<T>;
   constexpr int64_t kMostVectors = 20;
-  constexpr int64_t kMerging = F::kFewInstructions ? 100 : 24;
+  constexpr int64_t kMerging = kReadsAlone<F> ? 100 : 24;
   const int64_t classes = problem.classes;
   if (problem.frames_contiguous || problem.mask != nullptr || classes < 2 ||
       !leave_lanes_empty<T>(classes) || problem.x.stride_frame != classes ||

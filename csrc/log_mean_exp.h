@@ -129,6 +129,7 @@ struct LogMeanExp {
   static constexpr bool kLongChains = true;
   static constexpr bool kDecays = false;
   static constexpr bool kKeeps = false;
+  static constexpr bool kChained = false;
   static constexpr bool kMergesByClass = true;
 
   using Coefficients = Sharpness<T>;

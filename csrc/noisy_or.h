@@ -88,6 +88,7 @@ struct NoisyOr {
   static constexpr bool kLongChains = true;
   static constexpr bool kDecays = false;
   static constexpr bool kKeeps = false;
+  static constexpr bool kChained = true;
   static constexpr bool kMergesByClass = false;
 
   struct Coefficients {

@@ -23,6 +23,7 @@ struct WeightedAverage {
   static constexpr bool kLongChains = F::kPower || (F::kDecays && !F::kScores);
   static constexpr bool kDecays = F::kDecays;
   static constexpr bool kKeeps = F::kKeeps;
+  static constexpr bool kChained = false;
   static constexpr bool kMergesByClass = false;
   using Sums = Rows<T, kRows>;
 
