@@ -38,6 +38,23 @@ Tensor copied(const dlpack::TensorView& view) {
   return result;
 }
 
+bool are_rows(const dlpack::TensorView& view) {
+  int64_t stride = 1;
+  for (int32_t axis = view.dimensions - 1; axis >= 0; --axis) {
+    if (view.strides[axis] != stride) return false;
+    stride *= view.shape[axis];
+  }
+  return true;
+}
+
+// Whether PyTorch has yet to negate what is in memory.
+bool is_negated(PyObject* object) {
+  const auto answer =
+      py::reinterpret_steal<py::object>(PyObject_CallOneArg(torch_module().is_neg, object));
+  if (!answer) throw py::error_already_set();
+  return answer.ptr() == Py_True;
+}
+
 }  // namespace
 
 const TorchModule& torch_module() {
@@ -58,6 +75,7 @@ const TorchModule& torch_module() {
                            kept(torch.attr("empty_like")),
                            PyUnicode_InternFromString("new_empty"),
                            kept(py::make_tuple("dtype")),
+                           kept(tensor.attr("is_neg")),
                            table};
       })
       .get_stored();
@@ -86,6 +104,8 @@ std::optional<Tensor> plain_tensor_of(PyObject* object) {
     return std::nullopt;
   }
   if (view.device_type != dlpack::kCpu || view.dimensions > kMostDimensions) return std::nullopt;
+  // Only a conjugate's imaginary part is: every other number of a complex tensor.
+  if (!are_rows(view) && is_negated(object)) return std::nullopt;
   return copied(view);
 }
 

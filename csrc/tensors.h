@@ -91,6 +91,7 @@ struct TorchModule {
   PyObject* empty_like;
   PyObject* new_empty;       // a method's name
   PyObject* dtype_keywords;  // ("dtype",)
+  PyObject* is_neg;
   const dlpack::ExchangeTable* exchange;
 };
 
@@ -100,7 +101,8 @@ const TorchModule& torch_module();
 // Throws TypeError for what is neither a tensor of up to three dimensions nor None.
 Tensor tensor_of(PyObject* object);
 
-// The same of torch.Tensor and torch.nn.Parameter themselves on the CPU, and nothing for all else.
+// The same of torch.Tensor and torch.nn.Parameter themselves on the CPU, as they are in memory, and
+// nothing for all else.
 std::optional<Tensor> plain_tensor_of(PyObject* object);
 
 }  // namespace milkernels

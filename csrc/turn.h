@@ -88,9 +88,10 @@ void turn(const Problem& problem, const FrameTensor& from, int64_t bag, int64_t 
           Block<float, kClasses>& to) {
   constexpr int64_t kStep = kLanes<float>;
   const int64_t stride = from.stride_frame;
-  // The last piece of a frame reads into the next one: there must be one, and apart from it.
+  // The last piece of a frame reads into the next one: there must be one, and reach as far.
   const int64_t followed = last < problem.frames ? last : problem.frames - 1;
-  const int64_t end = stride >= problem.classes ? followed : first;
+  const int64_t read = (problem.classes + kPiece - 1) / kPiece * kPiece;
+  const int64_t end = stride + problem.classes >= read ? followed : first;
   int64_t frame = first;
   for (; frame + kStep <= end; frame += kStep) {
     for (int64_t index = 0; index < problem.classes; index += kPiece) {

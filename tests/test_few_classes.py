@@ -119,7 +119,7 @@ def test_nothing_is_written_beyond_a_bags_frames(classes):
         assert (x_gradient != 7).all()
 
 
-@pytest.mark.parametrize("classes", [2, 5, 10])
+@pytest.mark.parametrize("classes", [2, 5, 10, 17])
 def test_frames_may_overlap_in_memory(classes):
     views = {
         "one frame, again and again": torch.rand(1, 1, classes).expand(1, 300, classes),

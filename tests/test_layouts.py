@@ -131,3 +131,19 @@ def test_the_two_layouts_are_not_copied(kernel_backend, device, dim, monkeypatch
         monkeypatch.setattr(torch.Tensor, method, spy)
     functional.power_pool(x, torch.ones(5, device=device), dim=dim).sum().backward()
     assert copies == []
+
+
+@pytest.mark.parametrize("frames", [1, 19])
+@pytest.mark.parametrize("with_loss", [False, True])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_what_is_negated_lazily_is_read_with_its_sign(name, with_loss, frames):
+    case = make_case(name, 2, 4, frames)
+    target = labels_of(case)
+
+    def run():
+        return run_with_loss(functional, case, target) if with_loss else case.run(functional)
+
+    plain = run()
+    case.tensors[0] = torch.complex(-case.tensors[0], -case.tensors[0]).conj().imag
+    assert case.tensors[0].is_neg()
+    assert_close(run(), plain, relative=1e-6)
