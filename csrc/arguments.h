@@ -38,6 +38,8 @@ struct Problem {
   // Whether bag values and their gradients are in the arithmetic type, and not in x's.
   bool exact_bags = false;
   int threads = 1;
+  // Elements of the problem that this is a part of; 0 if it is none.
+  int64_t whole_elements = 0;
   // (bags, frames), not 0 for a real frame; null when all are.
   const uint8_t* mask = nullptr;
   int64_t mask_stride_bag = 0;

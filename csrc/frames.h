@@ -87,12 +87,24 @@ MILKERNELS_INLINE void store_bags(const P& problem, int64_t cell, Vector<Arithme
     store_lanes(static_cast<E*>(problem.y) + cell, y, count);
 }
 
-// Whether a backward pass reads frames that no cache holds any more. Others come as fast as they
-// are asked for.
+// Whether no cache holds so many elements. What one holds comes as fast as it is asked for.
+template <class E>
+MILKERNELS_INLINE bool are_far(int64_t elements) {
+  constexpr int64_t kCachedBytes = int64_t{16} << 20;
+  return elements * static_cast<int64_t>(sizeof(E)) > kCachedBytes;
+}
+
+// Whether a backward pass reads such frames.
 template <class E>
 MILKERNELS_INLINE bool are_far(const Problem& problem) {
-  constexpr int64_t kCachedBytes = int64_t{16} << 20;
-  return elements_of(problem) * static_cast<int64_t>(sizeof(E)) > kCachedBytes;
+  return are_far<E>(elements_of(problem));
+}
+
+// Whether a forward pass does: a part's frames have not been read, either.
+template <class E>
+MILKERNELS_INLINE bool come_from_far(const Problem& problem) {
+  const int64_t elements = problem.whole_elements;
+  return are_far<E>(elements > 0 ? elements : elements_of(problem));
 }
 
 MILKERNELS_INLINE const uint8_t* mask_row(const Problem& problem, int64_t bag) {

@@ -14,13 +14,13 @@ namespace MILKERNELS_INSTRUCTION_SET {
 template <int kTensors, int64_t kMost = 64>
 class FramesAtOnce {
  public:
-  // With how far apart the frames of each tensor are.
+  // With how far apart the frames of each tensor are, and whether no cache holds them.
   FramesAtOnce(const Problem& problem, const Stretch& task,
-               const std::array<int64_t, kTensors>& strides)
+               const std::array<int64_t, kTensors>& strides, bool far)
       : mask_(mask_row(problem, task.bag)),
         mask_stride_(problem.mask_stride_frame),
         strides_(strides),
-        most_(most(task.class_end - task.class_start)),
+        most_(most(task.class_end - task.class_start, far)),
         next_(task.first),
         last_(task.last) {
     if (mask_ == nullptr)
@@ -49,12 +49,13 @@ class FramesAtOnce {
   int64_t ahead(int tensor = 0) const { return most_ * strides_[tensor]; }
 
  private:
-  // Few enough for the first cache.
-  static int64_t most(int64_t classes) {
-    constexpr int64_t kLeast = 8;
+  // Few enough for the first cache, or for the second where nothing is fetched from memory besides.
+  static int64_t most(int64_t classes, bool far) {
     constexpr int64_t kElements = 4096;
-    const int64_t frames = kElements / classes / kLeast * kLeast;
-    return frames < kLeast ? kLeast : frames < kMost ? frames : kMost;
+    const int64_t least = far ? 8 : 32;
+    const int64_t frames = kElements / classes / 8 * 8;
+    const int64_t wanted = frames < least ? least : frames;
+    return wanted < kMost ? wanted : kMost;
   }
 
   void add(int64_t number) {

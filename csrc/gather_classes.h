@@ -35,7 +35,7 @@ MILKERNELS_INLINE void add_frames(const Problem& problem, const Stretch& task,
   const FrameTensor of_scores = scores_or_x<F::kScores>(problem);
   std::array<int64_t, kTensors> strides{problem.x.stride_frame};
   strides[kLast] = of_scores.stride_frame;
-  FramesAtOnce<kTensors, kMost> frames(problem, task, strides);
+  FramesAtOnce<kTensors, kMost> frames(problem, task, strides, come_from_far<E>(problem));
   // The processor sees some rows read in turns, and not that the next ones follow.
   const int64_t next_frames = frames.ahead();
   const int64_t next_scores = frames.ahead(kLast);

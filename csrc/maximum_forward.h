@@ -251,7 +251,7 @@ void peaks_of_classes(const MaximumProblem& problem, const Stretch& task, const 
   using Lane = typename Simd<T>::Lane;
   constexpr int64_t kStep = kLanes<T>;
   const int64_t classes = task.class_end - task.class_start;
-  FramesAtOnce<1> frames(problem, task, {from.stride_frame});
+  FramesAtOnce<1> frames(problem, task, {from.stride_frame}, come_from_far<E>(problem));
   const int64_t next_frames = frames.ahead();
   Room<Largest<T>, kVectors> largest;
   Room<MeanSums<T>, kPlusMean ? kVectors : 1> sums;

@@ -54,6 +54,7 @@ inline const void* sliced(const void* values, const Slice& slice, const Bytes& b
 }
 
 inline Problem sliced(Problem problem, const Slice& slice) {
+  if (problem.whole_elements == 0) problem.whole_elements = elements_of(problem);
   problem.bags = slice.bags.count;
   problem.classes = slice.classes.count;
   problem.frames = slice.frames.count;
