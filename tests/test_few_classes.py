@@ -1,5 +1,5 @@
-"""Frames of contiguous classes that would leave lanes empty: the C++ kernels join several of them or
-turn blocks of them into rows, and walk their gradients as one line where there is neither a mask
+"""Frames of contiguous classes that would leave lanes empty: the C++ kernels join several of them,
+or turn blocks of them into rows, and walk their gradients as one line where there is neither a mask
 nor a gap."""
 
 import pytest

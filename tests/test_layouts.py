@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import POOLINGS, assert_close, make_case
+from cases import POOLINGS, PROBABILITIES, assert_close, make_case
 from loss_cases import labels_of
 from loss_cases import run as run_with_loss
 from packed_cases import make_packed
@@ -31,18 +31,18 @@ WITH_PARAMETERS = [
 ]
 
 
-def padded(name, device):
-    case = make_case(name, 2, 6, 19, device=device)
+def padded(name, device, frames=19):
+    case = make_case(name, 2, 6, frames, device=device)
     return case, lambda: case.run(functional)
 
 
-def packed(name, device):
-    case = make_packed(name, (5, 0, 40), 6, device=device)
+def packed(name, device, frames=40):
+    case = make_packed(name, (5, 0, frames), 6, device=device)
     return case, lambda: case.run(functional)
 
 
-def with_loss(name, device):
-    case = make_case(name, 2, 6, 19, device=device)
+def with_loss(name, device, frames=19):
+    case = make_case(name, 2, 6, frames, device=device)
     target = labels_of(case)
     return case, lambda: run_with_loss(functional, case, target)
 
@@ -133,17 +133,30 @@ def test_the_two_layouts_are_not_copied(kernel_backend, device, dim, monkeypatch
     assert copies == []
 
 
+def negated_lazily(tensor):
+    """The same numbers as an imaginary part of a conjugate, whose memory holds their negatives."""
+    return torch.complex(-tensor, -tensor).conj().imag
+
+
 @pytest.mark.parametrize("frames", [1, 19])
-@pytest.mark.parametrize("with_loss", [False, True])
-@pytest.mark.parametrize("name", POOLINGS)
-def test_what_is_negated_lazily_is_read_with_its_sign(name, with_loss, frames):
-    case = make_case(name, 2, 4, frames)
-    target = labels_of(case)
-
-    def run():
-        return run_with_loss(functional, case, target) if with_loss else case.run(functional)
-
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *((make, name) for make in (padded, packed) for name in POOLINGS),
+        *((with_loss, name) for name in PROBABILITIES),
+    ],
+)
+def test_lazily_negated_tensors_keep_their_sign(kernel_backend, device, name, make, frames):
+    case, run = make(name, device, frames)
     plain = run()
-    case.tensors[0] = torch.complex(-case.tensors[0], -case.tensors[0]).conj().imag
-    assert case.tensors[0].is_neg()
+    case.tensors = [negated_lazily(tensor) for tensor in case.tensors]
     assert_close(run(), plain, relative=1e-6)
+
+
+def test_so_do_lazily_negated_gradients(kernel_backend, device):
+    x = torch.rand(3, 4, 7, device=device, requires_grad=True)
+    gradient = torch.rand(3, 4, device=device)
+    y = functional.exp_softmax_pool(x)
+    (plain,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
+    (lazy,) = torch.autograd.grad(y, x, negated_lazily(gradient))
+    assert torch.equal(lazy, plain)

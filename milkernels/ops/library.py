@@ -128,10 +128,11 @@ _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 
 
 def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether no tracer, profiler, transform or tensor subclass needs to see an operator. Then the
-    kernels are called without one: the dispatcher's way costs small calls more than their work."""
+    """Whether no tracer, profiler, transform or tensor subclass needs to see an operator, nor a
+    tensor that PyTorch has yet to negate. Then the kernels are called without one: the dispatcher's
+    way costs small calls more than their work."""
     for tensor in tensors:
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in _PLAIN or (tensor is not None and tensor.is_neg()):
             return False
     return not somebody_watches()
 
@@ -180,6 +181,7 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, ...]:
         family = ctx.family
+        gradient = None if gradient is None else gradient.resolve_neg()
         return _gradients_of_all(ctx, family, gradient, family.backward)
 
 
