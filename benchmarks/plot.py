@@ -79,16 +79,26 @@ def _picture(table: str, key: tuple[str, ...], found: list[Comparison], folder: 
     device = found[0].row["device"]
     shapes = [name for name in SHAPES if any(item.row["shape"] == name for item in found)]
     figure, panels = pyplot.subplots(
-        len(shapes), figsize=(11, 2.6 * len(shapes) + 0.8), squeeze=False
+        len(shapes), figsize=(11, 2.6 * len(shapes) + 0.8), squeeze=False, layout="constrained"
     )
     for axes, shape in zip(panels[:, 0], shapes, strict=True):
         _panel(axes, shape, [item for item in found if item.row["shape"] == shape])
-    panels[0, 0].legend(ncols=4, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.12))
     processor = f"{threads} threads, {instruction_set}" if device == "cpu" else instruction_set
     versions = f"torch {found[0].row['torch']}"
     title = f"{mode}, {dtype}: times as fast as eager PyTorch\n{machine}, {processor}, {versions}"
-    figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
+    drawn = [panel.get_legend_handles_labels() for panel in panels[:, 0]]
+    bars = {label: bar for panel in drawn for bar, label in zip(*panel, strict=True)}
+    figure.legend(
+        bars.values(),
+        bars.keys(),
+        loc="outside upper center",
+        ncols=len(bars),
+        fontsize=8,
+        title=title,
+        title_fontproperties={"size": 10},
+        alignment="center",
+        frameon=False,
+    )
     words = " ".join(
         [table, machine, instruction_set, f"{threads}t" * (device == "cpu"), dtype, mode]
     )
