@@ -167,6 +167,7 @@ void gather_joined(const Problem& problem, int64_t segments, const Stretch& task
   join(joined.x);
   if constexpr (F::kScores) join(joined.scores);
   joined.classes *= together;
+  joined.frames /= together;
   const int64_t frames = (task.last - task.first) / together;
   ClassVectors<F> of;
   const auto begin = [&](int64_t vectors) {
