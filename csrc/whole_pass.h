@@ -130,7 +130,7 @@ inline py::object contiguous(py::handle gradient) {
   const Tensor view = tensor_of(gradient.ptr());
   if (view.strides[1] == 1 && view.strides[0] == view.sizes[1])
     return py::reinterpret_borrow<py::object>(gradient);
-  return gradient.attr("contiguous")();
+  return gradient.attr("resolve_neg")().attr("contiguous")();
 }
 
 // y and `left`, which the kernel fills, called with the walk, the mask, y and `left`.

@@ -153,9 +153,10 @@ def test_lazily_negated_tensors_keep_their_sign(kernel_backend, device, name, ma
     assert_close(run(), plain, relative=1e-6)
 
 
-def test_so_do_lazily_negated_gradients(kernel_backend, device):
-    x = torch.rand(3, 4, 7, device=device, requires_grad=True)
-    gradient = torch.rand(3, 4, device=device)
+@pytest.mark.parametrize("shape", [(3, 4), (3, 1), (1, 1)])
+def test_so_do_lazily_negated_gradients(kernel_backend, device, shape):
+    x = torch.rand(*shape, 7, device=device, requires_grad=True)
+    gradient = torch.rand(shape, device=device)
     y = functional.exp_softmax_pool(x)
     (plain,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
     (lazy,) = torch.autograd.grad(y, x, negated_lazily(gradient))

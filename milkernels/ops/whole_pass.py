@@ -136,6 +136,7 @@ def _of_the_family(
     with torch.no_grad():
         _, *kept = family.forward(*tensors, *whole.options)
     needed = list(needs)
+    gradient = gradient.resolve_neg()
     return input_gradients(
         family, whole.options, needed, gradient, (*tensors, *kept), family.backward
     )
