@@ -25,8 +25,8 @@ bool leave_lanes_empty(int64_t classes) {
 template <class T>
 constexpr int64_t kMostRepeated = 3 * kLanes<T>;
 
-// Their constants, repeated: a vector of frames may begin with any class, and the
-// first follows the last.
+// Their constants, repeated: a vector of frames may begin with any class, and the first follows the
+// last.
 template <class T, class Constants>
 class RepeatedConstants {
   static constexpr int64_t kStep = kLanes<T>;

@@ -8,7 +8,8 @@
 //     long for the group before;
 //   kDecays, whether decay(raw) is what its passes over logits begin with; kKeeps, whether those of
 //     contiguous frames may be kept for the backward pass;
-//   Coefficients, and coefficients(problem, class_index, count): what it reads for each class;
+//   Coefficients, of the kind in constants.h, and coefficients(problem, class_index, count): what
+//     it reads for each class;
 //   Gatherer: gather<kCount, kAll>(raw, decay, score, real, coefficients) takes kCount frames in
 //     each lane, with kAll all of them real; rows() are its sums;
 //   merge(a, b, coefficients): the sums of two parts together;

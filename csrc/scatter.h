@@ -4,7 +4,8 @@
 // A family G for elements E has
 //   kReadsFrames, whether its gradient depends on the frames' values; kLongChains, whether the
 //     instructions of a frame are many and wait for one another;
-//   Constants, and constants(problem, cell, count): what it reads for each bag and class;
+//   Constants, of the kind in constants.h, and constants(problem, cell, count): what it reads for
+//     each bag and class;
 //   gradient(constants, raw): of one vector of real frames;
 //   finish(problem, cell, first, last): what remains to be done once frames first to last of a bag
 //     and class are written.
