@@ -131,10 +131,12 @@ def _nobody_watches(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether no tracer, profiler, transform or tensor subclass needs to see an operator, nor a
     tensor that PyTorch has yet to negate. Then the kernels are called without one: the dispatcher's
     way costs small calls more than their work."""
+    if somebody_watches():
+        return False
     for tensor in tensors:
         if type(tensor) not in _PLAIN or (tensor is not None and tensor.is_neg()):
             return False
-    return not somebody_watches()
+    return True
 
 
 def somebody_watches() -> bool:
