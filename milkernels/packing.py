@@ -6,6 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+
+def is_shape_alone(tensor: Tensor) -> bool:
+    """Whether a tensor, of the meta device or of FakeTensorMode, has no numbers and will get none:
+    what a tracer records would run on numbers later, but torch.compile's on this device alone."""
+    has_none = tensor.is_meta or isinstance(tensor, FakeTensor)
+    return has_none and (torch.compiler.is_dynamo_compiling() or get_proxy_mode() is None)
 
 
 def pack(name: str, tensor: Any) -> tuple[Tensor, Tensor]:
@@ -23,12 +32,12 @@ def pack(name: str, tensor: Any) -> tuple[Tensor, Tensor]:
         )
     if tensor.layout != torch.jagged:
         return _concatenated(name, tensor)
-    if not isinstance(tensor.shape[2], int):
+    if tensor._ragged_idx != 1:
         raise ValueError(
             f"{name}: expected a nested tensor (batch, ragged, classes), got its ragged dimension "
             "last"
         )
-    if tensor.lengths() is not None:
+    if tensor.lengths() is not None and not is_shape_alone(tensor.values()):
         return _concatenated(name, tensor)
     return tensor.values(), tensor.offsets()
 

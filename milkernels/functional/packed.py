@@ -12,7 +12,7 @@ from milkernels.backends import resolve
 from milkernels.family import POOLING_PARAMETERS
 from milkernels.functional import pooling_arguments
 from milkernels.functional.log_mean_exp import sharpness_per_class
-from milkernels.packing import pack
+from milkernels.packing import is_shape_alone, pack
 
 
 def pool_packed(
@@ -68,7 +68,8 @@ def pool_packed(
     pooling_arguments.check(arguments, x, classes)
     chosen = resolve(x.device)
     if chosen == "reference":
-        validation.offset_values(offsets, x.shape[0])
+        if not is_shape_alone(offsets):
+            validation.offset_values(offsets, x.shape[0])
         return reference.pool_packed(name, x, offsets, from_logits=from_logits, **arguments)
     if name == "attention" and arguments.pop("normalize", "frames") == "classes":
         name = "class_attention"
@@ -85,7 +86,11 @@ def _nested_scores(scores: Tensor, offsets: Tensor) -> Tensor:
     values, own = pack("scores", scores)
     if own is not offsets and (
         own.shape != offsets.shape
-        or (own.device.type == "cpu" == offsets.device.type and not torch.equal(own, offsets))
+        or (
+            own.device.type == "cpu" == offsets.device.type
+            and not is_shape_alone(own)
+            and not torch.equal(own, offsets)
+        )
     ):
         raise ValueError("scores: expected bags as long as x's, got others")
     return values

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -12,6 +15,14 @@ from milkernels.family import WEIGHT_FLOOR
 def sigmoid(raw: Tensor) -> Tensor:
     """σ(raw) with a derivative that keeps its digits where σ rounds to 1."""
     return torch.where(raw > 0, 1 - (-raw).sigmoid(), raw.sigmoid())
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A block whose products no autocast rounds. Devices without autocast, as the meta device,
+    refuse to have it disabled."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class Frames:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from milkernels.reference.frames import sigmoid
+from milkernels.reference.frames import sigmoid, without_autocast
 
 
 def linear_attention_pool(
@@ -26,7 +26,7 @@ def linear_attention_pool(
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     rows, *layers = (tensor.to(dtype) for tensor in (z, att_weight, att_bias, cla_weight, cla_bias))
     # Autocast would round to half precision what was widened above.
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         attention, values = linear(rows, *layers[:2]), linear(rows, *layers[2:])
     if variant == "paper":
         attention = sigmoid(attention)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from milkernels import reference
-from milkernels.packing import pack
+from milkernels.packing import is_shape_alone, pack
 
 
 def pool_packed(
@@ -24,7 +24,12 @@ def pool_packed(
     `functional.pool_packed`."""
     if x.is_nested:
         x, offsets = pack("x", x)
-    bags = list(pairwise(cast(Tensor, offsets).tolist()))
+    offsets = cast(Tensor, offsets)
+    if is_shape_alone(offsets):
+        # Where bags begin changes no shape: one of all instances stands for each.
+        whole = _pool_bag(name, x, 0, x.shape[0], parameters, from_logits, options)
+        return whole.repeat(offsets.shape[0] - 1, 1)
+    bags = list(pairwise(offsets.tolist()))
     values = [
         _pool_bag(name, x, first, last, parameters, from_logits, options)
         # Without bags, one of no instances ties the empty result to its inputs.

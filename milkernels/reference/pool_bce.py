@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, logsigmoid
 
 from milkernels import reference
-from milkernels.reference.frames import Frames
+from milkernels.reference.frames import Frames, without_autocast
 from milkernels.reference.noisy_or import log_inactive
 
 #: As in PyTorch; and the least y that a gradient of logits is divided by.
@@ -32,7 +32,7 @@ def pool_bce(
     **options: Any,
 ) -> Tensor:
     """w (-t log y - (1 - t) log(1 - y)) with y = pool(x), reduced over the known labels."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         gradients = _Range(x, dim)
         exact = gradients.exact(x)
         target = target.detach().to(exact.dtype)
