@@ -116,12 +116,13 @@ def _interprets() -> bool:
 
 
 def build_info() -> dict[str, Any]:
-    """What is compiled, which instruction set runs, which backend would serve a tensor, and why.
+    """What is compiled, which instruction set runs, which backend serves a tensor here, and why.
 
     Returns:
         `version`s of torch and Triton, `cpp` (the extension's compiler, instruction sets built and
         chosen, threads), `chosen` (the backend asked for) and, for "cpu" and "cuda", `serves`: the
-        backend and the reason.
+        backend and the reason. The backend is None where none serves, as of "cuda" where PyTorch
+        finds no GPU.
 
     >>> milkernels.build_info()["chosen"]
     'auto'
@@ -137,6 +138,9 @@ def build_info() -> dict[str, Any]:
 
 def _service(device_type: str) -> dict[str, str | None]:
     """The backend that serves a tensor on such a device, None if none does, and why."""
+    missing = _missing(device_type)
+    if missing is not None:
+        return {"backend": None, "why": missing}
     automatic = _choice == "auto"
     asked = _preferred(device_type) if automatic else _choice
     problem = _problem(asked, device_type)
@@ -144,6 +148,15 @@ def _service(device_type: str) -> dict[str, str | None]:
         return {"backend": "reference" if automatic else None, "why": problem}
     why = "the fastest backend for this device" if automatic else "chosen by milkernels.backend"
     return {"backend": asked, "why": why}
+
+
+def _missing(device_type: str) -> str | None:
+    """Why this machine has no such device for PyTorch, or None if it has."""
+    if device_type != "cuda" or torch.cuda.is_available():
+        return None
+    if not torch.backends.cuda.is_built():
+        return "this PyTorch is built without CUDA and ROCm"
+    return "PyTorch finds no GPU"
 
 
 def warn_if_incomplete() -> None:

@@ -60,6 +60,29 @@ def test_the_choice_lasts_for_the_block_and_bare_for_good():
     milkernels.backend("auto")
 
 
+@pytest.mark.parametrize("chosen", ["auto", "triton", "reference"])
+@pytest.mark.parametrize(
+    ("built", "why"),
+    [(False, "this PyTorch is built without CUDA and ROCm"), (True, "PyTorch finds no GPU")],
+    ids=["a build for CPUs", "no GPU"],
+)
+def test_nothing_is_said_to_serve_a_gpu_that_is_not_there(monkeypatch, built, why, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    with milkernels.backend(chosen):
+        assert milkernels.build_info()["serves"]["cuda"] == {"backend": None, "why": why}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "backend"),
+    [("auto", "triton"), ("triton", "triton"), ("reference", "reference"), ("cpp", None)],
+)
+def test_what_serves_a_gpu_is_said_where_there_is_one(monkeypatch, chosen, backend):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with milkernels.backend(chosen):
+        assert milkernels.build_info()["serves"]["cuda"]["backend"] == backend
+
+
 def test_a_backward_pass_runs_where_its_forward_pass_ran():
     x = torch.rand(2, 3, 50, requires_grad=True)
     with milkernels.backend("cpp"):
