@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 
 import torch
@@ -99,10 +100,8 @@ def mask_of(
 ) -> None:
     if mask is None:
         return
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"mask: expected a bool tensor, got {type(mask).__name__}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask: expected a bool tensor (True = real frame), got {mask.dtype}")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise _no_flags("mask", mask, "real frame")
     _shape("mask", mask, (bags, frames), "(batch, frames)")
     same_device("mask", mask, device, of)
 
@@ -147,12 +146,38 @@ def label_weight(weight: Tensor | None, bags: int, classes: int, device: torch.d
 def label_mask(mask: Tensor | None, bags: int, classes: int, device: torch.device) -> None:
     if mask is None:
         return
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"label_mask: expected a bool tensor, got {type(mask).__name__}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"label_mask: expected a bool tensor (True = known), got {mask.dtype}")
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise _no_flags("label_mask", mask, "known")
     _shape("label_mask", mask, (bags, classes), "(batch, classes)")
     same_device("label_mask", mask, device)
+
+
+def broadcast_mask(
+    name: str, mask: Tensor, true: str, shapes: Mapping[str, tuple[int, ...]], device: torch.device
+) -> None:
+    """Check a mask that has all axes of one of the shapes, which are given by their axes' names,
+    and whose sizes are theirs or 1. `true` is what its True says."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise _no_flags(name, mask, true)
+    given = tuple(mask.shape)
+    if not any(
+        len(given) == len(shape)
+        and all(size in (1, whole) for size, whole in zip(given, shape, strict=True))
+        for shape in shapes.values()
+    ):
+        expected = " or ".join(f"{shape}, {axes}," for axes, shape in shapes.items())
+        raise ValueError(f"{name}: expected a shape that broadcasts to {expected} got {given}")
+    same_device(name, mask, device)
+
+
+def relative_lengths(lengths: Tensor, bags: int) -> None:
+    """Check lengths of bags, or one for all."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths: expected a tensor, got {type(lengths).__name__}")
+    if lengths.dtype.is_complex:
+        raise TypeError(f"lengths: expected real numbers, got {lengths.dtype}")
+    if tuple(lengths.shape) not in ((bags,), (1,)):
+        raise ValueError(f"lengths: expected shape {(bags,)}, (batch,), got {tuple(lengths.shape)}")
 
 
 def layer_parameter(name: str, parameter: Tensor, shape: tuple[int, ...], z: Tensor) -> None:
@@ -299,6 +324,11 @@ def variance_floor(eps: float) -> float:
     if not 0 <= eps < float("inf"):
         raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
     return float(eps)
+
+
+def _no_flags(name: str, given: object, true: str) -> TypeError:
+    came = given.dtype if isinstance(given, Tensor) else type(given).__name__
+    return TypeError(f"{name}: expected a bool tensor (True = {true}), got {came}")
 
 
 def _shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) -> None:

@@ -88,6 +88,22 @@ def test_speechbrains_lengths_are_kept():
     assert_same(outputs_and_gradients(ours, x, lengths), outputs_and_gradients(theirs, x, lengths))
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [torch.tensor([0.5]), torch.tensor([True, True, True]), torch.tensor([1, 1, 1])],
+    ids=["one for all", "bools", "whole numbers"],
+)
+def test_speechbrains_lengths_are_what_the_original_takes(lengths):
+    theirs, ours, x = pair("SpeechBrain")
+    assert_same(outputs_and_gradients(ours, x, lengths), outputs_and_gradients(theirs, x, lengths))
+
+
+def test_speechbrains_lengths_may_be_on_another_device():
+    head = compat.AttentiveStatisticsPooling(6).to("meta")
+    x = features(3, 6, 11).float().to("meta")
+    assert head(x, torch.ones(3)).device == x.device
+
+
 def desed_pair() -> tuple[nn.Module, nn.Module, torch.Tensor]:
     theirs = originals.CRNN(6, 4).double()
     ours = compat.DESEDHead(6, 4).double()
@@ -115,6 +131,39 @@ def test_desed_head_leaves_padded_frames_out_where_the_original_does_not():
     _, short = ours(x[:, :7])
     assert torch.allclose(weak, short)
     assert not torch.allclose(theirs(x, padded)[1], short)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (1, 4), (3, 1), (1, 1)])
+def test_desed_heads_class_masks_broadcast_as_the_originals(shape):
+    theirs, ours, x = desed_pair()
+    theirs.rnn = nn.Identity()
+    known = torch.rand(shape) < 0.5
+    assert_same(list(ours(x, None, known)), list(theirs(x, None, known)))
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 11), (1, 1, 11), (3, 1, 1), (1, 1, 1), (3, 11), (1, 11)])
+def test_desed_heads_padding_broadcasts_as_the_originals(shape):
+    _, ours, x = desed_pair()
+    padded = torch.rand(shape) < 0.5
+    whole = padded.reshape(shape[0], shape[-1]).expand(3, 11)
+    assert_same(list(ours(x, padded)), list(ours(x, whole.contiguous())))
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 11), (1, 4, 11), (3, 4, 1)])
+def test_desed_head_pads_frames_of_single_classes_as_the_original(shape):
+    theirs, ours, x = desed_pair()
+    theirs.rnn = nn.Identity()
+    padded = torch.rand(shape) < 0.5
+    # A frame without any class the original averages in.
+    padded[:, 0] = False
+    assert_same(list(ours(x, padded)), list(theirs(x, padded)))
+
+
+def test_desed_head_leaves_out_frames_of_which_every_class_is_padded():
+    _, ours, x = desed_pair()
+    padded = torch.zeros(3, 4, 11, dtype=torch.bool)
+    padded[..., 7:] = True
+    assert torch.allclose(ours(x, padded)[1], ours(x[:, :7])[1])
 
 
 def test_gated_attention_pools_a_batch_of_bags_of_different_lengths():

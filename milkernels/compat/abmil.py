@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from milkernels import validation
 from milkernels.compat.head import Head, wide
 
 
@@ -41,6 +42,12 @@ class GatedAttention(Head):
         """Bag embeddings (branches, in_features) and weights (branches, instances) of one bag h
         (instances, in_features); with (batch, instances, in_features) both have a batch axis, and
         `mask` (batch, instances) is True for a real instance. A bag without any gives 0."""
+        if mask is not None:
+            if h.dim() != 3:
+                raise ValueError(
+                    f"mask: expected None beside one bag h, got {validation.shown(mask)}"
+                )
+            validation.mask_of(mask, h.shape[0], h.shape[1], h.device, "h")
         value, gate = cast(nn.Linear, self.attention_V[0]), cast(nn.Linear, self.attention_U[0])
         weight = torch.cat([value.weight, gate.weight])
         bias = torch.cat([value.bias, gate.bias])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from milkernels import functional
+from milkernels import functional, validation
 from milkernels.compat.head import wide
 
 #: The method of the CRNN that computes the head, in the versions that have one, and its arguments.
@@ -52,9 +52,12 @@ class DESEDHead(nn.Module):
 
         Args:
             x: features.
-            pad_mask: (batch, 1, frames) or (batch, frames) bool, True for a padded frame.
+            pad_mask: (batch, 1, frames) or (batch, frames) bool, True for a padded frame. As
+                (batch, classes, frames) it pads frames of single classes.
             classes_mask: (batch, classes) bool, True for a class that the clip's labels cover; the
                 others get 0.
+
+        Masks broadcast along axes of size 1.
         """
         return head(x, pad_mask, self.dense, self.dense_softmax, classes_mask)
 
@@ -69,15 +72,38 @@ def head(
     """The head over its two linear layers."""
     strong = dense(x).sigmoid()
     scores = dense_softmax(x)
-    absent = None if classes_mask is None else ~classes_mask[:, None, :]
-    if absent is not None:
+    mask = absent = None
+    if classes_mask is not None:
+        shapes = {"(batch, classes)": (x.shape[0], scores.shape[2])}
+        validation.broadcast_mask("classes_mask", classes_mask, "covered", shapes, x.device)
+        absent = ~classes_mask[:, None, :]
         scores = scores.masked_fill(absent, torch.finfo(scores.dtype).min)
-    mask = None if pad_mask is None else ~pad_mask.reshape(x.shape[:2])
+    if pad_mask is not None:
+        scores, mask = _without_padding(scores, pad_mask)
     weak = functional.attention_pool(strong, scores, normalize="classes", dim=1, mask=mask)
     if absent is not None:
         strong = strong.masked_fill(absent, 0)
         weak = weak.masked_fill(absent[:, 0], 0)
     return strong.transpose(1, 2), weak
+
+
+def _without_padding(scores: Tensor, pad_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores (batch, frames, classes) without those of padded classes, and the real frames (batch,
+    frames), of which some class is not padded."""
+    bags, frames, classes = scores.shape
+    shapes = {
+        "(batch, classes, frames)": (bags, classes, frames),
+        "(batch, frames)": (bags, frames),
+    }
+    validation.broadcast_mask("pad_mask", pad_mask, "padded", shapes, scores.device)
+    if pad_mask.dim() == 2:
+        padded = pad_mask
+    elif pad_mask.shape[1] == 1:
+        padded = pad_mask[:, 0]
+    else:
+        scores = scores.masked_fill(pad_mask.transpose(1, 2), torch.finfo(scores.dtype).min)
+        padded = pad_mask.all(1)
+    return scores, ~padded.expand(bags, frames)
 
 
 def resembles(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d
 
-from milkernels import functional
+from milkernels import functional, validation
 from milkernels.compat.head import Head, wide
 
 
@@ -69,12 +69,10 @@ class AttentiveStatisticsPooling(Head):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """[mean, deviation] (batch, 2·channels, 1) of x (batch, channels, frames). `lengths`
-        (batch,) are the real parts of the bags, relative to the longest."""
-        channels, frames = x.shape[1:]
-        mask = None
-        if lengths is not None:
-            position = torch.arange(frames, device=x.device, dtype=lengths.dtype)
-            mask = position < lengths[:, None] * frames
+        (batch,) are the real parts of the bags, relative to the longest; one stands for all, and
+        they may be on another device."""
+        channels = x.shape[1]
+        mask = None if lengths is None else _real_frames(lengths, x)
         layer = self.tdnn.conv.conv
         hidden = conv1d(x, layer.weight[:, :channels], layer.bias)
         if self.global_context:
@@ -99,3 +97,12 @@ class AttentiveStatisticsPooling(Head):
         wide_layer = module.tdnn.conv.conv.in_channels
         channels = wide_layer // 3 if module.global_context else wide_layer
         return wide(3, channels, 17), torch.tensor([1.0, 0.6, 0.2], dtype=torch.float64)
+
+
+def _real_frames(lengths: Tensor, x: Tensor) -> Tensor:
+    """The mask (batch, frames) of relative lengths."""
+    bags, _, frames = x.shape
+    validation.relative_lengths(lengths, bags)
+    ends = lengths[:, None] * frames
+    position = torch.arange(frames, device=ends.device, dtype=ends.dtype)
+    return (position < ends).expand(bags, frames).to(x.device)
