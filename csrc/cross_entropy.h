@@ -57,6 +57,7 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
   const Integer<T> known =
       problem.known == nullptr ? Integer<T>{} - 1 : load_flags<T>(problem.known + place, count);
   Vector<T> y = load_from(problem.y, cell, zero);
+  const Vector<T> below_zero = y < zero ? y : -y;
   Vector<T> complement = one - y;
   if (problem.slope == Slope::kLogit) {
     const Sigmoid<T> at = sigmoid<T>(y);
@@ -71,8 +72,14 @@ void cross_entropy_of(const CrossEntropyProblem& problem, int64_t cell, int64_t 
   const Vector<T> weight = load_from(problem.weight, place, one);
   const auto lower = y < complement;
   const Vector<T> smaller = lower ? y : complement;
-  const Vector<T> log_smaller = floored_log<T>(smaller);
   const Vector<T> log_larger = log_of_complement<T>(smaller);
+  Vector<T> log_smaller = floored_log<T>(smaller);
+  if (problem.slope == Slope::kLogit) {
+    // The sigmoid is 0 where its logarithm is not yet at the floor.
+    const Vector<T> floor = broadcast(T(kLogFloor));
+    log_smaller = below_zero + log_larger;
+    log_smaller = log_smaller < floor ? floor : log_smaller;
+  }
   const Vector<T> log_y = lower ? log_smaller : log_larger;
   const Vector<T> log_complement = lower ? log_larger : log_smaller;
   const Vector<T> loss = -(target * log_y + (one - target) * log_complement) * weight;

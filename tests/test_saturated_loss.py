@@ -25,7 +25,8 @@ def of_one_frame(name: str, logits: torch.Tensor, device: str) -> Case:
 @LABELS
 @pytest.mark.parametrize("name", [name for name in PROBABILITIES if name != "class_attention"])
 def test_a_bag_of_one_frame_has_that_frames_loss(any_backend, device, name, label):
-    highest = 60.0 if name in KNOW_THE_REST else 8.0
+    # Beyond 88, 1 - y is smaller than the smallest normal number.
+    highest = 95.0 if name in KNOW_THE_REST else 8.0
     logits = torch.linspace(-60, highest, 24)
     case = of_one_frame(name, logits, device)
     target = torch.full((1, 24), label, device=device)

@@ -134,7 +134,7 @@ def _cross_entropy_loss_kernel(
         tl.store(statistics_ptr + cell, factor, mask=inside)
         tl.store(statistics_ptr + row_stride + cell, exponent, mask=inside)
     if SLOPE == LOGIT:
-        y, complement = formula.probability(y, True)
+        y, complement = formula.faint_probability(y, True)
         index = tl.load(statistics_ptr + cell, mask=inside, other=0)
         y = tl.where(index < 0, 0.0, y)
         complement = tl.where(index < 0, 1.0, complement)

@@ -217,6 +217,26 @@ def probability(raw, FROM_LOGITS: tl.constexpr):
 
 
 @triton.jit
+def powers_of_two(exponent):
+    """2^exponent as two factors: a GPU's exp2 gives 0 of what is smaller than a normal number."""
+    half = tl.ceil(exponent * 0.5)
+    return tl.exp2(half), tl.exp2(exponent - half)
+
+
+@triton.jit
+def faint_probability(raw, FROM_LOGITS: tl.constexpr):
+    """As `probability`, with the numbers below the smallest normal one, which have a logarithm."""
+    if FROM_LOGITS:
+        away = tl.abs(raw)
+        away = tl.where(away > _LARGEST_EXPONENT, _LARGEST_EXPONENT, away)
+        fraction, whole = split_exponential(-away)
+        larger, smaller = powers_of_two(whole)
+        return sigmoid(raw, fraction * larger * smaller)
+    else:
+        return raw, 1 - raw
+
+
+@triton.jit
 def log2_x(raw, FORMULA: tl.constexpr):
     """log2 x where the formula needs it: log2 σ(raw) from logits, else of the floored value."""
     if FORMULA.power == NONE or (FORMULA.direct and not FORMULA.covariance):

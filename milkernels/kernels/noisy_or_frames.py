@@ -269,7 +269,8 @@ def bag_value(high, low, exponent, ones):
 def survival(factor, exponent, ones):
     """1 - y, negative where a frame is 1, and the factor and exponent of a gradient. Where no frame
     is 1 the gradient will be that of -log(1 - y): 1 - y, which may underflow, is not in them."""
-    rest = tl.where(ones > 0, -1.0, factor * tl.exp2(exponent))
+    larger, smaller = formula.powers_of_two(exponent)
+    rest = tl.where(ones > 0, -1.0, factor * larger * smaller)
     survives = (ones == 0) & (factor >= 0)
     return rest, tl.where(survives, 1.0, factor), tl.where(survives, 0.0, exponent)
 
@@ -282,13 +283,6 @@ def finish(high, low, exponent, ones, y_ptr, statistics_ptr, cell, cells, inside
     tl.store(row, tl.where(ones > 1, 0.0, high + low), mask=inside)
     tl.store(row + cells, exponent, mask=inside)
     tl.store(row + 2 * cells, ones, mask=inside)
-
-
-@triton.jit
-def _powers(exponent):
-    """2^exponent as two factors, where one might underflow before a division makes up for it."""
-    half = tl.ceil(exponent * 0.5)
-    return tl.exp2(half), tl.exp2(exponent - half)
 
 
 @triton.jit
@@ -309,7 +303,7 @@ def gradient_of_tile(raw, known, FROM_LOGITS: tl.constexpr):
 def known_of_bag(scaled, exponent, single):
     """What gradients need to know of a bag's block of classes, beside its elements: `scaled` is the
     bag value's gradient times the product's factor, and `single` says that one frame is 1."""
-    scale, scale_b = _powers(exponent)
+    scale, scale_b = formula.powers_of_two(exponent)
     return (
         lanes.per_class(scaled),
         lanes.per_class(scale),

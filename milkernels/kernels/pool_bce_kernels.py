@@ -52,7 +52,7 @@ def _maximum_bce_kernel(
     value, index, _ = maximum.largest_of_frames(
         x, mask, place, 0, frames, FROM_LOGITS, False, MASKED, BLOCK
     )
-    y, complement = formula.probability(value, FROM_LOGITS)
+    y, complement = formula.faint_probability(value, FROM_LOGITS)
     gradient = cross_entropy.of_cells(
         tl.where(index < 0, 0.0, y),
         tl.where(index < 0, 1.0, complement),
