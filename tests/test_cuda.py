@@ -39,14 +39,18 @@ def test_a_stream_waits_for_no_other_than_it_was_told_to(name):
     case = cases.make_case(name, device="cuda")
     expected = case.run_function(case.function(functional), **case.keywords)
     late = [torch.zeros_like(tensor) for tensor in case.tensors]
+    on_side = cases.Case(name, late, case.keywords)
     side = torch.cuda.Stream()
     torch.cuda.synchronize()
-    torch.cuda._sleep(100_000_000)
     with torch.cuda.stream(side):
-        torch.cuda._sleep(10_000_000)
+        # Memory that a stream is given for the first time waits for the whole GPU.
+        on_side.run_function(on_side.function(functional), **case.keywords)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(500_000_000)
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
         for target, tensor in zip(late, case.tensors, strict=True):
             target.copy_(tensor)
-        on_side = cases.Case(name, late, case.keywords)
         ours = on_side.run_function(on_side.function(functional), **case.keywords)
         assert not side.query()
         finished = side.record_event()
@@ -54,6 +58,23 @@ def test_a_stream_waits_for_no_other_than_it_was_told_to(name):
     assert not torch.cuda.default_stream().query()
     for one, other in zip(ours, expected, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["power_exp", "max", "class_attention", "rank"])
+def test_inductor_compiles_it_into_one_graph(name):
+    case = cases.make_case(name, dim=1, device="cuda")
+    pool = case.function(functional)
+
+    def loss(x, *rest):
+        return pool(2 * x, *rest, **case.keywords).square().sum()
+
+    torch.compiler.reset()
+    results = []
+    for function in (loss, torch.compile(loss, fullgraph=True)):
+        tensors = [tensor.clone().requires_grad_() for tensor in case.tensors]
+        function(*tensors).backward()
+        results.append([tensor.grad for tensor in tensors])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -48,7 +48,7 @@ class Specialisation:
 
     @staticmethod
     def of(launch: Launch) -> Specialisation:
-        """Tensors may be on the meta device: addresses count as aligned."""
+        """Tensors may be on the meta device, where addresses count as aligned."""
         result = Specialisation({}, {}, {})
         for parameter in _compiled(launch).params:
             value, path = launch.arguments[parameter.name], (parameter.num,)
@@ -69,7 +69,8 @@ class Specialisation:
         if isinstance(value, float):
             return "fp32"
         if isinstance(value, Tensor):
-            self.attributes[path] = [["tt.divisibility", _ALIGNMENT]]
+            if value.is_meta or value.data_ptr() % _ALIGNMENT == 0:
+                self.attributes[path] = [["tt.divisibility", _ALIGNMENT]]
             return _POINTERS[value.dtype]
         if value == 1:
             self.constants[path] = value
