@@ -26,10 +26,13 @@ def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, d
 @pytest.mark.parametrize("dim", [-1, 1])
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, dim, frames):
-    case = stats_case(name, 4, 16, frames, heads=4, dim=dim, device=device)
+    options = {"heads": 4, "dim": dim, "device": device}
+    # A score's own rounding decides, by luck of a few numbers.
+    case, *more = (stats_case(name, 4, 16, frames, **options) for _ in range(8))
     if name == "weighted_stats":
-        case.tensors[0] += 5  # A query's scores would grow with it.
-    assert_within_budget(case, naive_form(name, dim, False))
+        for each in (case, *more):
+            each.tensors[0] += 5  # A query's scores would grow with it.
+    assert_within_budget(case, naive_form(name, dim, False), *more)
 
 
 @pytest.mark.parametrize(("dim", "heads", "masked"), every_pair([-1, 1], [1, 3, 12], [False, True]))

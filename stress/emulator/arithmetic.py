@@ -98,6 +98,8 @@ def simple(machine: Machine, instruction: Instruction) -> Step:
     """A function of numbers of one type."""
     name, *operands = instruction.operands
     kind, function = instruction.kind, _function(instruction)
+    if instruction.modifiers[-2:-1] == ("f32",):
+        return _mixed(machine, instruction, function)
     if kind in PACKED:
         return _packed(machine, instruction, function)
     sources = [machine.source(operand, kind) for operand in operands]
@@ -124,6 +126,19 @@ def _packed(machine: Machine, instruction: Instruction, function: Callable[..., 
         return pack([np.asarray(function(*numbers)) for numbers in halves], kind)
 
     return writes(machine.register(name), result)
+
+
+def _mixed(machine: Machine, instruction: Instruction, function: Callable[..., Any]) -> Step:
+    """Of float32, whose operands but the last are halves."""
+    name, *halves, last = instruction.operands
+    narrow = [machine.source(operand, instruction.kind) for operand in halves]
+    wide = machine.source(last, "f32")
+
+    def result() -> Array:
+        numbers = [unpack(machine.every(source), instruction.kind)[0] for source in narrow]
+        return np.asarray(function(*numbers, wide))
+
+    return writes(machine.register(name).view(np.float32), result)
 
 
 def widening(machine: Machine, instruction: Instruction) -> Step:

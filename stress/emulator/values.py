@@ -26,8 +26,8 @@ TYPES: dict[str, Any] = {
 BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 _SIGNED = {2: np.int16, 4: np.int32, 8: np.int64}
 
-#: Halves of a register that numpy has no type for.
-PACKED = ("bf16", "f16", "bf16x2", "f16x2")
+#: Parts of a register that numpy has no type for, and their bytes together.
+PACKED = {"bf16": 2, "f16": 2, "bf16x2": 4, "f16x2": 4, "f32x2": 8}
 
 _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
 
@@ -35,7 +35,7 @@ _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
 def bytes_of(kind: str) -> int:
     """Of one number."""
     if kind in PACKED:
-        return 4 if kind.endswith("x2") else 2
+        return PACKED[kind]
     return int(np.dtype(TYPES[kind]).itemsize)
 
 
@@ -80,28 +80,30 @@ def to_bfloat16(numbers: Array) -> Array:
 
 
 def unpack(bits: Array, kind: str) -> list[Array]:
-    """The float32 of half-precision numbers: of one in 16 bits, of two in 32, the lower first."""
+    """The float32 of the one number or the two in a register, the lower first."""
     if kind.endswith("x2"):
-        halves = [
-            (bits & np.uint32(0xFFFF)).astype(np.uint16),
-            (bits >> np.uint32(16)).astype(np.uint16),
-        ]
+        part = BITS[PACKED[kind] // 2]
+        columns = np.ascontiguousarray(bits).view(part).reshape(*bits.shape, 2)
+        parts = [np.ascontiguousarray(columns[..., index]) for index in range(2)]
     else:
-        halves = [np.ascontiguousarray(bits).view(np.uint16)]
+        parts = [np.ascontiguousarray(bits).view(np.uint16)]
     if kind.startswith("bf16"):
-        return [from_bfloat16(half) for half in halves]
-    return [half.view(np.float16).astype(np.float32) for half in halves]
+        return [from_bfloat16(part) for part in parts]
+    number = np.float32 if kind == "f32x2" else np.float16
+    return [part.view(number).astype(np.float32) for part in parts]
 
 
-def pack(halves: list[Array], kind: str) -> Array:
-    """The bits of float32 rounded to half precision."""
+def pack(numbers: list[Array], kind: str) -> Array:
+    """The bits of a register of one number or two, rounded to it."""
     if kind.startswith("bf16"):
-        bits = [to_bfloat16(half) for half in halves]
+        parts = [to_bfloat16(number) for number in numbers]
+    elif kind == "f32x2":
+        parts = [number.astype(np.float32).view(np.uint32) for number in numbers]
     else:
-        bits = [half.astype(np.float16).view(np.uint16) for half in halves]
-    if len(bits) == 1:
-        return bits[0]
-    return bits[0].astype(np.uint32) | (bits[1].astype(np.uint32) << np.uint32(16))
+        parts = [number.astype(np.float16).view(np.uint16) for number in numbers]
+    if len(parts) == 1:
+        return parts[0]
+    return np.stack(parts, axis=-1).view(BITS[PACKED[kind]])[..., 0]
 
 
 def to_integers(numbers: Array, kind: str, rounding: Callable[[Array], Array]) -> Array:
