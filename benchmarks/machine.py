@@ -12,6 +12,9 @@ import torch
 
 import milkernels
 
+#: What a CPU's generation is told by, and its name in /proc/cpuinfo.
+_GENERATION = {"family": "cpu family", "model": "model"}
+
 
 def describe(device: torch.device) -> dict[str, str]:
     """The columns of a row that tell one machine and build from another."""
@@ -29,13 +32,17 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def _cpu_model() -> str:
+    """With family and model: clouds give all generations one name."""
     information = Path("/proc/cpuinfo")
+    found: dict[str, str] = {}
     if information.is_file():
         for line in information.read_text().splitlines():
             name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+            found.setdefault(name.strip(), value.strip())
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    numbers = [f"{name} {found[key]}" for name, key in _GENERATION.items() if key in found]
+    return found["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
 
 
 def _instruction_set() -> str:
