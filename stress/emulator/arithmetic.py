@@ -187,8 +187,8 @@ def approximate(machine: Machine, instruction: Instruction) -> Step:
     def result() -> Array:
         numbers = np.broadcast_arrays(*map(flushed, sources))
         found = flushed(function(*numbers))
-        if instruction.name == "div":
-            # Its divisor's reciprocal is no normal number.
+        if instruction.name == "div" and "approx" in modifiers:
+            # The divisor's reciprocal is no normal number.
             huge = np.isfinite(numbers[1]) & (np.abs(numbers[1]) > np.float32(2.0**126))
             found = np.where(
                 huge & np.isfinite(numbers[0]), np.copysign(np.float32(0), found), found

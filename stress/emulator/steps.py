@@ -29,6 +29,9 @@ _STEPS = {
     "mma": warps.multiply,
     "wgmma": warps.multiply_by_four_warps,
 }
+#: Ways to round and to saturate that Triton has not asked for.
+_REFUSED = {"rz", "rm", "rp", "sat", "satfinite", "relu", "xorsign"}
+
 #: Order memory, in which steps here are done at once; barriers of warps, which run in lockstep.
 _NOTHING = ("fence", "membar", "bar")
 
@@ -37,6 +40,6 @@ def step_of(machine: Machine, instruction: Instruction) -> Step | None:
     """What an instruction does; None if that is nothing here."""
     if instruction.name in _NOTHING:
         return None
-    if instruction.name not in _STEPS:
+    if instruction.name not in _STEPS or _REFUSED.intersection(instruction.modifiers):
         raise PtxError(f"{machine.program.name}: not emulated: {instruction.text}")
     return _STEPS[instruction.name](machine, instruction)

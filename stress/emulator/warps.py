@@ -177,9 +177,8 @@ def multiply_by_four_warps(machine: Machine, instruction: Instruction) -> Step |
     results, left, right, accumulates, *options = instruction.operands
     if options[:2] != ["1", "1"]:
         raise PtxError("expected no sign to be changed")
-    across = (
-        [False, *(option == "1" for option in options[2:])][-2:] if options[2:] else [False] * 2
-    )
+    # Of the left matrix, if it is in shared memory, and of the right one; none of float32.
+    across = [False, False, *(option == "1" for option in options[2:])][-2:]
     targets = [machine.register(name).view(np.float32) for name in results.strip("{}").split(",")]
     left_bits = [machine.register(name) for name in names_in(left)]
     described = machine.register(right)
