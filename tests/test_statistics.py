@@ -27,8 +27,9 @@ def test_errors_stay_within_twice_eager_pytorchs(kernel_backend, device, name, d
 @pytest.mark.parametrize("name", NAMES)
 def test_errors_do_not_grow_with_the_bag(kernel_backend, device, name, dim, frames):
     options = {"heads": 4, "dim": dim, "device": device}
-    # A score's own rounding decides, by luck of a few numbers.
-    case, *more = (stats_case(name, 4, 16, frames, **options) for _ in range(8))
+    # A query's scores are rounded: of one case luck decides.
+    count = 8 if name == "attention_stats" else 1
+    case, *more = (stats_case(name, 4, 16, frames, **options) for _ in range(count))
     if name == "weighted_stats":
         for each in (case, *more):
             each.tensors[0] += 5  # A query's scores would grow with it.
