@@ -5,6 +5,7 @@ In the interpreter every load and store of every form passes through the two met
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ import pytest
 
 if TYPE_CHECKING:
     from milkernels.kernels.launch import Launch
+
+
+def leave_to_the_emulator(backend: str) -> None:
+    """Skip what takes the interpreter minutes: tests/test_emulator.py runs it as it is compiled."""
+    if backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("minutes in the interpreter; the emulator runs it")
 
 
 @dataclass(frozen=True)

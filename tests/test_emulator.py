@@ -134,6 +134,7 @@ def test_an_unknown_instruction_is_named():
     ("target", "chosen", "tests"),
     [
         ("sm_90", "errors_stay and -1-True-torch.float32", ["kernels"]),
+        ("sm_90", "not_grow and 1000", ["kernels", "statistics"]),
         ("sm_90", "errors_stay and float32", ["linear_attention", "statistics", "gated_fusion"]),
         ("sm_90", "many_frames and 100", ["saturated_loss"]),
         ("sm_90", "as_if_it_were_alone and (max_mean or noisy_or or auto)", ["packed"]),
