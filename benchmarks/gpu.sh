@@ -52,7 +52,7 @@ run 160 tests "$python" -m pytest -v -n "$(nproc)" --dist worksteal \
   tests/test_linear_attention.py tests/test_gated_fusion.py tests/test_class_attention.py \
   tests/test_rank.py tests/test_noisy_or.py tests/test_log_mean_exp.py tests/test_pool_bce.py \
   tests/test_pool_bce_gradients.py tests/test_packed.py >> "$out/tests.txt"
-grep -E "^(FAILED|ERROR)|passed|failed" "$out/tests.txt" | tail -n 40
+grep -E "^(FAILED|ERROR|gpu.sh)|passed|failed" "$out/tests.txt" | tail -n 40
 
 bench=("$python" -m benchmarks.run --device cuda --out "$out/cuda.csv" --resume --budget 0.1)
 # Compiles what is timed next, which one process alone would do most of its time.

@@ -17,14 +17,16 @@ import pytest
 
 from stress.sanitize import ROOT
 
-_TARGETS = ("sm_80", "sm_90", "sm_100")
-
 
 def main() -> None:
     """Run, and exit as pytest does."""
+    os.environ["TRITON_INTERPRET"] = "0"
+    # Only now: Triton's decorators read the variable when they are imported.
+    from stress.emulator.launches import SHARED_MEMORY, Emulator, emulated  # noqa: PLC0415
+
     parser = argparse.ArgumentParser(prog="python -m stress.emulate", description=__doc__)
     add = parser.add_argument
-    add("--target", choices=_TARGETS, default="sm_90", help="the GPU, default sm_90")
+    add("--target", choices=SHARED_MEMORY, default="sm_90", help="the GPU, default sm_90")
     add(
         "--error",
         type=float,
@@ -33,11 +35,7 @@ def main() -> None:
         help="of the largest errors that NVIDIA documents of its approximations, default 0",
     )
     given, others = parser.parse_known_args()
-    os.environ["TRITON_INTERPRET"] = "0"
     sys.path.insert(0, str(ROOT / "tests"))
-    # Only now: Triton's decorators read the variable when they are imported.
-    from stress.emulator.launches import Emulator, emulated  # noqa: PLC0415
-
     tests = others or [str(ROOT / "tests")]
     with emulated(Emulator(given.target, given.error)) as emulator:
         code = pytest.main(["-p", "no:cacheprovider", "-k", "triton", *tests])

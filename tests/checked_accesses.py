@@ -8,14 +8,13 @@ was loaded from, element by element.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from interpreted import Access, watch
+from interpreted import Access, interprets, watch
 from torch import Tensor
 
 import milkernels
@@ -134,6 +133,6 @@ def checked_accesses() -> Iterator[Check]:
 @contextmanager
 def checked_backend(name: str) -> Iterator[None]:
     """The backend of that name; in the interpreter with every access checked."""
-    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = name == "triton" and interprets()
     with milkernels.backend(name), checked_accesses() if interpreted else nullcontext():
         yield

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from milkernels.kernels.launch import Launch
 
 
+def interprets() -> bool:
+    """Whether Triton does not compile its kernels."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
 def leave_to_the_emulator(backend: str) -> None:
     """Skip what takes the interpreter minutes: tests/test_emulator.py runs it as it is compiled."""
-    if backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+    if backend == "triton" and interprets():
         pytest.skip("minutes in the interpreter; the emulator runs it")
 
 

@@ -42,11 +42,6 @@ def addresses(machine: Machine, operand: str, space: str) -> Callable[[Array | N
     return shared
 
 
-def _vector(instruction: Instruction) -> int:
-    vectors = [name for name in instruction.modifiers if re.fullmatch(r"v\d", name)]
-    return int(vectors[0][1:]) if vectors else 1
-
-
 def _space(instruction: Instruction) -> str:
     return next(name for name in instruction.modifiers if name in ("param", "global", "shared"))
 
@@ -85,8 +80,6 @@ def store(machine: Machine, instruction: Instruction) -> Step:
     memory_of, size = _space(instruction), bytes_of(instruction.kind)
     places = addresses(machine, operand, memory_of)
     sources = [machine.source(name, f"b{8 * size}") for name in names_in(names)]
-    if len(sources) != _vector(instruction):
-        raise PtxError("expected as many registers as the vector has numbers")
 
     def run(mask: Array | None) -> None:
         memory = machine.memory if memory_of == "global" else machine.shared

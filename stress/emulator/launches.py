@@ -23,7 +23,7 @@ from stress.emulator.steps import step_of
 from stress.emulator.values import Approximations
 
 #: Bytes that a program may have of the shared memory of a GPU of each generation.
-_SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+SHARED_MEMORY = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 
 #: Threads that run at a time: more take longer than they save.
 _AT_ONCE = 4096
@@ -35,7 +35,7 @@ class Emulator:
     """Executes launches as a GPU of a generation would.
 
     Args:
-        target: one of `TARGETS` of milkernels.kernels.compile.
+        target: one of `SHARED_MEMORY`.
         share: of the largest errors that NVIDIA documents of approximations, how far off they are.
     """
 
@@ -54,10 +54,12 @@ class Emulator:
         machine = self._machine(
             compiled, launch.options(target)["num_warps"] * WARP, launch.programs
         )
-        given = list(_numbers(launch))
+        values = list(_values(launch))
+        given = [_bits(value) for value in values]
         # Memory for what Triton would write beside the tensors, of which there is none.
         given += [0] * (len(machine.program.parameters) - len(given))
-        memory = GlobalMemory([span for span in map(_span, _tensors(launch)) if span])
+        tensors = (value for value in values if isinstance(value, Tensor) and value.numel())
+        memory = GlobalMemory([_span(tensor) for tensor in tensors])
         machine.run(launch.programs, given, memory, compiled.metadata.shared)
         self.launched += 1
 
@@ -78,7 +80,7 @@ class Emulator:
 def emulated(emulator: Emulator) -> Iterator[Emulator]:
     """Let the Triton backend serve CPU tensors, by this emulator. Triton's own interpreter must be
     off."""
-    memory = _SHARED_MEMORY[emulator.target]
+    memory = SHARED_MEMORY[emulator.target]
 
     def run(launch: Launch) -> None:
         emulator.run(launch)
@@ -108,25 +110,15 @@ def _flat(value: Any, kind: Any) -> Iterator[Any]:
         yield value
 
 
-def _numbers(launch: Launch) -> Iterator[int]:
-    """Their bits."""
-    for value in _values(launch):
-        if isinstance(value, Tensor):
-            yield value.data_ptr()
-        elif isinstance(value, float):
-            yield int(np.float32(value).view(np.uint32))
-        else:
-            yield value
+def _bits(value: Any) -> int:
+    """What a kernel is given of an argument."""
+    if isinstance(value, Tensor):
+        return value.data_ptr()
+    return int(np.float32(value).view(np.uint32)) if isinstance(value, float) else value
 
 
-def _tensors(launch: Launch) -> Iterator[Tensor]:
-    return (value for value in _values(launch) if isinstance(value, Tensor))
-
-
-def _span(tensor: Tensor) -> tuple[int, int] | None:
+def _span(tensor: Tensor) -> tuple[int, int]:
     """Addresses of a tensor's first element and behind its last."""
-    if not tensor.numel():
-        return None
     last = sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
     )

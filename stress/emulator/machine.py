@@ -48,39 +48,36 @@ class Machine:
         self.shared = SharedMemory(programs)
         self.memory = GlobalMemory([])
         self.parameters: dict[str, int] = {}
-        self.executed = 0
-        self._threads, self._programs = threads, programs
+        self._programs = programs
         thread = np.arange(self.count)
         self.program_of_thread = thread // threads
         zero = np.zeros(self.count, np.uint32)
-        self._special = {
+        self._registers = {name: self._register(kind) for name, kind in program.registers.items()}
+        self._registers |= {
             "%tid.x": (thread % threads).astype(np.uint32),
             "%laneid": (thread % WARP).astype(np.uint32),
             "%ctaid.x": zero.copy(),
             "%nctaid.x": zero.copy(),
             **{f"%{name}.{axis}": zero for name in ("tid", "ctaid") for axis in "yz"},
+            "global_smem": zero,
+            # What is written there nobody reads.
+            "_": zero.copy(),
         }
-        self._registers = {name: self._register(kind) for name, kind in program.registers.items()}
-        self._registers["_"] = np.zeros(self.count, np.uint32)
         self._blocks = [self._compiled(block, compile_step) for block in program.blocks]
 
     def run(self, grid: int, arguments: list[int], memory: GlobalMemory, shared: int) -> None:
         """A launch of `grid` programs, each with `shared` bytes of shared memory."""
         self.parameters = dict(zip(self.program.parameters, arguments, strict=True))
         self.memory = memory
-        self._special["%nctaid.x"][...] = grid
+        self._registers["%nctaid.x"][...] = grid
         with np.errstate(all="ignore"):
             for first in range(0, grid, self._programs):
                 self.shared.clear(shared)
-                self._special["%ctaid.x"][...] = first + self.program_of_thread
+                self._registers["%ctaid.x"][...] = first + self.program_of_thread
                 self._run(self.program_of_thread < grid - first)
 
     def source(self, operand: str, kind: str) -> Array:
         """An operand's numbers: a register's as they are when it is read, or a constant."""
-        if operand in self._special:
-            return self._special[operand]
-        if operand == "global_smem":
-            return np.uint32(0)
         if operand not in self._registers:
             return literal(operand, kind)
         register = self._registers[operand]
@@ -112,11 +109,7 @@ class Machine:
         compile_step: Callable[[Machine, Instruction], Step | None],
     ) -> tuple[list[tuple[Step, Instruction]], Instruction | None]:
         """A block's steps, and the instruction that says where its threads go."""
-        last = (
-            block[-1]
-            if block and (block[-1].name in ("bra", "ret") or block[-1].is_barrier)
-            else None
-        )
+        last = block[-1] if block and block[-1].ends_block else None
         steps = []
         for instruction in block[: len(block) - (last is not None)]:
             step = compile_step(self, instruction)
@@ -157,7 +150,6 @@ class Machine:
                     step(mask)
                 except PtxError as error:
                     raise PtxError(f"{self.program.name}: {instruction.text}: {error}") from None
-            self.executed += len(steps)
             onward = self._onward(current, last)
             if mask is None:
                 place[...] = onward

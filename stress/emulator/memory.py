@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -17,12 +18,38 @@ _BYTES = np.ctypeslib.as_array((ctypes.c_uint8 * ((1 << 47) - 2 * _FIRST)).from_
 _GLOBAL = {size: _BYTES.view(bits) for size, bits in BITS.items()}
 
 
-class GlobalMemory:
+class Memory(ABC):
+    """Numbers at addresses; `of_size` has them by their bytes."""
+
+    of_size: dict[int, Array]
+
+    @abstractmethod
+    def place(self, addresses: Array, size: int, count: int) -> Array:
+        """Where in `of_size` the `count` numbers of each address begin.
+
+        Raises:
+            PtxError: if an address is not aligned to all of them, or they are not the threads'.
+        """
+
+    def load(self, addresses: Array, size: int, count: int) -> list[Array]:
+        """`count` numbers of `size` bytes from each address."""
+        place = self.place(addresses, size, count)
+        return [self.of_size[size][place + index] for index in range(count)]
+
+    def store(self, addresses: Array, size: int, numbers: list[Array]) -> None:
+        place = self.place(addresses, size, len(numbers))
+        for index, stored in enumerate(numbers):
+            self.of_size[size][place + index] = stored
+
+
+class GlobalMemory(Memory):
     """The process's own, of which only spans may be touched.
 
     Args:
         spans: first address and the one after the last, of each tensor.
     """
+
+    of_size = _GLOBAL
 
     def __init__(self, spans: list[tuple[int, int]]) -> None:
         ordered = sorted(spans)
@@ -30,17 +57,7 @@ class GlobalMemory:
         ends = np.array([end for _, end in ordered], np.uint64)
         self._ends = np.maximum.accumulate(ends) if len(ends) else ends
 
-    def load(self, addresses: Array, size: int, count: int) -> list[Array]:
-        """`count` numbers of `size` bytes from each address."""
-        place = self._place(addresses, size, count)
-        return [_GLOBAL[size][place + index] for index in range(count)]
-
-    def store(self, addresses: Array, size: int, numbers: list[Array]) -> None:
-        place = self._place(addresses, size, len(numbers))
-        for index, stored in enumerate(numbers):
-            _GLOBAL[size][place + index] = stored
-
-    def _place(self, addresses: Array, size: int, count: int) -> Array:
+    def place(self, addresses: Array, size: int, count: int) -> Array:
         reach = np.uint64(size * count)
         if (addresses % reach).any():
             raise PtxError(f"an address is no multiple of the {reach} bytes that are accessed")
@@ -52,7 +69,7 @@ class GlobalMemory:
         return ((addresses - np.uint64(_FIRST)) // np.uint64(size)).astype(np.int64)
 
 
-class SharedMemory:
+class SharedMemory(Memory):
     """That of some programs, of which each may have `limit` bytes. Addresses count from the first
     program's."""
 
@@ -67,18 +84,7 @@ class SharedMemory:
         self._bytes[...] = POISON
         self.limit = limit
 
-    def load(self, addresses: Array, size: int, count: int) -> list[Array]:
-        """`count` numbers of `size` bytes from each address."""
-        place = self.place(addresses, size, count)
-        return [self.of_size[size][place + index] for index in range(count)]
-
-    def store(self, addresses: Array, size: int, numbers: list[Array]) -> None:
-        place = self.place(addresses, size, len(numbers))
-        for index, stored in enumerate(numbers):
-            self.of_size[size][place + index] = stored
-
     def place(self, addresses: Array, size: int, count: int) -> Array:
-        """Where in `of_size` the numbers of each address begin."""
         reach = size * count
         if (addresses % reach).any():
             raise PtxError(f"a shared address is no multiple of the {reach} bytes accessed")

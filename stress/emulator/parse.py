@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 _LABEL = re.compile(r"^(\$?\w+):$")
 _GUARD = re.compile(r"^@(!?)(%\w+)\s+")
-_ENDS = ("bra", "ret", "barrier")
 #: What a warp's threads do together.
 OF_WARPS = ("shfl", "redux", "mma", "wgmma", "ldmatrix", "stmatrix")
 
@@ -35,6 +34,11 @@ class Instruction:
     @property
     def is_barrier(self) -> bool:
         return self.name == "bar" and self.modifiers[0] == "sync"
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether it says where threads go on."""
+        return self.name in ("bra", "ret") or self.is_barrier
 
     @property
     def is_of_warps(self) -> bool:
@@ -79,7 +83,7 @@ def _append(blocks: list[list[Instruction]], instruction: Instruction) -> None:
     if instruction.is_of_warps and blocks[-1] and not blocks[-1][0].is_of_warps:
         blocks.append([])
     blocks[-1].append(instruction)
-    if instruction.name in _ENDS or instruction.is_barrier:
+    if instruction.ends_block:
         blocks.append([])
 
 
